@@ -1,0 +1,125 @@
+"""How the pages are built: Sphinx, Markdown by MyST, docstrings by numpydoc.
+
+The reference follows the code: it documents `kvpool.__all__` and every public module that is
+there, so a new name needs no edit here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pkgutil
+import re
+from importlib.metadata import version as version_of
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+project = "kvpool"
+author = "The kvpool authors"
+copyright = f"{author}. Apache License 2.0"
+version = release = version_of("kvpool")
+
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build"]
+templates_path = ["_templates"]
+html_theme = "furo"
+html_title = f"kvpool {version}"
+
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+
+# `name` in a docstring links to what it names, where there is such a thing. What the text
+# calls kvpool.something must be there; other names may be parameters or another library's.
+# A type variable (one capital letter) has no page.
+default_role = "py:obj"
+nitpick_ignore_regex = [(r"py:.*", r"(?!kvpool).*"), (r"py:.*", r"kvpool.*\.[A-Z]")]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_mock_imports = ["torch", "transformers"]
+numpydoc_show_class_members = False
+
+
+NOT_A_LIBRARY = {"kvpool.cli"}  # its reference is `kvpool --help`
+
+
+def _names_by_home() -> dict[str, list[str]]:
+    """Return the names of `kvpool.__all__` by the module that defines them.
+
+    They stand on the page of `kvpool`, where users import them from, and the page of the
+    module that defines them points there.
+    """
+    package = importlib.import_module("kvpool")
+    homes: dict[str, list[str]] = {}
+    for name in package.__all__:
+        home = getattr(getattr(package, name), "__module__", "kvpool")
+        homes.setdefault(home, []).append(name)
+    return homes
+
+
+def _public_modules(package: str) -> dict[str, list[str]]:
+    """Return the public modules of a package and of its subpackages, by package."""
+    path = importlib.import_module(package).__path__
+    found = pkgutil.iter_modules(path, f"{package}.")
+    modules = [one for one in found if not one.name.rpartition(".")[2].startswith("_")]
+    tree = {package: [one.name for one in modules if one.name not in NOT_A_LIBRARY]}
+    for one in modules:
+        if one.ispkg and one.name not in NOT_A_LIBRARY:
+            tree |= _public_modules(one.name)
+    return tree
+
+
+autosummary_context = {"exported": _names_by_home(), "submodules": _public_modules("kvpool")}
+
+# Files at the root of the repository, where its readers look for them, and their pages here.
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+PAGES = {
+    ROOT / "README.md": DOCS / "index.md",
+    ROOT / "CONTRIBUTING.md": DOCS / "project/contributing.md",
+    ROOT / "CHANGELOG.md": DOCS / "project/changelog.md",
+}
+
+
+def _with_links_for(page: Path, text: str, home: Path) -> str:
+    """Let the relative links of a text that lives in `home` hold on a page.
+
+    A link to what is in the repository and is no page becomes plain text. A link to nothing
+    stays as it is, and so is a warning.
+    """
+
+    def link(match: re.Match[str]) -> str:
+        words, destination, anchor = match.groups(default="")
+        target = Path(os.path.normpath(home / destination))
+        target = PAGES.get(target, target)
+        if target.suffix == ".md" and target.is_relative_to(DOCS):
+            return f"[{words}]({Path(os.path.relpath(target, page.parent)).as_posix()}{anchor})"
+        return words if target.exists() else match[0]
+
+    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)", link, text)
+
+
+def _read(_app: Sphinx, name: str, content: list[str]) -> None:
+    """Put the files that a page names as its text in their place."""
+    page = DOCS / f"{name}.md"
+
+    def text_of(match: re.Match[str]) -> str:
+        file = ROOT / match[1]
+        return _with_links_for(page, file.read_text(encoding="utf-8"), file.parent)
+
+    text = _with_links_for(page, content[0], page.parent)
+    content[0] = re.sub(r"^<!-- text of: (\S+) -->$", text_of, text, flags=re.MULTILINE)
+
+
+def setup(app: Sphinx) -> None:
+    """Tell Sphinx of `_read`."""
+    app.connect("source-read", _read)

@@ -1,0 +1,214 @@
+"""The contributor's manual: every task of the project is a session here.
+
+Six of them are the gates that each milestone passes: build, test, lint, format, docs and
+min_python. `nox -s gates` runs all six and closes with a table; `scripts/ci-local.sh` does
+the same from nothing but a Python and a network.
+
+Tools come in the exact versions of `requirements/`, which `nox -s lock` writes. A missing
+interpreter is a failure. Environments are made by uv where it is there, by virtualenv else.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import nox
+from nox.virtualenv import find_uv
+
+sys.path.insert(0, str(Path(__file__).parent))  # `scripts` is not installed anywhere
+
+from scripts.gates import distribution, interpreters, locks, runner
+
+ROOT = Path(__file__).parent
+
+nox.needs_version = ">=2026.4"
+nox.options.sessions = ["gates"]
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"  # a Python is taken from this machine, or it is missing
+nox.options.error_on_missing_interpreters = True
+
+OLDEST = interpreters.find(interpreters.SUPPORTED[0])
+NEWEST = interpreters.newest(os.environ.get("KVPOOL_PYTHON", "").split() or interpreters.SUPPORTED)
+
+BACKENDS = ("numpy", "mmap", "ctypes")
+MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
+TYPED = ("kvpool", "backends", "tests", "scripts", "examples", "benchmarks")
+TYPED_FILES = ("noxfile.py", "conftest.py", "docs/conf.py")
+
+# The choice of a backend is a test's own; the profile makes hypothesis repeat itself.
+TEST_ENVIRONMENT = {
+    "HYPOTHESIS_PROFILE": "ci",
+    "KVPOOL_BACKEND": None,
+    "KVPOOL_DISABLED_BACKENDS": None,
+}
+
+
+@nox.session(python=NEWEST.for_nox)
+def build(session: nox.Session) -> None:
+    """Gate: build what a user gets, and use it as a user does.
+
+    The sdist, the wheel from the sdist, strict checks of metadata and contents; then the
+    wheel alone in a bare environment outside of the tree, where it is imported and
+    `kvpool backends` runs.
+    """
+    require(session, NEWEST)
+    session.install("-r", "requirements/build.txt")
+    with tempfile.TemporaryDirectory(prefix="kvpool-build-") as scratch:
+        output = Path(scratch) / "dist"
+        session.run("python", "-m", "build", "--no-isolation", "--outdir", str(output))
+        (sdist,), (wheel,) = output.glob("*.tar.gz"), output.glob("*.whl")
+        session.run("twine", "check", "--strict", str(sdist), str(wheel))
+        problems = distribution.sdist_problems(sdist, ROOT)
+        problems += distribution.wheel_problems(wheel, ROOT)
+        if problems:
+            session.error("\n".join(["the distribution is not as it should be:", *problems]))
+        use_wheel(session, wheel, Path(scratch) / "bare")
+
+
+@nox.session(python=NEWEST.for_nox)
+def test(session: nox.Session) -> None:
+    """Gate: the tests, on the newest supported Python at hand; a warning is an error.
+
+    They run against an installed kvpool, not the tree: what is missing from the wheel is
+    missing here. Arguments go to pytest: `nox -s test -- tests/test_pool.py -x`. Another
+    Python than the newest: `KVPOOL_PYTHON=3.12 nox -s test`.
+    """
+    require(session, NEWEST)
+    run_tests(session, "requirements/test.txt")
+
+
+@nox.session(python=OLDEST.for_nox)
+def lint(session: nox.Session) -> None:
+    """Gate: ruff, and mypy --strict over everything that is Python.
+
+    It runs on the oldest Python, whose syntax and standard library are what all code must
+    do with. `nox -s lint -- --fix` hands its arguments to ruff.
+    """
+    require(session, OLDEST)
+    session.install("-r", "requirements/lint.txt")
+    session.run("ruff", "check", *session.posargs, ".")
+    directories = [name for name in TYPED if any((ROOT / name).rglob("*.py"))]
+    files = [name for name in TYPED_FILES if (ROOT / name).exists()]
+    session.run("mypy", *directories, *files)
+
+
+@nox.session(name="format")
+def format_(session: nox.Session) -> None:
+    """Gate: the code is formatted. `nox -s format -- --fix` formats it."""
+    session.install("-r", "requirements/format.txt")
+    check = [] if "--fix" in session.posargs else ["--check", "--diff"]
+    session.run("ruff", "format", *check, ".")
+
+
+@nox.session(python=NEWEST.for_nox)
+def docs(session: nox.Session) -> None:
+    """Gate: the pages build without a warning, and every example in them runs.
+
+    The examples are the doctests of the docstrings and the Python blocks of the README and of
+    the pages. The pages are in `docs/_build/html` afterwards.
+    """
+    require(session, NEWEST)
+    install_project(session, "requirements/docs.txt")
+    shutil.rmtree(ROOT / "docs/generated", ignore_errors=True)  # pages of modules that are gone
+    options = ["--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet"]
+    session.run("sphinx-build", *options, "--builder", "html", "docs", "docs/_build/html")
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    examples = [str(path.relative_to(ROOT)) for path in pages if "_build" not in path.parts]
+    modules = ["--doctest-modules", "--pyargs", *MODULES]
+    session.run("pytest", "--quiet", *sorted(examples), *modules, env=TEST_ENVIRONMENT)
+
+
+@nox.session(python=OLDEST.for_nox)
+def min_python(session: nox.Session) -> None:
+    """Gate: the tests on the oldest Python with the lowest versions that we say we take.
+
+    An old dependency that warns is not excused: its lower bound rises.
+    """
+    require(session, OLDEST)
+    run_tests(session, "requirements/min-python.txt")
+
+
+@nox.session(venv_backend="none")
+def gates(session: nox.Session) -> None:
+    """All six gates, each whatever the others do, and a table at the end.
+
+    `nox -s gates -- quick` runs lint, format and docs; names of gates select those. With
+    KVPOOL_GATES_JSON set to a path, the table is written there as JSON as well.
+    """
+    runner.run_session(session, ROOT / "noxfile.py")
+
+
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def integration(session: nox.Session) -> None:
+    """Run the tests that need the public traces or torch, and let none of them skip.
+
+    pip makes this environment, not uv: a machine may have its build of torch where only
+    pip's configuration says.
+    """
+    require(session, OLDEST)
+    install_project(session, "requirements/test.txt")
+    pyproject = nox.project.load_toml(ROOT / "pyproject.toml")
+    session.install(*nox.project.dependency_groups(pyproject, "integration"))
+    required = {"KVPOOL_REQUIRE": "traces,torch"}
+    session.run("pytest", "-m", "integration", *session.posargs, env=TEST_ENVIRONMENT | required)
+
+
+@nox.session(python=False)
+def lock(session: nox.Session) -> None:
+    """Write the lock files of `requirements/` anew; versions that still fit stay.
+
+    `nox -s lock -- --upgrade` takes the newest of everything, `-- --upgrade-package NAME` of
+    one package.
+    """
+    found, uv, _ = find_uv()
+    if not found:
+        session.error("uv is needed: python -m pip install -r requirements/nox.txt")
+    locks.write_all(uv, ROOT, interpreters.SUPPORTED[0], session.posargs)
+
+
+def require(session: nox.Session, found: interpreters.Search) -> None:
+    """Fail with what was looked for and where, if an interpreter is missing."""
+    if found.path is None:
+        session.error(found.explain())
+
+
+def install_project(session: nox.Session, lock_file: str) -> None:
+    """Install locked tools and dependencies, then kvpool itself as a user gets it."""
+    session.install("-r", lock_file)
+    session.install("--no-deps", "--no-build-isolation", ".")
+
+
+def run_tests(session: nox.Session, lock_file: str) -> None:
+    """Run the tests, but for those that need what is not at hand everywhere."""
+    install_project(session, lock_file)
+    session.run("pytest", "-m", "not integration", *session.posargs, env=TEST_ENVIRONMENT)
+
+
+def use_wheel(session: nox.Session, wheel: Path, location: Path) -> None:
+    """Install a wheel into an environment of its own, away from the tree, and use it."""
+    python = str(location / ("Scripts" if os.name == "nt" else "bin") / "python")
+    runtime = str(ROOT / "requirements/runtime.txt")
+    with session.chdir(wheel.parent):
+        if session.venv_backend == "uv":
+            _, uv, _ = find_uv()
+            make = [uv, "venv", "--quiet", "--python", str(NEWEST.path), str(location)]
+            install = [uv, "pip", "install", "--quiet", "--python", python]
+        else:
+            make = [str(NEWEST.path), "-m", "venv", str(location)]
+            install = [python, "-m", "pip", "install", "--quiet"]
+        session.run(*make, external=True)
+        # The locked versions first, then the wheel: what they lack would be fetched, and
+        # `kvpool backends` below runs with what the metadata of the wheel asks for.
+        session.run(*install, "-r", runtime, external=True)
+        session.run(*install, str(wheel), external=True)
+        imports = f"import {', '.join(MODULES)}; print(kvpool.__version__, kvpool.__file__)"
+        session.run(python, "-I", "-W", "error", "-c", imports, external=True)
+        command = [str(Path(python).with_name("kvpool")), "backends"]
+        listed = session.run(*command, external=True, silent=True)
+    session.log(listed)
+    if missing := [name for name in BACKENDS if name not in str(listed)]:
+        session.error(f"`kvpool backends` does not list {', '.join(missing)}")
