@@ -1,0 +1,120 @@
+"""An arena over a memfd that libc maps. Linux only."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import weakref
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kvpool.arena import Arena
+from kvpool.errors import ArenaError
+from kvpool_ctypes import libc
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from kvpool.arena import ArenaInfo
+
+assert sys.platform == "linux", "imported on Linux only"  # type checkers rely on it too
+
+__all__ = ["CtypesArena", "Mapping", "why"]
+
+
+class Mapping:
+    """Owner of a mapped range, which is unmapped when the last view over it is gone.
+
+    Parameters
+    ----------
+    descriptor : int
+        File to map from its start.
+    size : int
+        Bytes that views show.
+    length : int
+        Bytes to map: `size`, rounded up to whole pages.
+    alignment : int
+        The address is a multiple of this.
+
+    Notes
+    -----
+    `numpy.asarray` of it makes an array that holds it, and so does each view of that array. A
+    ctypes array would do so as well, but needs a type for each size, which is never freed.
+    """
+
+    def __init__(self, descriptor: int, size: int, length: int, alignment: int) -> None:
+        self.address = libc.map_shared(descriptor, length, alignment)
+        self.size = size
+        self.length = length
+        self.unmap = weakref.finalize(self, libc.unmap, self.address, length)
+        # At exit, threads may still write through views: the system unmaps after them.
+        self.unmap.atexit = False
+
+    @property
+    def __array_interface__(self) -> dict[str, object]:
+        return {
+            "version": 3,
+            "typestr": "|u1",
+            "shape": (self.size,),
+            "data": (self.address, False),  # not read-only
+        }
+
+    def array(self) -> NDArray[np.uint8]:
+        """Return all bytes as an array that keeps this mapping."""
+        return np.asarray(self, dtype=np.uint8)
+
+
+class CtypesArena(Arena):
+    """An arena over a memfd; see `Arena` for the contract.
+
+    Parameters
+    ----------
+    descriptor : int
+        The memfd; the arena closes it.
+    mapping : Mapping
+        All of it.
+    info : ArenaInfo
+        What the arena is.
+    """
+
+    def __init__(self, descriptor: int, mapping: Mapping, info: ArenaInfo) -> None:
+        self._array: NDArray[np.uint8] | None = mapping.array()
+        self._info = info
+        self._descriptor = descriptor
+        self._close_descriptor = weakref.finalize(self, os.close, descriptor)
+
+    @property
+    def info(self) -> ArenaInfo:
+        """What this arena is."""
+        return self._info
+
+    @property
+    def buffer(self) -> memoryview:
+        """All bytes."""
+        return self._open_array().data
+
+    def close(self) -> None:
+        """Close the memfd and let go of the mapping, which views keep."""
+        self._array = None
+        self._close_descriptor()
+
+    def _decommit(self, offset: int, nbytes: int) -> None:
+        self._open_array()
+        try:
+            libc.punch_hole(self._descriptor, offset, nbytes)
+        except OSError as error:
+            raise ArenaError(
+                f"cannot decommit [{offset}, {offset + nbytes}): {why(error)}"
+            ) from error
+
+    def _open_array(self) -> NDArray[np.uint8]:
+        if self._array is None:
+            raise ArenaError(f"the ctypes arena of {self._info.size} bytes is closed")
+        return self._array
+
+
+def why(error: OSError) -> str:
+    """Return the reason of a system error with the name of its number."""
+    return f"{errno.errorcode.get(error.errno or 0, 'error')}: {error.strerror or error}"

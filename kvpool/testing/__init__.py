@@ -1,0 +1,18 @@
+"""Conformance suites: the contracts of kvpool as tests, for authors of plugins.
+
+A test module of a plugin subclasses a suite, and pytest runs it::
+
+    from kvpool.testing import ArenaConformance
+
+    class TestMyBackend(ArenaConformance):
+        backend = "mine"
+
+This package needs pytest; nothing else in kvpool imports it.
+"""
+
+from __future__ import annotations
+
+from kvpool.testing._rewrite import SUITES
+from kvpool.testing.arenas import ArenaConformance
+
+__all__ = ["SUITES", "ArenaConformance"]

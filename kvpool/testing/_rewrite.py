@@ -1,0 +1,14 @@
+"""Have pytest explain a failed assertion of the suites as it explains one of a test module.
+
+Imported before the suites: pytest rewrites a module when it is first imported.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+__all__ = ["SUITES"]
+
+SUITES = ("kvpool.testing.arenas",)
+
+pytest.register_assert_rewrite(*SUITES)

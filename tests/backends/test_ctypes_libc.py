@@ -1,0 +1,56 @@
+"""The calls of libc: mappings that are aligned, and nothing left of one that fails."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+
+import pytest
+
+from kvpool.testing.process import Holdings
+from tests.backends.holdings import assert_nothing_is_left
+
+if sys.platform == "linux":
+    from kvpool_ctypes import libc
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the backend is for Linux")
+
+PAGE = mmap.PAGESIZE
+HUGE = 2 << 20
+
+
+def test_constants_are_those_of_this_python() -> None:
+    for name in ("MFD_CLOEXEC", "FALLOC_FL_KEEP_SIZE", "FALLOC_FL_PUNCH_HOLE"):
+        assert getattr(os, name, getattr(libc, name)) == getattr(libc, name)
+    if hasattr(os, "MFD_HUGE_2MB"):
+        assert libc.MFD_HUGETLB_2MB == os.MFD_HUGETLB | os.MFD_HUGE_2MB
+
+
+def test_mapping_is_aligned_and_no_longer_than_asked_for() -> None:
+    """Without huge pages too: the kernel aligns nothing to them by itself."""
+    descriptor = libc.memfd(b"kvpool")
+    os.ftruncate(descriptor, 3 * PAGE)
+    before = Holdings.now().mapped_bytes
+    addresses = [libc.map_shared(descriptor, 3 * PAGE, HUGE) for _ in range(10)]
+    after = Holdings.now().mapped_bytes
+    for address in addresses:
+        libc.unmap(address, 3 * PAGE)
+    os.close(descriptor)
+    assert [address % HUGE for address in addresses] == [0] * 10
+    assert before is not None
+    assert after is not None
+    assert after - before < 10 * HUGE
+    assert_nothing_is_left()
+
+
+def test_failed_mapping_reserves_nothing() -> None:
+    descriptor = os.open("/proc/self/exe", os.O_RDONLY)
+    before = Holdings.now().mapped_bytes
+    with pytest.raises(OSError, match="Permission denied"):
+        libc.map_shared(descriptor, 1 << 40, HUGE)
+    os.close(descriptor)
+    after = Holdings.now().mapped_bytes
+    assert before is not None
+    assert after is not None
+    assert after - before < 1 << 39
