@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+from hypothesis import settings
+
+# No profile has a deadline: a test never fails because the machine was busy.
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+@pytest.fixture(params=["numpy", "mmap", "ctypes"], scope="session")
+def backend(request: pytest.FixtureRequest) -> str:
+    """The name of each backend that kvpool ships, one after the other."""
+    name = str(request.param)
+    if name == "ctypes" and sys.platform != "linux":
+        pytest.skip("the ctypes backend is for Linux")
+    return name
