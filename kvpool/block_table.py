@@ -1,0 +1,170 @@
+"""The books of a pool: which blocks live, which wait for their last view, and the totals."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+from kvpool.alignment import align_up
+from kvpool.allocator import OffsetAllocator
+from kvpool.block import MemoryBlock, RootRef, is_leased
+from kvpool.errors import (
+    DoubleFreeError,
+    ForeignBlockError,
+    IntegrityError,
+    PoolExhaustedError,
+    StaleBlockError,
+)
+from kvpool.memory_stats import MemoryStats
+
+__all__ = ["BlockTable"]
+
+_pool_ids = itertools.count(1)
+
+
+class BlockTable:
+    """The blocks of one pool over an allocator; it never touches a byte.
+
+    Not thread-safe: `MemoryPool` holds its lock around every call.
+
+    Parameters
+    ----------
+    capacity, granule : int
+        Bytes, as for `OffsetAllocator`.
+    """
+
+    def __init__(self, capacity: int, granule: int) -> None:
+        self.allocator = OffsetAllocator(capacity, granule)
+        self.pool_id = next(_pool_ids)
+        self._live: dict[int, MemoryBlock] = {}  # by offset
+        self._parting: dict[int, MemoryBlock] = {}  # deallocated, with a live view
+        self._allocations = self._deallocations = 0
+        self._bytes_allocated = self._bytes_freed = 0
+
+    def charge(self, nbytes: int) -> int:
+        """Return the bytes that a request of `nbytes` is charged with."""
+        return align_up(nbytes, self.allocator.granule)
+
+    def allocate(self, nbytes: int, alignment: int) -> MemoryBlock:
+        """Take a block; see `MemoryPool.allocate`."""
+        offset = self.allocator.allocate(nbytes, alignment)
+        block = self._live[offset] = MemoryBlock(offset, nbytes, self.pool_id)
+        self._allocations += 1
+        self._bytes_allocated += self.charge(nbytes)
+        return block
+
+    def require_live(self, block: MemoryBlock, verb: str) -> None:
+        """Raise unless the block is one of this pool's and was not deallocated."""
+        if self._live.get(block.offset) is not block:
+            self._refuse(block, verb, StaleBlockError)
+
+    def deallocate(self, block: MemoryBlock) -> bool:
+        """End a block; see `MemoryPool.deallocate`."""
+        if self._live.get(block.offset) is not block:
+            self._refuse(block, "deallocate", DoubleFreeError)
+        del self._live[block.offset]
+        # First on the list, then the look: a view that ends in between is not missed.
+        self._parting[block.offset] = block
+        if is_leased(block):
+            return False
+        self._give_back(block)
+        return True
+
+    def is_parting(self, block: MemoryBlock) -> bool:
+        """Tell whether the block waits for its last view."""
+        return self._parting.get(block.offset) is block
+
+    def make_room(
+        self, nbytes: int, victims: Iterable[MemoryBlock], alignment: int
+    ) -> list[MemoryBlock]:
+        """Deallocate the first victims until `nbytes` fit; see `MemoryPool.make_room`."""
+        allocator = self.allocator
+        if allocator.fits(nbytes, alignment):
+            return []
+        size = self.charge(nbytes)
+        if size > allocator.capacity:
+            detail = f", and the whole pool has {allocator.capacity}"
+            raise PoolExhaustedError(size, allocator.free_bytes, allocator.largest_free, detail)
+        plan = allocator.free_plan()
+        chosen = []
+        for block in victims:
+            self.require_live(block, "evict")
+            if is_leased(block):
+                continue
+            start, end = plan.free(block.offset)
+            chosen.append(block)
+            if align_up(start, alignment) + size <= end:
+                for victim in chosen:
+                    self.deallocate(victim)
+                return chosen
+        raise PoolExhaustedError(
+            size,
+            allocator.free_bytes,
+            allocator.largest_free,
+            f", and evicting all {len(chosen)} blocks that may go would not make room",
+        )
+
+    def end_lease(self, ended: RootRef) -> None:
+        """Draw the consequence of a root array's death."""
+        block = ended.block
+        # A later lease has a root of its own, and a live block stays where it is.
+        if block._root is ended and self.is_parting(block):
+            self._give_back(block)
+
+    def clear(self) -> None:
+        """Forget all blocks: every one of them is stale from now on."""
+        self._live.clear()
+        self._parting.clear()
+
+    def stats(self) -> MemoryStats:
+        """Return the figures of this moment."""
+        allocator = self.allocator
+        return MemoryStats(
+            capacity=allocator.capacity,
+            used=allocator.used_bytes,
+            free=allocator.free_bytes,
+            largest_free=allocator.largest_free,
+            live_blocks=len(self._live),
+            parting_blocks=len(self._parting),
+            allocations=self._allocations,
+            deallocations=self._deallocations,
+            bytes_allocated=self._bytes_allocated,
+            bytes_freed=self._bytes_freed,
+        )
+
+    def ranges(self) -> list[tuple[int, int, MemoryBlock | None]]:
+        """Return offset, size and live block of every range, in address order."""
+        return [(at, size, self._live.get(at)) for at, size, _ in self.allocator.ranges()]
+
+    def check_integrity(self) -> None:
+        """Prove that live, parting and free bytes make up the capacity, each once.
+
+        Raises
+        ------
+        IntegrityError
+            They do not; the text says where. This is a bug.
+        """
+        self.allocator.check_integrity()
+        taken = {at: size for at, size, is_taken in self.allocator.ranges() if is_taken}
+        known = self._live | self._parting
+        if taken.keys() != known.keys() or len(known) != len(self._live) + len(self._parting):
+            raise IntegrityError(f"blocks at {sorted(known)}, allocated ranges at {sorted(taken)}")
+        for offset, block in known.items():
+            if block.offset != offset or taken[offset] != self.charge(block.size):
+                raise IntegrityError(f"{block!r} is at {offset} with {taken[offset]} bytes")
+        used = self._bytes_allocated - self._bytes_freed
+        if used != self.allocator.used_bytes:
+            raise IntegrityError(f"{used} bytes handed out, {self.allocator.used_bytes} used")
+
+    def _give_back(self, block: MemoryBlock) -> None:
+        del self._parting[block.offset]
+        self._deallocations += 1
+        self._bytes_freed += self.allocator.free(block.offset)
+
+    def _refuse(self, block: MemoryBlock, verb: str, stale: type[StaleBlockError]) -> None:
+        if block._pool_id != self.pool_id:
+            raise ForeignBlockError(
+                f"cannot {verb} {block!r}: it belongs to pool {block._pool_id}, "
+                f"this is pool {self.pool_id}"
+            )
+        raise stale(f"cannot {verb} {block!r}: it was deallocated before")
