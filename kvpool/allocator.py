@@ -108,11 +108,14 @@ class OffsetAllocator:
             hole = self._best_fit(size)
             if hole is None:
                 raise PoolExhaustedError(size, self.free_bytes, self.largest_free)
-            start = offset = next(reversed(self._starts[hole]))
+            starts = self._starts[hole]
+            start = offset = starts.popitem()[0]  # the youngest
+            if not starts:
+                self._forget(hole)
         else:
             start, offset = self._find_aligned(size, check_alignment(alignment))
+            self._unindex(start, self._hole_at[start])
         end = start + self._hole_at.pop(start)
-        self._unindex(start, end - start)
         if offset > start:
             self._hole_at[start] = offset - start
             self._hole_before[offset] = start
@@ -278,9 +281,12 @@ class OffsetAllocator:
     def _unindex(self, start: int, size: int) -> None:
         """Hide a hole from the search for a best fit."""
         starts = self._starts[size]
-        if len(starts) > 1:
-            del starts[start]
-            return
+        del starts[start]
+        if not starts:
+            self._forget(size)
+
+    def _forget(self, size: int) -> None:
+        """Take a size that no hole has any more from its bin."""
         del self._starts[size]
         bits = size.bit_length()
         index = (bits << 3) + ((size << 4 >> bits) & 7)

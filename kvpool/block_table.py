@@ -50,7 +50,7 @@ class BlockTable:
         offset = self.allocator.allocate(nbytes, alignment)
         block = self._live[offset] = MemoryBlock(offset, nbytes, self.pool_id)
         self._allocations += 1
-        self._bytes_allocated += self.charge(nbytes)
+        self._bytes_allocated += self.allocator.size_at(offset)
         return block
 
     def require_live(self, block: MemoryBlock, verb: str) -> None:

@@ -102,10 +102,11 @@ class MemoryPool:
             self._begin()
             block = self._table.allocate(nbytes, alignment)
             data, touched = self._bytes, self._touched
-            end = block.offset + self.charge(nbytes)
-            self._touched = max(touched, end)
-        if block.offset < touched:  # nobody else knows the block yet, so no lock is needed
-            data[block.offset : min(end, touched)] = 0
+            start, end = block.offset, block.offset + nbytes
+            if end > touched:
+                self._touched = end
+        if start < touched:  # nobody else knows the block yet, so no lock is needed
+            data[start : min(end, touched)] = 0
         return block
 
     def deallocate(self, block: MemoryBlock) -> bool:

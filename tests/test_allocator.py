@@ -89,10 +89,9 @@ def test_the_smallest_hole_that_fits_is_taken(nbytes: int, hole: int) -> None:
     assert allocator.allocate(nbytes) == sum(sizes[:index]) + 64 * index
 
 
-def test_best_fit_looks_past_too_small_holes_in_the_bin_of_the_size() -> None:
-    # 1024 to 1088 share one bin of the allocator: the size itself decides, not the bin.
-    allocator = with_holes(1024, 1088, 1152)
-    assert allocator.allocate(1060) == 1024 + 64
+def test_the_size_itself_decides_among_holes_that_share_a_bin() -> None:
+    allocator = with_holes(2048, 2240, 2112, 2176)
+    assert allocator.allocate(2049) == 2048 + 2240 + 2 * 64
 
 
 def test_among_holes_of_one_size_the_youngest_is_taken() -> None:

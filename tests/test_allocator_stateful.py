@@ -11,6 +11,8 @@ from kvpool.allocator import OffsetAllocator
 from kvpool.errors import DoubleFreeError, InvalidSizeError, PoolExhaustedError
 from tests.naive_space import NaiveSpace
 
+sizes = st.integers(1, 600)
+spaces = st.integers(1, 40) | st.integers(200, 500)  # granules
 exponents = st.integers(0, 9)
 
 
@@ -22,14 +24,14 @@ class AllocatorMachine(RuleBasedStateMachine):
         self.allocator = OffsetAllocator(1, granule=1)
         self.model = NaiveSpace(1, 1)
 
-    @initialize(granules=st.integers(1, 64), exponent=st.integers(0, 7), rest=st.integers(0, 99))
+    @initialize(granules=spaces, exponent=st.integers(0, 7), rest=st.integers(0, 99))
     def start(self, granules: int, exponent: int, rest: int) -> None:
         granule = 1 << exponent
         capacity = granules * granule
         self.allocator = OffsetAllocator(capacity + rest % granule, granule)
         self.model = NaiveSpace(capacity, granule)
 
-    @rule(nbytes=st.integers(1, 400))
+    @rule(nbytes=sizes)
     def allocate(self, nbytes: int) -> None:
         expected = self.model.best_place(nbytes)
         assert self.allocator.fits(nbytes) is (expected is not None)
@@ -39,7 +41,7 @@ class AllocatorMachine(RuleBasedStateMachine):
             assert self.allocator.allocate(nbytes) == expected
             self.model.take(expected, nbytes)
 
-    @rule(nbytes=st.integers(1, 400), exponent=exponents)
+    @rule(nbytes=sizes, exponent=exponents)
     def allocate_aligned(self, nbytes: int, exponent: int) -> None:
         alignment = 1 << exponent
         places = self.model.places(nbytes, alignment)
@@ -51,11 +53,28 @@ class AllocatorMachine(RuleBasedStateMachine):
             assert offset in places
             self.model.take(offset, nbytes)
 
-    @rule(holes=st.data())
-    def allocate_a_whole_hole(self, holes: st.DataObject) -> None:
+    @rule(holes=st.data(), less=st.integers(0, 3), exponent=exponents)
+    def allocate_nearly_a_hole(self, holes: st.DataObject, less: int, exponent: int) -> None:
         sizes = sorted({size for _, size in self.model.holes()})
         if sizes:
-            self.allocate(holes.draw(st.sampled_from(sizes), label="size of a hole"))
+            size = holes.draw(st.sampled_from(sizes), label="size of a hole")
+            nbytes = max(1, size - less * self.model.granule)
+            self.allocate(nbytes)
+            self.allocate_aligned(nbytes, exponent)
+
+    @rule(base=st.sampled_from([32, 64]), more=st.lists(st.integers(0, 7), max_size=5))
+    def make_holes_of_nearly_equal_sizes(self, base: int, more: list[int]) -> None:
+        """Holes that meet in one bin, and whose order in there matters."""
+        kept_apart = []
+        for granules in more:
+            nbytes = (base + granules) * self.model.granule
+            offset = self.model.best_place(nbytes)
+            if offset is not None:
+                self.allocate(nbytes)
+                kept_apart.append(offset)
+                self.allocate(1)
+        for offset in kept_apart:
+            assert self.allocator.free(offset) == self.model.give(offset)
 
     @precondition(lambda self: self.model.live)
     @rule(ranges=st.data())

@@ -1,0 +1,22 @@
+from __future__ import annotations
+
+import sys
+
+from benchmarks import allocator_speed, harness, pool_speed, utilization
+
+ALL: tuple[harness.Run, ...] = (allocator_speed.run, pool_speed.run, utilization.run)
+
+
+def main() -> None:
+    options = harness.parse_arguments()
+    reports = []
+    for run in ALL:
+        reports.append(run(options.quick))
+        harness.show(reports[-1])
+    if options.json:
+        harness.write_records(options.json, reports, quick=options.quick)
+    if options.check and any(report.missed() for report in reports):
+        sys.exit(1)
+
+
+main()
