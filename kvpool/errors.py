@@ -113,6 +113,37 @@ class PoolClosedError(PoolError):
     """The pool is closed."""
 
 
+# -- entries -----------------------------------------------------------------------------
+
+
+class EntryError(KVPoolError):
+    """Base class of the errors of entries; texts name the session."""
+
+
+class InvalidLayoutError(EntryError, ValueError):
+    """A layout has a dimension below 1 or a dtype that no cache uses."""
+
+
+class InvalidTokensError(EntryError, ValueError):
+    """Keys or values have the wrong shape or dtype, or a token count is out of range."""
+
+
+class LayerIndexError(EntryError, IndexError):
+    """The layout has no layer of that number."""
+
+
+class LayerMismatchError(EntryError, ValueError):
+    """A layer appends other tokens than the other layers do; the text says which layers."""
+
+
+class ContextOverflowError(EntryError, ValueError):
+    """More tokens than the `max_context_length` that the entry was made for."""
+
+
+class EntryRemovedError(EntryError, LookupError):
+    """The entry was removed or evicted; its bytes may already be another session's."""
+
+
 # -- invariants --------------------------------------------------------------------------
 
 
