@@ -1,6 +1,6 @@
 """One bounded pool for the KV cache of every session.
 
-Start with `MemoryPool`, which hands out zeroed blocks of an arena; arenas are plugins
+Start with `KVCacheEntry`, the keys and values of one session in a `MemoryPool`; arenas are plugins
 (`kvpool.backends`).
 """
 
@@ -10,19 +10,25 @@ from kvpool.__about__ import __version__
 from kvpool.arena import Arena, ArenaBackend, ArenaInfo, Capability
 from kvpool.backends import create_arena
 from kvpool.block import MemoryBlock
+from kvpool.entry import KVCacheEntry
 from kvpool.errors import KVPoolError
+from kvpool.layout import KVLayout
 from kvpool.memory_stats import MemoryStats
 from kvpool.pool import MemoryPool
+from kvpool.pool_entry import PoolEntry
 
 __all__ = [
     "Arena",
     "ArenaBackend",
     "ArenaInfo",
     "Capability",
+    "KVCacheEntry",
+    "KVLayout",
     "KVPoolError",
     "MemoryBlock",
     "MemoryPool",
     "MemoryStats",
+    "PoolEntry",
     "__version__",
     "create_arena",
 ]

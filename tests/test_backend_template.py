@@ -124,6 +124,25 @@ def test_template_is_created_by_name(environment: Environment) -> None:
     assert environment.python(WRITE_AND_READ).split() == ["template", "0", "2016.0"]
 
 
+SERVE_ENTRIES = """
+import numpy as np
+from kvpool import KVCacheEntry, KVLayout, MemoryPool
+
+pool = MemoryPool(1 << 20, backend="template")
+layout = KVLayout(layers=2, kv_heads=2, head_dim=32, dtype="float32")
+entry = KVCacheEntry.create(pool, layout, max_context_length=64, session_id="chat/1")
+tokens = np.arange(2 * 2 * 5 * 32, dtype="float32").reshape(2, 2, 5, 32)
+entry.extend(tokens, -tokens)
+assert np.array_equal(entry.keys(), tokens) and np.array_equal(entry.values(), -tokens)
+pool.check_integrity()
+print(pool.arena_info.backend, entry.token_count)
+"""
+
+
+def test_template_serves_entries(environment: Environment) -> None:
+    assert environment.python(SERVE_ENTRIES).split() == ["template", "5"]
+
+
 def test_template_passes_the_suite(environment: Environment) -> None:
     copy = environment.folder / "template"
     shutil.copytree(TEMPLATE, copy, ignore=shutil.ignore_patterns("src"))
