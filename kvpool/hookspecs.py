@@ -15,8 +15,9 @@ from __future__ import annotations
 import pluggy
 
 from kvpool.arena import ArenaBackend
+from kvpool.eviction.base import PolicyFactory
 
-__all__ = ["PROJECT", "ArenaBackendSpec", "hookimpl", "hookspec"]
+__all__ = ["PROJECT", "ArenaBackendSpec", "EvictionPolicySpec", "hookimpl", "hookspec"]
 
 PROJECT = "kvpool"
 
@@ -37,5 +38,19 @@ class ArenaBackendSpec:
         Returns
         -------
         ArenaBackend
+        """
+        raise AssertionError("a hook specification is never called")
+
+
+class EvictionPolicySpec:
+    """Hooks of the entry-point group ``kvpool.policies``."""
+
+    @hookspec
+    def kvpool_eviction_policy(self) -> PolicyFactory:
+        """Describe an eviction policy and say how to create it.
+
+        Returns
+        -------
+        PolicyFactory
         """
         raise AssertionError("a hook specification is never called")

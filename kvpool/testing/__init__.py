@@ -14,5 +14,6 @@ from __future__ import annotations
 
 from kvpool.testing._rewrite import SUITES
 from kvpool.testing.arenas import ArenaConformance
+from kvpool.testing.policies import PolicyConformance
 
-__all__ = ["SUITES", "ArenaConformance"]
+__all__ = ["SUITES", "ArenaConformance", "PolicyConformance"]

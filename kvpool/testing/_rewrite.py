@@ -9,6 +9,6 @@ import pytest
 
 __all__ = ["SUITES"]
 
-SUITES = ("kvpool.testing.arenas",)
+SUITES = ("kvpool.testing.arenas", "kvpool.testing.policies")
 
 pytest.register_assert_rewrite(*SUITES)

@@ -1,0 +1,1 @@
+"""Eviction: which session goes first when bytes are needed."""

@@ -1,0 +1,260 @@
+"""The contract of `kvpool.eviction.base.EvictionPolicy` as tests."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import islice
+from types import FrameType
+from typing import Any, ClassVar
+
+import pytest
+
+from kvpool.cache_key import CacheKey
+from kvpool.errors import PoolExhaustedError
+from kvpool.eviction.base import EvictionPolicy, EvictionReason
+from kvpool.eviction.registry import create_policy
+from kvpool.manager import KVCacheManager
+
+__all__ = ["PolicyConformance"]
+
+NBYTES = 256
+FEW, MANY = 100, 10_000
+
+
+def keys(count: int, namespace: str = "chat") -> list[CacheKey]:
+    """Return distinct keys."""
+    return [CacheKey(namespace, number) for number in range(count)]
+
+
+class CountingKey(CacheKey):
+    """A key that counts how often it is hashed or compared."""
+
+    looks: ClassVar[int] = 0
+
+    def __hash__(self) -> int:
+        CountingKey.looks += 1
+        return super().__hash__()
+
+    def __eq__(self, other: object) -> bool:
+        CountingKey.looks += 1
+        return super().__eq__(other)
+
+    def __lt__(self, other: Any) -> bool:
+        CountingKey.looks += 1
+        return super().__lt__(other)
+
+
+def steps(action: Callable[[], object]) -> int:
+    """Return how many lines of Python `action` runs, and how often it looks at a key."""
+    lines = 0
+
+    def trace(_frame: FrameType, event: str, _argument: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace
+
+    CountingKey.looks, before = 0, sys.gettrace()
+    sys.settrace(trace)
+    try:
+        action()
+    finally:
+        sys.settrace(before)
+    return lines + CountingKey.looks
+
+
+class PolicyConformance:
+    """Tests that every eviction policy passes; subclass it, and let pytest collect it.
+
+    Attributes
+    ----------
+    policy : str
+        Name of the policy.
+
+    Notes
+    -----
+    Override `create_policy` for a policy that has no name, or wants arguments.
+    """
+
+    policy: ClassVar[str]
+
+    def create_policy(self) -> EvictionPolicy:
+        """Create a fresh policy."""
+        return create_policy(self.policy)
+
+    @pytest.fixture
+    def ranking(self) -> EvictionPolicy:
+        """Return a policy that ranks ten sessions of different sizes."""
+        policy = self.create_policy()
+        for number, key in enumerate(keys(10)):
+            policy.admit(key, NBYTES * (1 + number % 3))
+        return policy
+
+    # -- who is ranked -----------------------------------------------------------------------
+
+    def test_it_is_a_policy_with_a_reason(self) -> None:
+        """What a policy evicts is recorded with its reason."""
+        policy = self.create_policy()
+        assert isinstance(policy, EvictionPolicy)
+        assert isinstance(policy.reason, EvictionReason)
+
+    def test_nobody_is_ranked_at_first(self) -> None:
+        """A fresh policy knows no session."""
+        assert list(self.create_policy().victims()) == []
+
+    def test_every_session_is_ranked_once(self, ranking: EvictionPolicy) -> None:
+        """Whoever was admitted can go."""
+        assert sorted(ranking.victims()) == keys(10)
+
+    def test_a_removed_session_is_forgotten(self, ranking: EvictionPolicy) -> None:
+        """First, last or between: whoever was removed is not ranked, all others are."""
+        order = list(ranking.victims())
+        for gone in (order[0], order[-1], order[4]):
+            ranking.remove(gone)
+            order.remove(gone)
+            assert sorted(ranking.victims()) == sorted(order)
+
+    def test_a_key_can_come_back(self, ranking: EvictionPolicy) -> None:
+        """A key that was removed may be admitted again, with another size."""
+        for key in keys(10):
+            ranking.remove(key)
+            ranking.admit(key, 3 * NBYTES)
+            assert sorted(ranking.victims()) == keys(10)
+
+    def test_uses_and_sizes_neither_add_nor_lose_a_session(self, ranking: EvictionPolicy) -> None:
+        """A touch or a new size may change the order, and nothing else."""
+        for key in (*keys(10), *keys(3), *keys(3)):
+            ranking.touch(key)
+            assert sorted(ranking.victims()) == keys(10)
+            ranking.resize(key, 9 * NBYTES)
+            assert sorted(ranking.victims()) == keys(10)
+
+    def test_namespaces_are_kept_apart(self) -> None:
+        """Equal ids of two namespaces are two sessions, and so are 1 and ``"1"``."""
+        policy = self.create_policy()
+        all_keys = [*keys(3, "a"), *keys(3, "b"), CacheKey("a", "1")]
+        for key in all_keys:
+            policy.admit(key, NBYTES)
+        policy.remove(CacheKey("a", 1))
+        policy.touch(CacheKey("a", "1"))
+        assert set(policy.victims()) == {*all_keys} - {CacheKey("a", 1)}
+
+    def test_policies_share_nothing(self, ranking: EvictionPolicy) -> None:
+        """Two managers with the same policy do not see each other."""
+        other = self.create_policy()
+        other.admit(CacheKey("other", 1), NBYTES)
+        ranking.remove(CacheKey("chat", 1))
+        assert list(other.victims()) == [CacheKey("other", 1)]
+        assert len(list(ranking.victims())) == 9
+
+    # -- iterating ---------------------------------------------------------------------------
+
+    def test_iterating_changes_nothing(self, ranking: EvictionPolicy) -> None:
+        """The order is the same for whoever asks again, also after half an iteration."""
+        order = list(ranking.victims())
+        assert list(islice(ranking.victims(), 3)) == order[:3]
+        assert list(ranking.victims()) == order
+
+    def test_iterators_are_independent(self, ranking: EvictionPolicy) -> None:
+        """Two iterations at once yield the same."""
+        both = list(zip(ranking.victims(), ranking.victims(), strict=True))
+        assert [one for one, _ in both] == [other for _, other in both]
+
+    def test_an_iteration_may_be_given_up(self, ranking: EvictionPolicy) -> None:
+        """The caller stops early, and then lets the victims go."""
+        iterator = ranking.victims()
+        gone = [next(iterator), next(iterator)]
+        for key in gone:
+            ranking.remove(key)
+        ranking.admit(CacheKey("chat", 10), NBYTES)
+        assert sorted(ranking.victims()) == [key for key in keys(11) if key not in gone]
+
+    # -- long runs ---------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_a_long_run(self, seed: int) -> None:
+        """After any calls, just the sessions that are there are ranked, each once."""
+        draws, policy = random.Random(seed), self.create_policy()
+        there: set[CacheKey] = set()
+        for _ in range(500):
+            key = CacheKey("chat", draws.randrange(40))
+            if key not in there:
+                policy.admit(key, draws.randrange(1, 1000))
+                there.add(key)
+            elif draws.random() < 0.3:
+                policy.remove(key)
+                there.remove(key)
+            elif draws.random() < 0.5:
+                policy.touch(key)
+            else:
+                policy.resize(key, draws.randrange(1, 1000))
+            ranked = list(policy.victims())
+            assert len(ranked) == len(there)
+            assert set(ranked) == there
+
+    def test_a_victim_among_many_costs_hardly_more(self) -> None:
+        """An eviction and a use take O(log n) or less: steps are counted, not time."""
+        cost = {}
+        for count in (FEW, MANY):
+            policy = self.create_policy()
+            ranked = [CountingKey("chat", number) for number in range(count)]
+            for key in ranked:
+                policy.admit(key, NBYTES)
+            for key in ranked[::3]:
+                policy.touch(key)
+            cost[count] = steps(partial(self._evict_and_use, policy))
+        # The logarithm doubles from the few to the many; a walk over all is 100 times as long.
+        assert cost[MANY] <= 4 * cost[FEW], f"{cost} steps"
+
+    @staticmethod
+    def _evict_and_use(policy: EvictionPolicy) -> None:
+        for number in range(10):
+            victim = next(policy.victims())
+            policy.remove(victim)
+            policy.admit(CountingKey("new", number), NBYTES)
+            policy.touch(CountingKey("new", number))
+
+    # -- in a manager ------------------------------------------------------------------------
+
+    @pytest.fixture
+    def manager(self) -> Iterator[KVCacheManager]:
+        """Return a manager with room for eight entries."""
+        with KVCacheManager(8 * NBYTES, "numpy", policy=self.create_policy()) as manager:
+            yield manager
+
+    def test_a_manager_lives_by_it(self, manager: KVCacheManager) -> None:
+        """Entries of all sizes come and go, and the books stay right."""
+        draws = random.Random(1)
+        for number in range(200):
+            manager.allocate_entry(CacheKey("chat", number), draws.randrange(1, 3 * NBYTES))
+            manager.get_cache_entry(draws.choice(manager.session_keys()))
+            manager.check_integrity()
+        stats = manager.get_stats()
+        assert stats.evictions == 200 - stats.active_entries > 0
+
+    def test_what_it_evicts_has_its_reason(self, manager: KVCacheManager) -> None:
+        """The reason of the policy is what the figures count."""
+        for key in keys(9):
+            manager.allocate_entry(key, NBYTES)
+        reason = self.create_policy().reason
+        assert manager.get_stats().evictions_by_reason[reason] == 1
+
+    def test_pinned_and_leased_sessions_stay(self, manager: KVCacheManager) -> None:
+        """However it ranks them."""
+        for key in keys(8):
+            manager.allocate_entry(key, NBYTES)
+        view = manager.allocate_entry(CacheKey("kept", "leased"), NBYTES).data()
+        manager.allocate_entry(CacheKey("kept", "pinned"), NBYTES)
+        manager.pin(CacheKey("kept", "pinned"))
+        for number in range(20):
+            manager.allocate_entry(CacheKey("more", number), 2 * NBYTES)
+        with pytest.raises(PoolExhaustedError):
+            manager.evict_lru_entries(8 * NBYTES)
+        assert [key.id for key in manager.session_keys() if key.namespace == "kept"] == [
+            "leased",
+            "pinned",
+        ]
+        manager.check_integrity()
+        assert view.size == NBYTES
