@@ -144,6 +144,27 @@ class EntryRemovedError(EntryError, LookupError):
     """The entry was removed or evicted; its bytes may already be another session's."""
 
 
+# -- manager -----------------------------------------------------------------------------
+
+
+class EntryExistsError(EntryError, ValueError):
+    """The key has an entry already."""
+
+
+class EntryNotFoundError(EntryError, KeyError):
+    """The key has no entry."""
+
+    __str__ = Exception.__str__  # a KeyError would show its text in quotes
+
+
+class InvalidTtlError(KVPoolError, ValueError):
+    """A time to live is no positive number of seconds."""
+
+
+class EntryKindError(EntryError, TypeError):
+    """The key's entry has another layout, or is raw where a layout is needed."""
+
+
 # -- invariants --------------------------------------------------------------------------
 
 

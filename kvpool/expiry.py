@@ -1,0 +1,72 @@
+"""Which sessions may have outlived their time to live."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Callable
+
+from kvpool.cache_key import CacheKey
+
+__all__ = ["ExpiryQueue"]
+
+
+class ExpiryQueue:
+    """Sessions in the order of the deadlines that they had when they were last looked at.
+
+    A use moves a deadline on, and costs nothing here: a record is only looked at when its
+    old deadline has come, and is put back with the new one. Adding, discarding and each look
+    are O(log n), amortized. Not thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, CacheKey]] = []
+        self._serials: dict[CacheKey, int] = {}  # of the one record of each session
+        self._next_serial = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._serials)
+
+    def __contains__(self, key: CacheKey) -> bool:
+        return key in self._serials
+
+    def add(self, key: CacheKey, deadline: float) -> None:
+        """Watch a session, which expires at `deadline` unless it is used before."""
+        serial = self._serials[key] = next(self._next_serial)
+        heapq.heappush(self._heap, (deadline, serial, key))
+
+    def discard(self, key: CacheKey) -> None:
+        """Stop watching a session, if it was watched."""
+        self._serials.pop(key, None)
+        if len(self._heap) > 2 * len(self._serials) + 64:  # records of sessions long gone
+            self._heap = [record for record in self._heap if self._is_current(record)]
+            heapq.heapify(self._heap)
+
+    def due(self, now: float, deadline_of: Callable[[CacheKey], float]) -> list[CacheKey]:
+        """Return the sessions whose deadline has passed, the earliest first.
+
+        They are still watched: whoever ends one discards it.
+
+        Parameters
+        ----------
+        now : float
+            Seconds.
+        deadline_of : callable
+            Returns the deadline of a session as it is now.
+        """
+        expired = []
+        while self._heap and self._heap[0][0] <= now:
+            record = heapq.heappop(self._heap)
+            if self._is_current(record):
+                key = record[2]
+                deadline = deadline_of(key)
+                if deadline <= now:
+                    expired.append((deadline, record[1], key))
+                else:
+                    heapq.heappush(self._heap, (deadline, record[1], key))
+        for record in expired:
+            heapq.heappush(self._heap, record)
+        return [key for _, _, key in sorted(expired)]
+
+    def _is_current(self, record: tuple[float, int, CacheKey]) -> bool:
+        return self._serials.get(record[2]) == record[1]
