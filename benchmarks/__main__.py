@@ -2,9 +2,14 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import allocator_speed, harness, pool_speed, utilization
+from benchmarks import allocator_speed, eviction, harness, pool_speed, utilization
 
-ALL: tuple[harness.Run, ...] = (allocator_speed.run, pool_speed.run, utilization.run)
+ALL: tuple[harness.Run, ...] = (
+    allocator_speed.run,
+    pool_speed.run,
+    eviction.run,
+    utilization.run,
+)
 
 
 def main() -> None:

@@ -29,7 +29,19 @@ CAPACITY = 256 << 20
 GRANULE = 64
 SIZES = (GRANULE + 1, 8192)  # bytes; the small holes of a scenario fit none of them
 SEED = 20_231_116
-PER_ROUND = 2_000  # so many that what the subject before left in the caches does not count
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to measure."""
+
+    run_in: float  # how often each live block is replaced beforehand
+    rounds: int
+    per_round: int  # so many that what the subject before left in the caches hardly counts
+
+
+FULL = Effort(run_in=2, rounds=21, per_round=2_000)
+QUICK = Effort(run_in=0.2, rounds=3, per_round=300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,21 +147,21 @@ def run(quick: bool) -> Report:
         report.notes.append(f"without LMCache: {error}")
     report.notes.append(f"{POOL} also zeroes the bytes of each block, about 4 KiB")
     for scenario in SCENARIOS:
-        measure(scenario, makers, report, rounds=3 if quick else 21)
+        measure(scenario, makers, report, QUICK if quick else FULL)
     return report
 
 
 def measure(
-    scenario: Scenario, makers: dict[str, Callable[[], Subject]], report: Report, rounds: int
+    scenario: Scenario, makers: dict[str, Callable[[], Subject]], report: Report, effort: Effort
 ) -> None:
     """Measure one scenario for every subject, and add the figures to the report."""
     timed = {}
     for name, make in makers.items():
         subject = make()
         draws = random.Random(SEED)
-        prepare(subject, scenario, draws)
-        timed[name] = partial(one_round, subject, draws)
-    samples = interleave(timed, rounds)
+        prepare(subject, scenario, draws, round(effort.run_in * scenario.live))
+        timed[name] = partial(one_round, subject, draws, effort.per_round)
+    samples = interleave(timed, effort.rounds)
     measured = {}
     for name in makers:
         target = Target(scenario.limit, at_most=True) if name == ALLOCATOR else None
@@ -163,22 +175,21 @@ def measure(
             report.ratios.append(Ratio(f"rate, {scenario.what}", ours, theirs, rate, wanted))
 
 
-def prepare(subject: Subject, scenario: Scenario, draws: random.Random) -> None:
+def prepare(subject: Subject, scenario: Scenario, draws: random.Random, run_in: int) -> None:
     """Fill the space and run it in, so that its free ranges are those of a long run."""
     pairs = [(subject.allocate(GRANULE), subject.allocate(GRANULE)) for _ in range(scenario.holes)]
     for hole, _ in pairs:
         subject.free(hole)
     subject.live = [subject.allocate(draws.randint(*SIZES)) for _ in range(scenario.live)]
-    for _ in range(10):
-        subject.replace(*drawn(draws, scenario.live, scenario.live // 5))
+    subject.replace(*drawn(draws, scenario.live, run_in))
 
 
-def one_round(subject: Subject, draws: random.Random) -> float:
+def one_round(subject: Subject, draws: random.Random, count: int) -> float:
     """Return the microseconds that one free + allocate took, on average over a round."""
-    victims, sizes = drawn(draws, len(subject.live), PER_ROUND)
+    victims, sizes = drawn(draws, len(subject.live), count)
     start = seconds()
     subject.replace(victims, sizes)
-    return (seconds() - start) / PER_ROUND * 1e6
+    return (seconds() - start) / count * 1e6
 
 
 def drawn(draws: random.Random, live: int, count: int) -> tuple[list[int], list[int]]:

@@ -1,7 +1,8 @@
 """One bounded pool for the KV cache of every session.
 
-Start with `KVCacheEntry`, the keys and values of one session in a `MemoryPool`; arenas are plugins
-(`kvpool.backends`).
+Start with `KVCacheManager`, which keeps one `KVCacheEntry` per session and evicts when a new
+one needs the bytes. Below it lie `MemoryPool`, which hands out blocks of an arena, and the
+arenas themselves, which are plugins (`kvpool.backends`).
 """
 
 from __future__ import annotations
@@ -10,25 +11,34 @@ from kvpool.__about__ import __version__
 from kvpool.arena import Arena, ArenaBackend, ArenaInfo, Capability
 from kvpool.backends import create_arena
 from kvpool.block import MemoryBlock
+from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import KVPoolError
+from kvpool.eviction.base import EvictionPolicy, EvictionReason
 from kvpool.layout import KVLayout
+from kvpool.manager import KVCacheManager
 from kvpool.memory_stats import MemoryStats
 from kvpool.pool import MemoryPool
 from kvpool.pool_entry import PoolEntry
+from kvpool.pool_stats import PoolStats
 
 __all__ = [
     "Arena",
     "ArenaBackend",
     "ArenaInfo",
+    "CacheKey",
     "Capability",
+    "EvictionPolicy",
+    "EvictionReason",
     "KVCacheEntry",
+    "KVCacheManager",
     "KVLayout",
     "KVPoolError",
     "MemoryBlock",
     "MemoryPool",
     "MemoryStats",
     "PoolEntry",
+    "PoolStats",
     "__version__",
     "create_arena",
 ]

@@ -143,6 +143,23 @@ def test_template_serves_entries(environment: Environment) -> None:
     assert environment.python(SERVE_ENTRIES).split() == ["template", "5"]
 
 
+SERVE_SESSIONS = """
+from kvpool import CacheKey, KVCacheManager
+
+with KVCacheManager(4 * 4096, backend="template") as manager:
+    for number in range(10):
+        manager.allocate_entry(CacheKey("chat", number), 4096).data()[:] = number
+    stats = manager.get_stats()
+    held = [int(manager.get_cache_entry(key).data()[0]) for key in manager.session_keys()]
+    manager.check_integrity()
+print(stats.active_entries, stats.evictions, *held)
+"""
+
+
+def test_template_serves_sessions(environment: Environment) -> None:
+    assert environment.python(SERVE_SESSIONS).split() == ["4", "6", "6", "7", "8", "9"]
+
+
 def test_template_passes_the_suite(environment: Environment) -> None:
     copy = environment.folder / "template"
     shutil.copytree(TEMPLATE, copy, ignore=shutil.ignore_patterns("src"))

@@ -180,8 +180,10 @@ def test_a_raw_entry_that_was_removed_serves_nothing(pool: MemoryPool) -> None:
     entry = PoolEntry(pool, pool.allocate(100), "raw/1")
     assert entry.data().shape == (100,)
     pool.deallocate(entry.block)
+    used = entry.last_accessed, entry.last_use
     with pytest.raises(EntryRemovedError, match="'raw/1'"):
         entry.data()
+    assert (entry.last_accessed, entry.last_use) == used
 
 
 def test_an_entry_that_cannot_be_made(pool: MemoryPool) -> None:

@@ -1,0 +1,244 @@
+"""What a manager does under its lock: entries in, entries out, and the counts of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from types import MappingProxyType
+from typing import TypeVar
+
+from kvpool.block import MemoryBlock
+from kvpool.cache_key import CacheKey
+from kvpool.entry import KVCacheEntry
+from kvpool.errors import EntryKindError, IntegrityError, InvalidLayoutError, PoolExhaustedError
+from kvpool.eviction.base import EvictionPolicy, EvictionReason
+from kvpool.layout import EntryGeometry, KVLayout
+from kvpool.pool import MemoryPool
+from kvpool.pool_entry import PoolEntry
+from kvpool.pool_stats import PoolStats
+from kvpool.residents import Resident, Residents, check_ttl
+
+__all__ = ["SessionStore", "as_cache_entry"]
+
+E = TypeVar("E", bound=PoolEntry)
+
+
+class SessionStore:
+    """The entries of one manager in their pool.
+
+    Not thread-safe: `KVCacheManager` holds its lock around every call, and documents what
+    the calls do.
+
+    Parameters
+    ----------
+    pool : MemoryPool
+    policy : EvictionPolicy
+    layout : KVLayout or None
+        For entries that are created without one.
+    ttl : float
+        Seconds; for entries that are created without one.
+    clock : callable
+        Returns seconds.
+    """
+
+    def __init__(
+        self,
+        pool: MemoryPool,
+        policy: EvictionPolicy,
+        layout: KVLayout | None,
+        ttl: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.pool = pool
+        self.residents = Residents(policy)
+        self._layout = layout
+        self._ttl = ttl
+        self._clock = clock
+        self._hits = self._misses = self._allocations = 0
+        self._evictions = dict.fromkeys(EvictionReason, 0)
+
+    # -- in ------------------------------------------------------------------------------
+
+    def look_up(self, key: CacheKey) -> PoolEntry | None:
+        """Find a session: a hit, which is a use, or a miss."""
+        resident = self.residents.get(key)
+        if resident is None:
+            self._misses += 1
+            return None
+        return self._hit(key, resident.entry)
+
+    def find_or_create(
+        self, key: CacheKey, max_context_length: int, layout: KVLayout | None, ttl: float | None
+    ) -> KVCacheEntry:
+        """See `KVCacheManager.get_or_create_cache`; what raises is no look-up."""
+        resident = self.residents.get(key)
+        if resident is None:
+            made = self.create(key, max_context_length, layout, ttl)
+            self._misses += 1
+            return made
+        entry = as_cache_entry(key, resident.entry, layout or self._layout)
+        geometry = entry.layout.geometry(max_context_length)
+        if geometry.max_context_length > entry.max_context_length:
+            self._grow(key, resident, entry, geometry)
+        return self._hit(key, entry)
+
+    def create(
+        self, key: CacheKey, max_context_length: int, layout: KVLayout | None, ttl: float | None
+    ) -> KVCacheEntry:
+        """Make the entry of a new session; see `KVCacheManager.create_cache_entry`."""
+        self.residents.require_absent(key)
+        layout = layout or self._layout
+        if layout is None:
+            raise InvalidLayoutError(f"no layout for {key!s}: neither here nor in the manager")
+        seconds = self._ttl if ttl is None else check_ttl(ttl)
+        geometry = layout.geometry(max_context_length)
+        entry = KVCacheEntry(
+            self.pool,
+            self._allocate(geometry.nbytes),
+            str(key),
+            geometry,
+            clock=self._clock,
+            on_use=self._use_hook(key),
+        )
+        return self._admit(key, entry, seconds)
+
+    def create_raw(self, key: CacheKey, size: int, ttl: float | None) -> PoolEntry:
+        """Make a raw entry for a new session; see `KVCacheManager.allocate_entry`."""
+        self.residents.require_absent(key)
+        seconds = self._ttl if ttl is None else check_ttl(ttl)
+        block = self._allocate(size)
+        entry = PoolEntry(self.pool, block, str(key), self._clock, self._use_hook(key))
+        return self._admit(key, entry, seconds)
+
+    def _grow(
+        self, key: CacheKey, resident: Resident, entry: KVCacheEntry, geometry: EntryGeometry
+    ) -> None:
+        resident.pins += 1  # room for the new block is not made by evicting the old one
+        try:
+            block = self._allocate(geometry.nbytes)
+        finally:
+            resident.pins -= 1
+        try:
+            before = entry.relocate(block, geometry)
+        except BaseException:
+            self.pool.deallocate(block)
+            raise
+        self.pool.deallocate(before)
+        self.residents.policy.resize(key, block.size)
+
+    # -- out -----------------------------------------------------------------------------
+
+    def remove(self, key: CacheKey) -> PoolEntry | None:
+        """Remove a session by hand; None if it is not there."""
+        resident = self.residents.get(key)
+        if resident is None:
+            return None
+        self.pool.deallocate(resident.entry.block)
+        return self._forget(key, EvictionReason.MANUAL)
+
+    def make_room(self, nbytes: int) -> list[CacheKey]:
+        """Evict in the order of the policy until `nbytes` fit; return who went."""
+        offered: dict[MemoryBlock, CacheKey] = {}
+
+        def blocks() -> Iterator[MemoryBlock]:
+            for key, entry in self.residents.victims():
+                offered[entry.block] = key
+                yield entry.block
+
+        gone = [offered[block] for block in self.pool.make_room(nbytes, blocks())]
+        for key in gone:
+            self._forget(key, self.residents.policy.reason)
+        return gone
+
+    def evict_expired(self) -> list[CacheKey]:
+        """Evict who outlived their time to live, but for the leased and pinned."""
+        gone = []
+        for key in self.residents.expired(self._clock()):
+            if self.pool.reclaim(self.residents.require(key).entry.block):
+                self._forget(key, EvictionReason.TTL)
+                gone.append(key)
+        return gone
+
+    def close(self) -> None:
+        """Let all sessions go, and close the pool."""
+        try:
+            for key in list(self.residents):
+                self._forget(key, EvictionReason.CLOSE)
+        finally:
+            self.pool.close()
+
+    # -- the whole -----------------------------------------------------------------------
+
+    def stats(self) -> PoolStats:
+        """Return the figures of this moment."""
+        memory = self.pool.stats()
+        return PoolStats(
+            total_capacity=memory.capacity,
+            used_memory=memory.used,
+            active_entries=len(self.residents),
+            pinned_entries=self.residents.pinned_count(),
+            parting_entries=memory.parting_blocks,
+            allocations=self._allocations,
+            evictions=sum(self._evictions.values()),
+            evictions_by_reason=MappingProxyType(dict(self._evictions)),
+            fragmentation=memory.fragmentation,
+            hits=self._hits,
+            misses=self._misses,
+            bytes_allocated=memory.bytes_allocated,
+            bytes_freed=memory.bytes_freed,
+        )
+
+    def check_integrity(self) -> None:
+        """Prove that entries, policy, pool and counters agree; IntegrityError if not."""
+        self.residents.check_integrity()
+        self.pool.check_integrity()
+        blocks = {self.residents.require(key).entry.block for key in self.residents}
+        live = {block for _, _, block in self.pool.ranges() if block is not None}
+        if len(blocks) != len(self.residents) or not blocks <= live:
+            raise IntegrityError(f"entries without a live block of their own: {blocks - live}")
+        gone = self._allocations - sum(self._evictions.values())
+        if gone != len(self.residents):
+            raise IntegrityError(f"{gone} entries by count, {len(self.residents)} are there")
+
+    # -- inside --------------------------------------------------------------------------
+
+    def _use_hook(self, key: CacheKey) -> Callable[[PoolEntry], object]:
+        log = self.residents.use_log
+        return lambda entry: log.append((key, entry))
+
+    def _hit(self, key: CacheKey, entry: E) -> E:
+        self._hits += 1
+        entry.last_accessed = self._clock()
+        self.residents.policy.touch(key)
+        return entry
+
+    def _admit(self, key: CacheKey, entry: E, ttl: float) -> E:
+        self.residents.add(key, Resident(entry, ttl))
+        self._allocations += 1
+        return entry
+
+    def _allocate(self, nbytes: int) -> MemoryBlock:
+        while True:  # once more where another user of the pool took the room that was made
+            try:
+                return self.pool.allocate(nbytes)
+            except PoolExhaustedError:
+                self.make_room(nbytes)
+
+    def _forget(self, key: CacheKey, reason: EvictionReason) -> PoolEntry:
+        self._evictions[reason] += 1
+        return self.residents.remove(key)
+
+
+def as_cache_entry(key: CacheKey, entry: PoolEntry, layout: KVLayout | None = None) -> KVCacheEntry:
+    """Return an entry that has a layout, and this one if it is given.
+
+    Raises
+    ------
+    EntryKindError
+        The entry is raw, or has another layout.
+    """
+    if not isinstance(entry, KVCacheEntry):
+        raise EntryKindError(f"the entry for {key!s} is raw: it has no layout")
+    if layout is not None and layout != entry.layout:
+        raise EntryKindError(f"the entry for {key!s} has the layout {entry.layout}, not {layout}")
+    return entry
