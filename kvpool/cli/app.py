@@ -9,6 +9,8 @@ import typer
 
 from kvpool.__about__ import __version__
 from kvpool.cli.backends import backends
+from kvpool.cli.demo import demo
+from kvpool.cli.replay import replay
 from kvpool.errors import KVPoolError
 
 __all__ = ["app", "main"]
@@ -41,6 +43,8 @@ def _root(
 
 
 app.command("backends")(backends)
+app.command("demo")(demo)
+app.command("replay")(replay)
 
 
 def main() -> None:

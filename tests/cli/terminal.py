@@ -1,0 +1,61 @@
+"""The installed command, run as a user runs it: through pipes, or in a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+KVPOOL = str(Path(sysconfig.get_path("scripts")) / "kvpool")
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """The environment without what could change the output."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("KVPOOL_")}
+    for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "LINES"):
+        ours.pop(name, None)
+    return ours | {"COLUMNS": "80", "PYTHONUTF8": "1", **variables}
+
+
+def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run to the end, with pipes for its output."""
+    return subprocess.run(
+        [KVPOOL, *arguments],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+
+
+@contextlib.contextmanager
+def in_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
+    """Start in a terminal of 80 columns; yield the process, and what it prints as it comes."""
+    ours, its = os.openpty()
+    try:
+        with subprocess.Popen(
+            [KVPOOL, *arguments],
+            env=environment(TERM="xterm-256color", LINES="24"),
+            stdin=its,
+            stdout=its,
+            stderr=its,
+        ) as process:
+            os.close(its)
+            yield process, _chunks(ours)
+    finally:
+        os.close(ours)
+
+
+def _chunks(terminal: int) -> Iterator[str]:
+    while True:
+        try:
+            chunk = os.read(terminal, 65536)
+        except OSError:  # how a terminal says that nobody is there any more
+            return
+        if not chunk:
+            return
+        yield chunk.decode("utf-8", "replace")

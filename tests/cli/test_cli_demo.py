@@ -1,0 +1,79 @@
+"""`kvpool demo`, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import sys
+
+import pytest
+
+from tests.cli.terminal import in_terminal, run
+
+needs_a_terminal = pytest.mark.skipif(
+    sys.platform == "win32", reason="the standard library opens no terminals here"
+)
+
+
+def test_in_a_pipe_it_is_plain_text(backend: str) -> None:
+    done = run("demo", "--backend", backend)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any(sign < " " for line in lines for sign in line)
+    assert sum("one sign is" in line for line in lines) == 4  # a map for each chapter
+    assert re.search(r"checksum failures +0\b", done.stdout)
+    assert backend in done.stdout
+
+
+def test_its_story_has_hits_and_evictions_of_both_kinds() -> None:
+    done = run("demo", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = json.loads(done.stdout)
+    assert figures["complete"]
+    assert figures["requests"] == 160
+    assert figures["checksum_failures"] == 0
+    assert figures["hits"] > 40
+    assert figures["tokens"]["reused"] > 10_000
+    assert figures["evictions"]["lru"] > 10
+    assert figures["evictions"]["ttl"] > 0
+
+
+def test_a_console_without_unicode(backend: str) -> None:
+    done = run("demo", "--backend", backend, PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0
+    assert done.stdout.isascii()
+    assert "....|" in done.stdout
+
+
+def test_a_backend_that_is_not_there() -> None:
+    done = run("demo", "--backend", "nowhere")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("kvpool: unknown backend 'nowhere'")
+
+
+@needs_a_terminal
+def test_in_a_terminal_it_is_drawn_in_one_place() -> None:
+    with in_terminal("demo", "--seconds", "0") as (process, chunks):
+        shown = "".join(chunks)
+    assert process.returncode == 0
+    assert "\x1b[" in shown
+    assert "Sessions come back" in shown
+    assert "checksum failures" in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is back
+
+
+@needs_a_terminal
+def test_ctrl_c_ends_it_with_what_there_is() -> None:
+    with in_terminal("demo", "--seconds", "60") as (process, chunks):
+        shown = next(chunks)
+        while "requests" not in shown:
+            shown += next(chunks)
+        process.send_signal(signal.SIGINT)
+        shown += "".join(chunks)
+    assert process.returncode == 130
+    assert "kvpool: interrupted after" in shown
+    assert "Incomplete" in shown
+    assert "Traceback" not in shown
+    assert shown.count("\x1b[?25h") == 1
