@@ -22,6 +22,7 @@ LOCKS = {
     "nox": ("nox", False),
     "build": ("build", False),
     "format": ("format", False),
+    "stack": ("stack", False),
     "runtime": (None, True),
     "test": ("test", True),
     "docs": ("docs", True),
