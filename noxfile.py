@@ -109,7 +109,8 @@ def docs(session: nox.Session) -> None:
     """Gate: the pages build without a warning, and every example in them runs.
 
     The examples are the doctests of the docstrings and the Python blocks of the README and of
-    the pages. The pages are in `docs/_build/html` afterwards.
+    the pages. Those of `docs/stack` are what their records say. All of them are in
+    `docs/_build/html` afterwards.
     """
     require(session, NEWEST)
     install_project(session, "requirements/docs.txt")
@@ -118,6 +119,7 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", *options, "--builder", "html", "docs", "docs/_build/html")
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     examples = [str(path.relative_to(ROOT)) for path in pages if "_build" not in path.parts]
+    session.run("python", "-m", "scripts.stack", "render", "--check")
     modules = ["--doctest-modules", "--pyargs", *MODULES]
     session.run("pytest", "--quiet", *sorted(examples), *modules, env=TEST_ENVIRONMENT)
 
@@ -157,6 +159,14 @@ def integration(session: nox.Session) -> None:
     session.run("pytest", "-m", "integration", *session.posargs, env=TEST_ENVIRONMENT | required)
 
 
+@nox.session(python=OLDEST.for_nox)
+def stack(session: nox.Session) -> None:
+    """Stacks of milestones: `nox -s stack -- status`, and see docs/stack/README.md."""
+    require(session, OLDEST)
+    session.install("-r", "requirements/stack.txt")
+    session.run("python", "-m", "scripts.stack", *session.posargs)
+
+
 @nox.session(python=False)
 def lock(session: nox.Session) -> None:
     """Write the lock files of `requirements/` anew; versions that still fit stay.
@@ -183,9 +193,14 @@ def install_project(session: nox.Session, lock_file: str) -> None:
 
 
 def run_tests(session: nox.Session, lock_file: str) -> None:
-    """Run the tests, but for those that need what is not at hand everywhere."""
+    """Run the tests, but for those that need what is not at hand everywhere.
+
+    `nox -s stack -- verify` leaves out what a manifest excludes, and records that.
+    """
     install_project(session, lock_file)
-    session.run("pytest", "-m", "not integration", *session.posargs, env=TEST_ENVIRONMENT)
+    excluded = os.environ.get("KVPOOL_EXCLUDED_TESTS", "").splitlines()
+    options = ["-m", "not integration", *(f"--deselect={test}" for test in excluded)]
+    session.run("pytest", *options, *session.posargs, env=TEST_ENVIRONMENT)
 
 
 def use_wheel(session: nox.Session, wheel: Path, location: Path) -> None:
