@@ -164,15 +164,15 @@ def measure(
     samples = interleave(timed, effort.rounds)
     measured = {}
     for name in makers:
-        target = Target(scenario.limit, at_most=True) if name == ALLOCATOR else None
+        target = None if name == LMCACHE else Target(scenario.limit, at_most=True)
         measured[name] = median(scenario.what, name, "µs", samples[name], target)
     report.measurements += measured.values()
     if theirs := measured.get(LMCACHE):
         for name in (ALLOCATOR, POOL):
             ours = measured[name]
-            wanted = scenario.rate_target if name == ALLOCATOR else None
             rate = theirs.value / ours.value
-            report.ratios.append(Ratio(f"rate, {scenario.what}", ours, theirs, rate, wanted))
+            what = f"rate, {scenario.what}"
+            report.ratios.append(Ratio(what, ours, theirs, rate, scenario.rate_target))
 
 
 def prepare(subject: Subject, scenario: Scenario, draws: random.Random, run_in: int) -> None:

@@ -167,6 +167,11 @@ class Meddling:
             act()
         return 0.0
 
+    def has_acted(self) -> bool:
+        """Tell whether it did what it was armed for; it is not armed any more."""
+        pending, self.act = self.act, None
+        return pending is None
+
 
 @pytest.mark.parametrize("method", ["append", "extend", "truncate", "key", "keys", "data"])
 def test_an_entry_cannot_go_before_its_use_is_noted(backend: str, method: str) -> None:
@@ -183,5 +188,6 @@ def test_an_entry_cannot_go_before_its_use_is_noted(backend: str, method: str) -
         manager.create_cache_entry(key_of(3), CONTEXT)
         clock.act = lambda: manager.evict_lru_entries(NBYTES)
         getattr(entry, method)(*arguments)
+        assert clock.has_acted()
         assert manager.session_keys() == [key_of(1), key_of(3)]
         manager.check_integrity()

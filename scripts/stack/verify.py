@@ -152,7 +152,7 @@ def verify(
         if job.milestone.key not in outcomes
     }
     try:
-        with _termination_as_interrupt():
+        with _interruptible():
             for outcome in _as_they_end(waiting):
                 if outcome.record is not None:
                     store.add(outcome.record)
@@ -210,10 +210,15 @@ def _as_they_end(waiting: Iterable[Future[Outcome]]) -> Iterator[Outcome]:
 
 
 @contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM do what Ctrl-C does, so that worktrees are removed then, too."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that worktrees are removed then, too.
+
+    And let Ctrl-C do it where SIGINT is ignored, as in the background of a shell script.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
