@@ -124,10 +124,19 @@ def _metadata_problems(
     yield from _difference(
         "Requires-Dist",
         {_normal(text) for text in metadata.get_all("Requires-Dist", [])},
-        {_normal(text) for text in project["dependencies"]},
+        {_normal(text) for text in _requirements(project)},
     )
+    extras = project.get("optional-dependencies", {})
+    yield from _difference("Provides-Extra", metadata.get_all("Provides-Extra", []), extras)
     if not metadata.get_payload():
         yield "Description: empty"
+
+
+def _requirements(project: Mapping[str, Any]) -> list[str]:
+    """Return what the metadata should ask for: the dependencies, and those of the extras."""
+    extras = project.get("optional-dependencies", {}).items()
+    optional = [f'{one}; extra == "{name}"' for name, needed in extras for one in needed]
+    return [*project["dependencies"], *optional]
 
 
 def _entry_point_problems(text: str, project: Mapping[str, Any]) -> Iterator[str]:

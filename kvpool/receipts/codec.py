@@ -1,0 +1,112 @@
+"""Receipts to and from JSON, with what a newer minor version has added."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from kvpool.receipts.canonical import canonical
+from kvpool.receipts.errors import InvalidReceiptError, SchemaVersionError
+from kvpool.receipts.types import SCHEMA_VERSION, Receipt
+
+__all__ = ["ReceiptRecord", "check_version", "decode_receipt", "encode_receipt", "unknown_names"]
+
+_FORM = re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}", re.ASCII)
+_MAJOR = SCHEMA_VERSION.partition(".")[0]
+
+
+class _Version(msgspec.Struct):
+    schema_version: str = SCHEMA_VERSION
+
+
+_read_version = msgspec.json.Decoder(_Version).decode
+_read_receipt = msgspec.json.Decoder[Receipt](Receipt).decode
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRecord:
+    """A receipt as it was read.
+
+    Attributes
+    ----------
+    receipt : Receipt
+    unknown : mapping of str to value
+        The fields that a newer minor version has added; written back as they were.
+    """
+
+    receipt: Receipt
+    unknown: Mapping[str, Any] = field(default_factory=dict)
+
+
+def encode_receipt(receipt: Receipt | ReceiptRecord) -> bytes:
+    """Return a receipt as canonical JSON (RFC 8785).
+
+    Raises
+    ------
+    InvalidReceiptError
+        A text is not Unicode, or a number has no exact place in JSON.
+    """
+    if not isinstance(receipt, ReceiptRecord):
+        return canonical(receipt, receipt.measures)
+    known = receipt.receipt
+    if not receipt.unknown:
+        return canonical(known, known.measures)
+    # Values of unknown fields may be any numbers, so it is left to the library (see there).
+    return canonical({**receipt.unknown, **msgspec.to_builtins(known)}, [float("nan")])
+
+
+def decode_receipt(data: bytes) -> ReceiptRecord:
+    """Read a receipt.
+
+    Parameters
+    ----------
+    data : bytes
+        JSON, canonical or not.
+
+    Raises
+    ------
+    SchemaVersionError
+        It is of another major version.
+    InvalidReceiptError
+        It is no receipt; the text says where.
+
+    Examples
+    --------
+    >>> decode_receipt(b'{"event":"kv_eviction","schema_version":"2.0.0"}')
+    Traceback (most recent call last):
+    kvpool.receipts.errors.SchemaVersionError: schema_version 2.0.0 is of another major version: ...
+    """
+    try:
+        check_version(_read_version(data).schema_version)
+        receipt = _read_receipt(data)
+        fields = msgspec.json.decode(data)
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, SchemaVersionError):
+            raise
+        raise InvalidReceiptError(f"no receipt: {error}") from None
+    return ReceiptRecord(receipt, {name: fields[name] for name in unknown_names(receipt, fields)})
+
+
+def check_version(version: str) -> None:
+    """Refuse what was written in another major version than this one, or in none.
+
+    Raises
+    ------
+    SchemaVersionError
+    """
+    if not _FORM.fullmatch(version):
+        raise SchemaVersionError(f"schema_version {version!r} is none: it looks like 1.0.0")
+    if version.partition(".")[0] != _MAJOR:
+        raise SchemaVersionError(
+            f"schema_version {version} is of another major version: this kvpool reads {_MAJOR}.x.y"
+        )
+
+
+def unknown_names(receipt: Receipt, fields: Mapping[str, Any]) -> list[str]:
+    """Return the names among `fields` that this version of the schema does not have."""
+    known = {*receipt.__struct_fields__, "event"}
+    return [name for name in fields if name not in known]

@@ -1,0 +1,3 @@
+"""The sinks that kvpool ships, one module each; each is a plugin of ``kvpool.sinks``."""
+
+from __future__ import annotations

@@ -1,0 +1,106 @@
+"""A ledger of real requests: what it says adds up, and no change to it goes unseen."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kvpool import CacheKey
+from kvpool.receipts import KvEvictionReceipt, LedgerSink, MemorySink, verify
+from tests import needs
+from tests.receipts.ledgers import PRIVATE, check, public_key_file
+from tests.receipts.recorder import LAYOUT, Recorder
+
+pytestmark = pytest.mark.integration
+
+TOKEN = LAYOUT.geometry(1).nbytes
+
+
+def token_counts() -> Iterator[int]:
+    """Yield the tokens of each request of the trace, context and answer."""
+    with (needs.traces() / "azure_conv_2023.csv").open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            yield int(row["ContextTokens"]) + int(row["GeneratedTokens"])
+
+
+def replay(path: Path, requests: int, capacity: int, **options: Any) -> MemorySink:
+    """Write the ledger of a replay, with views that outlive their entries, and removals."""
+    memory = MemorySink()
+    recorder = Recorder([LedgerSink(path, **options), memory], capacity)
+    draws, views = random.Random(4), []
+    for number, tokens in enumerate(itertools.islice(token_counts(), requests)):
+        ttl = 60 if draws.random() < 0.05 else None
+        entry = recorder.make(number, tokens * TOKEN, ttl=ttl)
+        if draws.random() < 0.02:
+            views.append(entry.data())
+        if draws.random() < 0.1:
+            recorder.remove(draws.choice(recorder.manager.session_keys()).id)
+        if number % 100 == 99:
+            recorder.snapshot()
+            views.clear()
+            recorder.expire()
+    views.clear()
+    recorder.close()
+    return memory
+
+
+def test_ledger_accounts_for_every_byte(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    memory = replay(path, 3000, 32 << 20, key=PRIVATE, rotate_at=500_000)
+    report = verify(path, public_key=public_key_file(tmp_path / "key.pub", PRIVATE))
+    assert report.findings == []
+    assert report.notes == []
+    assert report.covered == report.lines
+    assert report.receipts == len(memory.receipts)
+    assert report.events["kv_eviction"] == 3000
+    assert report.events["kv_eviction_batch"] > 300
+    assert len(report.files) > 3
+    evictions = [one for one in memory.receipts if isinstance(one, KvEvictionReceipt)]
+    at_once = sum(one.bytes_freed for one in evictions)
+    pending = sum(one.bytes_pending for one in evictions)
+    last = memory.receipts[-1]
+    assert pending > 0
+    assert at_once + pending == last.bytes_freed_total == last.bytes_allocated_total
+    assert {one.session_id for one in evictions} == {str(CacheKey("chat", n)) for n in range(3000)}
+    assert {one.eviction_reason.value for one in evictions} == {"lru", "manual", "ttl", "close"}
+
+
+@pytest.mark.parametrize("key", [None, PRIVATE], ids=["unsigned", "signed"])
+def test_every_byte_of_a_sample_counts(tmp_path: Path, key: Any) -> None:
+    replay(tmp_path / "a.jsonl", 8, 256 << 10, key=key, checkpoint_every=5)
+    whole = (tmp_path / "a.jsonl").read_bytes()
+    assert check(whole).ok
+    assert check(whole).events["kv_eviction"] == 8
+    draws = random.Random(5)
+    for at in range(len(whole)):
+        changed = bytearray(whole)
+        changed[at] ^= draws.randrange(1, 256)
+        assert not check(bytes(changed)).ok, at
+
+
+@pytest.mark.parametrize("key", [None, PRIVATE], ids=["unsigned", "signed"])
+def test_lines_of_a_long_ledger(tmp_path: Path, key: Any) -> None:
+    replay(tmp_path / "a.jsonl", 1000, 32 << 20, key=key)
+    lines = (tmp_path / "a.jsonl").read_bytes().splitlines()
+    assert check(lines).ok
+    draws = random.Random(6)
+    for _ in range(20):
+        one, other = sorted(draws.sample(range(len(lines)), 2))
+        dropped = lines[:one] + lines[one + 1 :]
+        repeated = lines[:other] + lines[one:]
+        swapped = [
+            *lines[:one],
+            lines[other],
+            *lines[one + 1 : other],
+            lines[one],
+            *lines[other + 1 :],
+        ]
+        cut = lines[:other]
+        for changed in (dropped, repeated, swapped, cut):
+            assert not check(changed).ok
