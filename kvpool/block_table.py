@@ -16,6 +16,7 @@ from kvpool.errors import (
     StaleBlockError,
 )
 from kvpool.memory_stats import MemoryStats
+from kvpool.release import Release
 
 __all__ = ["BlockTable"]
 
@@ -58,24 +59,27 @@ class BlockTable:
         if self._live.get(block.offset) is not block:
             self._refuse(block, verb, StaleBlockError)
 
-    def deallocate(self, block: MemoryBlock) -> bool:
+    def deallocate(self, block: MemoryBlock, releases: list[Release] | None = None) -> bool:
         """End a block; see `MemoryPool.deallocate`."""
         if self._live.get(block.offset) is not block:
             self._refuse(block, "deallocate", DoubleFreeError)
-        del self._live[block.offset]
-        # First on the list, then the look: a view that ends in between is not missed.
-        self._parting[block.offset] = block
-        if is_leased(block):
-            return False
-        self._give_back(block)
-        return True
+        if releases is None:
+            return self._end(block)
+        before = self.stats()
+        is_back = self._end(block)
+        releases.append(Release(block, self.charge(block.size), before, self.stats()))
+        return is_back
 
     def is_parting(self, block: MemoryBlock) -> bool:
         """Tell whether the block waits for its last view."""
         return self._parting.get(block.offset) is block
 
     def make_room(
-        self, nbytes: int, victims: Iterable[MemoryBlock], alignment: int
+        self,
+        nbytes: int,
+        victims: Iterable[MemoryBlock],
+        alignment: int,
+        releases: list[Release] | None = None,
     ) -> list[MemoryBlock]:
         """Deallocate the first victims until `nbytes` fit; see `MemoryPool.make_room`."""
         allocator = self.allocator
@@ -95,7 +99,7 @@ class BlockTable:
             chosen.append(block)
             if align_up(start, alignment) + size <= end:
                 for victim in chosen:
-                    self.deallocate(victim)
+                    self.deallocate(victim, releases)
                 return chosen
         raise PoolExhaustedError(
             size,
@@ -155,6 +159,15 @@ class BlockTable:
         used = self._bytes_allocated - self._bytes_freed
         if used != self.allocator.used_bytes:
             raise IntegrityError(f"{used} bytes handed out, {self.allocator.used_bytes} used")
+
+    def _end(self, block: MemoryBlock) -> bool:
+        del self._live[block.offset]
+        # First on the list, then the look: a view that ends in between is not missed.
+        self._parting[block.offset] = block
+        if is_leased(block):
+            return False
+        self._give_back(block)
+        return True
 
     def _give_back(self, block: MemoryBlock) -> None:
         del self._parting[block.offset]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,6 +21,8 @@ from kvpool.layout import KVLayout
 from kvpool.pool import MemoryPool
 from kvpool.pool_entry import PoolEntry
 from kvpool.pool_stats import PoolStats
+from kvpool.receipts.delivering_lock import DeliveringLock
+from kvpool.receipts.opening import Receipts, open_emitter
 from kvpool.residents import check_ttl
 from kvpool.session_store import SessionStore, as_cache_entry
 
@@ -42,8 +46,21 @@ class KVCacheManager:
         Who goes first when bytes are needed: a policy, or the name of one.
     clock : callable, default `time.monotonic`
         Returns seconds; never goes back.
+    receipts : bool, sink, name of a sink, or several of those, default True
+        Where the receipts go of what leaves the pool: True for the standard logging, under
+        ``kvpool.receipts``; False for none, at no cost. See `kvpool.receipts`.
+        ``KVPOOL_RECEIPTS=0`` turns them off as well.
+    snapshot_interval : float, optional
+        Seconds of `clock` after which the next call makes a receipt of the pool's state.
     **backend_options
         Handed to the backend.
+
+    Attributes
+    ----------
+    pool : MemoryPool
+    layout : KVLayout or None
+    receipts : ReceiptEmitter or None
+        Makes the receipts; its `stream` has the sinks and their failures.
 
     Raises
     ------
@@ -77,15 +94,28 @@ class KVCacheManager:
         ttl: float | None = None,
         policy: str | EvictionPolicy = "lru",
         clock: Callable[[], float] = time.monotonic,
+        receipts: Receipts = True,
+        snapshot_interval: float | None = None,
         **backend_options: Any,
     ) -> None:
         seconds = check_ttl(ttl)
+        interval = check_ttl(snapshot_interval)
         chosen = create_policy(policy) if isinstance(policy, str) else policy
         self.pool = MemoryPool(capacity, backend, **backend_options)
+        try:
+            self.receipts = open_emitter(receipts)
+        except BaseException:
+            self.pool.close()
+            raise
         self.layout = layout
-        self._store = SessionStore(self.pool, chosen, layout, seconds, clock)
-        self._lock = threading.Lock()
+        self._store = SessionStore(self.pool, chosen, layout, seconds, clock, self.receipts)
+        self._lock: AbstractContextManager[object] = (
+            threading.Lock() if self.receipts is None else DeliveringLock(self.receipts.stream)
+        )
         self._closed = False
+        self._clock = clock
+        self._snapshot_interval = interval
+        self._next_snapshot = clock() + interval
 
     # -- making and finding entries ------------------------------------------------------
 
@@ -311,6 +341,12 @@ class KVCacheManager:
             self._begin()
             return self._store.stats()
 
+    def emit_pool_snapshot(self) -> None:
+        """Make a receipt of the state of the pool; nothing where receipts are off."""
+        with self._lock:
+            self._begin()
+            self._store.emit_snapshot()
+
     def check_integrity(self) -> None:
         """Prove that entries, policy, pool and counters agree.
 
@@ -333,6 +369,8 @@ class KVCacheManager:
                 return
             self._closed = True
             self._store.close()
+        if self.receipts is not None:
+            self.receipts.stream.close()
 
     def __enter__(self) -> Self:
         return self
@@ -350,4 +388,8 @@ class KVCacheManager:
         if self._closed:
             raise PoolClosedError("the manager is closed")
         self._store.residents.settle()
-        return self._store.evict_expired()
+        gone = self._store.evict_expired()
+        if self._next_snapshot < math.inf and self._clock() >= self._next_snapshot:
+            self._next_snapshot = self._clock() + self._snapshot_interval
+            self._store.emit_snapshot()
+        return gone

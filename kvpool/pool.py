@@ -17,6 +17,7 @@ from kvpool.block import Bytes, MemoryBlock, RootRef, as_int, is_leased, view_ge
 from kvpool.block_table import BlockTable
 from kvpool.errors import InvalidAlignmentError, InvalidViewError, PoolClosedError
 from kvpool.memory_stats import MemoryStats
+from kvpool.release import Release
 
 __all__ = ["MemoryPool"]
 
@@ -47,8 +48,9 @@ class MemoryPool:
     view makes the block unusable at once, and its bytes return to the pool with the last
     view. What a view shows can therefore never become another block's.
 
-    *Threads.* All methods may be called by any thread at any time. One lock guards the
-    books; no byte is written under it.
+    *Threads.* All methods may be called by any thread at any time, but not by a finalizer
+    (``__del__``), which may run in the middle of another call. Views may end anywhere. One
+    lock guards the books; no byte is written under it.
 
     Examples
     --------
@@ -109,13 +111,15 @@ class MemoryPool:
             data[start : min(end, touched)] = 0
         return block
 
-    def deallocate(self, block: MemoryBlock) -> bool:
+    def deallocate(self, block: MemoryBlock, releases: list[Release] | None = None) -> bool:
         """Give a block back.
 
         Parameters
         ----------
         block : MemoryBlock
             Not to be used from now on.
+        releases : list of Release, optional
+            Gets the figures right before and after appended.
 
         Returns
         -------
@@ -129,9 +133,9 @@ class MemoryPool:
         """
         with self._lock:
             self._begin()
-            return self._table.deallocate(block)
+            return self._table.deallocate(block, releases)
 
-    def reclaim(self, block: MemoryBlock) -> bool:
+    def reclaim(self, block: MemoryBlock, releases: list[Release] | None = None) -> bool:
         """Give a block back unless it is leased; one atomic step.
 
         Returns
@@ -146,10 +150,14 @@ class MemoryPool:
         with self._lock:
             self._begin()
             self._table.require_live(block, "reclaim")
-            return not is_leased(block) and self._table.deallocate(block)
+            return not is_leased(block) and self._table.deallocate(block, releases)
 
     def make_room(
-        self, nbytes: int, victims: Iterable[MemoryBlock], alignment: int = MIN_ALIGNMENT
+        self,
+        nbytes: int,
+        victims: Iterable[MemoryBlock],
+        alignment: int = MIN_ALIGNMENT,
+        releases: list[Release] | None = None,
     ) -> list[MemoryBlock]:
         """Deallocate blocks in the given order until `nbytes` fit in one free range.
 
@@ -164,6 +172,9 @@ class MemoryPool:
         victims : iterable of MemoryBlock
             Live blocks of this pool in the order in which they may go; taken only as far
             as needed. It must not call the pool.
+
+        releases : list of Release, optional
+            Gets the figures around the end of each victim appended.
 
         Returns
         -------
@@ -184,7 +195,7 @@ class MemoryPool:
         self._check_alignment(alignment)
         with self._lock:
             self._begin()
-            return self._table.make_room(nbytes, victims, alignment)
+            return self._table.make_room(nbytes, victims, alignment, releases)
 
     def is_leased(self, block: MemoryBlock) -> bool:
         """Tell whether a view of the block is alive.

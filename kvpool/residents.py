@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from kvpool.cache_key import CacheKey
@@ -24,12 +24,15 @@ class Resident:
     ----------
     ttl : float
         Seconds it stays without being used; infinite where it stays forever.
+    number : int
+        1 for the first entry that its manager made, and so on.
     pins : int
         How often it was pinned more than unpinned; it is not evicted while that is not 0.
     """
 
     entry: PoolEntry
     ttl: float
+    number: int
     pins: int = 0
 
     @property
@@ -97,11 +100,11 @@ class Residents:
         if resident.ttl < math.inf:
             self._expiry.add(key, resident.deadline)
 
-    def remove(self, key: CacheKey) -> PoolEntry:
+    def remove(self, key: CacheKey) -> Resident:
         """Let a session go; its key is free again."""
         self.policy.remove(key)
         self._expiry.discard(key)
-        return self._by_key.pop(key).entry
+        return self._by_key.pop(key)
 
     def settle(self) -> None:
         """Tell the policy of the uses in the log, in the order of each entry's last use."""
@@ -115,9 +118,11 @@ class Residents:
         for _, key in sorted(used):
             self.policy.touch(key)
 
-    def expired(self, now: float) -> list[CacheKey]:
+    def expired(self, clock: Callable[[], float]) -> list[CacheKey]:
         """Return the sessions that outlived their time to live and are not pinned."""
-        due = self._expiry.due(now, lambda key: self._by_key[key].deadline)
+        if not self._expiry:  # the usual case, at every call of the manager
+            return []
+        due = self._expiry.due(clock(), lambda key: self._by_key[key].deadline)
         return [key for key in due if not self._by_key[key].pins]
 
     def victims(self) -> Iterator[tuple[CacheKey, PoolEntry]]:

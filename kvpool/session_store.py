@@ -10,12 +10,21 @@ from typing import TypeVar
 from kvpool.block import MemoryBlock
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
-from kvpool.errors import EntryKindError, IntegrityError, InvalidLayoutError, PoolExhaustedError
+from kvpool.errors import (
+    EntryKindError,
+    IntegrityError,
+    InvalidLayoutError,
+    PoolClosedError,
+    PoolExhaustedError,
+    StaleBlockError,
+)
 from kvpool.eviction.base import EvictionPolicy, EvictionReason
 from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.pool import MemoryPool
 from kvpool.pool_entry import PoolEntry
 from kvpool.pool_stats import PoolStats
+from kvpool.receipts.emitter import ReceiptEmitter
+from kvpool.release import Release
 from kvpool.residents import Resident, Residents, check_ttl
 
 __all__ = ["SessionStore", "as_cache_entry"]
@@ -39,6 +48,8 @@ class SessionStore:
         Seconds; for entries that are created without one.
     clock : callable
         Returns seconds.
+    receipts : ReceiptEmitter or None
+        Makes a receipt of every entry that leaves.
     """
 
     def __init__(
@@ -48,8 +59,10 @@ class SessionStore:
         layout: KVLayout | None,
         ttl: float,
         clock: Callable[[], float] = time.monotonic,
+        receipts: ReceiptEmitter | None = None,
     ) -> None:
         self.pool = pool
+        self._receipts = receipts
         self.residents = Residents(policy)
         self._layout = layout
         self._ttl = ttl
@@ -121,9 +134,9 @@ class SessionStore:
         try:
             before = entry.relocate(block, geometry)
         except BaseException:
-            self.pool.deallocate(block)
+            self._give_up(block)
             raise
-        self.pool.deallocate(before)
+        self._give_up(before)
         self.residents.policy.resize(key, block.size)
 
     # -- out -----------------------------------------------------------------------------
@@ -133,8 +146,10 @@ class SessionStore:
         resident = self.residents.get(key)
         if resident is None:
             return None
-        self.pool.deallocate(resident.entry.block)
-        return self._forget(key, EvictionReason.MANUAL)
+        releases, started = self._new_releases(), time.perf_counter()
+        self.pool.deallocate(resident.entry.block, releases)
+        self._forget([key], EvictionReason.MANUAL, releases, started)
+        return resident.entry
 
     def make_room(self, nbytes: int) -> list[CacheKey]:
         """Evict in the order of the policy until `nbytes` fit; return who went."""
@@ -145,29 +160,88 @@ class SessionStore:
                 offered[entry.block] = key
                 yield entry.block
 
-        gone = [offered[block] for block in self.pool.make_room(nbytes, blocks())]
-        for key in gone:
-            self._forget(key, self.residents.policy.reason)
-        return gone
+        releases, started = self._new_releases(), time.perf_counter()
+        gone = self.pool.make_room(nbytes, blocks(), releases=releases)
+        keys = [offered[block] for block in gone]
+        self._forget(keys, self.residents.policy.reason, releases, started)
+        return keys
 
     def evict_expired(self) -> list[CacheKey]:
         """Evict who outlived their time to live, but for the leased and pinned."""
-        gone = []
-        for key in self.residents.expired(self._clock()):
-            if self.pool.reclaim(self.residents.require(key).entry.block):
-                self._forget(key, EvictionReason.TTL)
-                gone.append(key)
+        expired = self.residents.expired(self._clock)
+        if not expired:
+            return expired
+        releases, started = self._new_releases(), time.perf_counter()
+        gone = [
+            key
+            for key in expired
+            if self.pool.reclaim(self.residents.require(key).entry.block, releases)
+        ]
+        self._forget(gone, EvictionReason.TTL, releases, started)
         return gone
 
     def close(self) -> None:
         """Let all sessions go, and close the pool."""
+        releases, started = self._new_releases(), time.perf_counter()
+        keys = list(self.residents)
         try:
-            for key in list(self.residents):
-                self._forget(key, EvictionReason.CLOSE)
-        finally:
-            self.pool.close()
+            for key in keys:
+                self.pool.deallocate(self.residents.require(key).entry.block, releases)
+        except (PoolClosedError, StaleBlockError):  # ended behind our back, and unrecorded
+            releases = None
+        self._forget(keys, EvictionReason.CLOSE, releases, started)
+        if releases is not None:
+            self.emit_snapshot()
+        self.pool.close()
+
+    def _new_releases(self) -> list[Release] | None:
+        """Return where to put the figures for receipts; None where nobody wants them."""
+        receipts = self._receipts
+        return [] if receipts is not None and receipts.stream.is_listening else None
+
+    def _forget(
+        self,
+        keys: list[CacheKey],
+        reason: EvictionReason,
+        releases: list[Release] | None,
+        started: float,
+    ) -> None:
+        """Forget sessions whose blocks were deallocated, and make their receipts."""
+        self._evictions[reason] += len(keys)
+        for index, key in enumerate(keys):
+            resident = self.residents.remove(key)
+            if releases is not None and self._receipts is not None:
+                self._receipts.emit_eviction_receipt(
+                    resident.entry.session_id,
+                    resident.number,
+                    reason,
+                    charged=releases[index].charged,
+                    before=releases[index].before,
+                    after=releases[index].after,
+                    sessions_before=len(self.residents) + 1,
+                )
+        if releases and len(releases) > 1 and self._receipts is not None:
+            first, last = releases[0].before, releases[-1].after
+            self._receipts.emit_batch_eviction_receipt(
+                len(releases),
+                first.used - last.used,
+                before=first,
+                after=last,
+                seconds=time.perf_counter() - started,
+            )
+
+    def _give_up(self, block: MemoryBlock) -> None:
+        """Deallocate a block that an entry has left."""
+        self.pool.deallocate(block)
+        if self._receipts is not None:
+            self._receipts.note_moved(self.pool.charge(block.size))
 
     # -- the whole -----------------------------------------------------------------------
+
+    def emit_snapshot(self) -> None:
+        """Make a receipt of the state of the pool."""
+        if self._receipts is not None:
+            self._receipts.emit_pool_snapshot(self.stats())
 
     def stats(self) -> PoolStats:
         """Return the figures of this moment."""
@@ -213,8 +287,8 @@ class SessionStore:
         return entry
 
     def _admit(self, key: CacheKey, entry: E, ttl: float) -> E:
-        self.residents.add(key, Resident(entry, ttl))
         self._allocations += 1
+        self.residents.add(key, Resident(entry, ttl, self._allocations))
         return entry
 
     def _allocate(self, nbytes: int) -> MemoryBlock:
@@ -223,10 +297,6 @@ class SessionStore:
                 return self.pool.allocate(nbytes)
             except PoolExhaustedError:
                 self.make_room(nbytes)
-
-    def _forget(self, key: CacheKey, reason: EvictionReason) -> PoolEntry:
-        self._evictions[reason] += 1
-        return self.residents.remove(key)
 
 
 def as_cache_entry(key: CacheKey, entry: PoolEntry, layout: KVLayout | None = None) -> KVCacheEntry:

@@ -37,7 +37,7 @@ class World:
             self.clock,
             lambda entry: log.append((key, entry)),
         )
-        self.residents.add(key, Resident(entry, ttl))
+        self.residents.add(key, Resident(entry, ttl, number=1))
         return entry
 
     def order(self) -> list[CacheKey]:
@@ -61,7 +61,7 @@ def test_who_was_added_is_there(world: World) -> None:
         residents.require(key_of(2))
     with pytest.raises(EntryExistsError, match=r"^chat/1 has an entry .* 64 bytes"):
         residents.require_absent(key_of(1))
-    assert residents.remove(key_of(1)) is entry
+    assert residents.remove(key_of(1)).entry is entry
     residents.require_absent(key_of(1))
     residents.check_integrity()
 
@@ -119,11 +119,11 @@ def test_expired_sessions_but_for_the_pinned(world: World) -> None:
     world.residents.require(key_of(4)).pins = 1
     world.clock.now += 5
     used.data()
-    assert world.residents.expired(world.clock.now) == []
+    assert world.residents.expired(world.clock) == []
     world.clock.now += 5
-    assert world.residents.expired(world.clock.now) == [key_of(1)]
+    assert world.residents.expired(world.clock) == [key_of(1)]
     world.residents.require(key_of(4)).pins = 0
-    assert world.residents.expired(world.clock.now) == [key_of(4), key_of(1)]
+    assert world.residents.expired(world.clock) == [key_of(4), key_of(1)]
     world.residents.check_integrity()
 
 
