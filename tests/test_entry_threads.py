@@ -20,6 +20,7 @@ from tests.sessions import LAYOUT, key_of, random_tokens, same_bits
 CONTEXT = 16
 NBYTES = LAYOUT.geometry(CONTEXT).nbytes
 ROUNDS = 300
+APPENDS = 2000
 
 
 @pytest.fixture(autouse=True)
@@ -84,20 +85,20 @@ def test_an_append_is_never_torn_by_an_eviction(backend: str) -> None:
 
 
 def test_appends_to_one_entry_follow_one_another(backend: str) -> None:
-    with KVCacheManager(1 << 20, backend, LAYOUT) as manager:
-        entry = manager.create_cache_entry(key_of(1), 4 * ROUNDS)
+    with KVCacheManager(1 << 22, backend, LAYOUT) as manager:
+        entry = manager.create_cache_entry(key_of(1), 4 * APPENDS)
 
         def append(stamp: int) -> None:
             token = np.full((2, 3, 5), stamp, "float32")
-            for _ in range(ROUNDS):
+            for _ in range(APPENDS):
                 entry.extend(token, -token)
 
         together(*[partial(append, stamp) for stamp in (1, 2, 3, 4)])
         keys = entry.keys()
-        assert entry.token_count == 4 * ROUNDS
+        assert entry.token_count == 4 * APPENDS
         assert np.array_equal(keys, np.broadcast_to(keys[:1, :1, :, :1], keys.shape))
         assert np.array_equal(entry.values(), -keys)
-        assert np.bincount(keys[0, 0, :, 0].astype(int)).tolist() == [0, *[ROUNDS] * 4]
+        assert np.bincount(keys[0, 0, :, 0].astype(int)).tolist() == [0, *[APPENDS] * 4]
 
 
 def test_a_layer_each(backend: str) -> None:

@@ -43,6 +43,15 @@ def test_a_use_moves_the_deadline_on() -> None:
     assert due(queue, 7.0, deadlines) == [key_of(1)]
 
 
+def test_the_deadlines_as_they_are_now_make_the_order() -> None:
+    queue, deadlines = ExpiryQueue(), {key_of(1): 1.0, key_of(2): 2.0}
+    for key, deadline in deadlines.items():
+        queue.add(key, deadline)
+    deadlines[key_of(1)] = 3.0
+    assert due(queue, 5.0, deadlines) == [key_of(2), key_of(1)]
+    assert due(queue, 5.0, deadlines) == [key_of(2), key_of(1)]
+
+
 def test_a_new_session_of_a_key_has_nothing_of_the_old_one() -> None:
     queue = ExpiryQueue()
     queue.add(key_of(1), 1.0)

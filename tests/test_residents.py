@@ -91,15 +91,18 @@ def test_an_entry_that_is_used_often_is_noted_once(world: World) -> None:
 
 
 def test_uses_of_who_has_gone_mean_nothing(world: World) -> None:
-    gone = world.add(1)
-    gone.data()
-    world.residents.remove(key_of(1))
+    before, after = world.add(1), world.add(2)
+    before.data()
+    for number in (1, 2):
+        world.residents.remove(key_of(number))
     world.residents.settle()
-    world.add(1)
-    world.add(2)
-    gone.data()
+    for number in (1, 2, 3):
+        world.add(number)
+    before.data()
+    after.data()
+    assert list(world.residents.use_log) == [(key_of(2), after)]
     world.residents.settle()
-    assert world.order() == [key_of(1), key_of(2)]
+    assert world.order() == [key_of(1), key_of(2), key_of(3)]
 
 
 def test_pinned_sessions_are_no_victims(world: World) -> None:

@@ -15,6 +15,7 @@ from kvpool.cli.replay_outcome import conclude, print_report
 from kvpool.cli.replay_progress import ReplayProgress
 from kvpool.cli.sizes import parse_size
 from kvpool.layout import DTYPES, KVLayout
+from kvpool.receipts import LedgerSink
 from kvpool.replay import Replay, ReplayReport, TraceFormat, TraceReader
 
 __all__ = ["replay"]
@@ -49,6 +50,9 @@ def replay(
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Count broken lines instead of stopping.")
     ] = False,
+    ledger: Annotated[
+        Path | None, typer.Option(help="Keep a ledger of what leaves the pool in this file.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Serve the requests of a trace, with each token written, read back and checked.
@@ -58,7 +62,15 @@ def replay(
     layout = KVLayout(layers, kv_heads, head_dim, dtype)
     with TraceReader(trace, trace_format, skip_bad=skip_bad) as requests:
         blocks = requests.trace_format.block_tokens
-        with Replay(layout, capacity, backend, ttl=ttl, policy=policy, block_tokens=blocks) as run:
+        with Replay(
+            layout,
+            capacity,
+            backend,
+            ttl=ttl,
+            policy=policy,
+            block_tokens=blocks,
+            receipts=True if ledger is None else LedgerSink(ledger),
+        ) as run:
             interrupted = _serve(run, requests, max_requests)
             report = run.report()
     if as_json:

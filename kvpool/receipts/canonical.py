@@ -15,7 +15,10 @@ import rfc8785
 
 from kvpool.receipts.errors import InvalidReceiptError
 
-__all__ = ["canonical", "is_canonical"]
+__all__ = ["UNREADABLE", "canonical", "is_canonical"]
+
+UNREADABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+"""What reading JSON raises: malformed, of another type, no Unicode, nested too deep."""
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
@@ -52,7 +55,7 @@ def is_canonical(raw: bytes) -> bool:
     """Tell whether bytes are canonical JSON, whatever they say. Never raises."""
     try:
         return _by_library(msgspec.json.decode(raw)) == raw
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         return False
 
 

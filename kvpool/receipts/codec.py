@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from kvpool.receipts.canonical import canonical
+from kvpool.receipts.canonical import UNREADABLE, canonical
 from kvpool.receipts.errors import InvalidReceiptError, SchemaVersionError
 from kvpool.receipts.types import SCHEMA_VERSION, Receipt
 
@@ -84,7 +84,7 @@ def decode_receipt(data: bytes) -> ReceiptRecord:
         check_version(_read_version(data).schema_version)
         receipt = _read_receipt(data)
         fields = msgspec.json.decode(data)
-    except (ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         if isinstance(error, SchemaVersionError):
             raise
         raise InvalidReceiptError(f"no receipt: {error}") from None

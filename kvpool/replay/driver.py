@@ -13,6 +13,7 @@ from kvpool.errors import PoolExhaustedError
 from kvpool.eviction.registry import registry as policies
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
+from kvpool.receipts.opening import Receipts
 from kvpool.replay.content import Run, TokenTape, request_runs, split
 from kvpool.replay.report import ReplayReport, Tally, UtilizationMeter
 from kvpool.replay.request import TraceRequest
@@ -56,6 +57,8 @@ class Replay:
     block_tokens : int, optional
         Tokens of the blocks that requests name; by default they name none, and each
         request is a session of its own.
+    receipts : bool, sink, or name of a sink, default True
+        As for `KVCacheManager`.
 
     Attributes
     ----------
@@ -84,12 +87,13 @@ class Replay:
         ttl: float | None = None,
         policy: str | None = None,
         block_tokens: int | None = None,
+        receipts: Receipts = True,
     ) -> None:
         self._clock = TraceClock()
         self._layout, self._ttl = layout, ttl
         self._policy = policies.chosen_name(policy)
         self.manager = KVCacheManager(
-            capacity, backend, layout, ttl, self._policy, clock=self._clock
+            capacity, backend, layout, ttl, self._policy, clock=self._clock, receipts=receipts
         )
         self._block_tokens = block_tokens
         self._tape = TokenTape(layout)

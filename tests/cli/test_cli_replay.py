@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from kvpool.cli.app import app
 from kvpool.entry import KVCacheEntry
+from kvpool.receipts import verify
 from kvpool.replay import Replay
 from tests.cli.terminal import KVPOOL, environment, in_terminal, run
 
@@ -52,6 +53,16 @@ def test_json(backend: str) -> None:
     assert shown["bytes"]["written"] == 1737 * 2 * 2 * 2 * 64 * 2
     assert shown["checksum_failures"] == 0
     assert shown["hit_rate"] is None
+
+
+def test_ledger_accounts_for_the_replay(backend: str, tmp_path: Path) -> None:
+    ledger = tmp_path / "pool.jsonl"
+    shown = figures(AZURE, "--backend", backend, "--capacity", "1MiB", "--ledger", str(ledger))
+    report = verify(ledger)
+    assert report.ok, report.findings
+    assert report.is_sealed
+    assert shown["requests"] > shown["rejected"]
+    assert report.events["kv_eviction"] == shown["requests"] - shown["rejected"]
 
 
 def test_options_are_heeded() -> None:

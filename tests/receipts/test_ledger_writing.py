@@ -72,6 +72,47 @@ def test_line_is_with_the_system_once_it_is_emitted(tmp_path: Path) -> None:
             assert kinds(path).count("receipt") == count
 
 
+def test_rotated_file_is_synced_before_it_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[tuple[str, int]] = []
+    sync = LedgerFile.sync
+
+    def note(file: LedgerFile) -> None:
+        synced.append((file.path.name, file.size))
+        sync(file)
+
+    monkeypatch.setattr(LedgerFile, "sync", note)
+    path = tmp_path / "a.jsonl"
+    with LedgerSink(path, rotate_at=1) as sink:
+        snapshots(sink, 1)
+        assert (path.name, path.stat().st_size) in synced
+        assert verify(path, allow_open=True).ok  # the next file has its header already
+
+
+def test_header_that_cannot_be_written_follows_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    append = LedgerFile.append
+
+    def refuse(file: LedgerFile, raw: bytes) -> None:
+        if b'"kind":"header"' in raw:
+            raise OSError("no room for a header")
+        append(file, raw)
+
+    for close_at_once in (False, True):
+        with LedgerSink(path, rotate_at=1) as sink:
+            with monkeypatch.context() as patch:
+                patch.setattr(LedgerFile, "append", refuse)
+                with pytest.raises(LedgerError, match="no room for a header"):
+                    snapshots(sink, 1)
+            if not close_at_once:
+                snapshots(sink, 1)
+        assert verify(path).findings == []
+    assert verify(path).receipts == 3
+
+
 @pytest.mark.parametrize("policy", ["never", "checkpoint", "always"])
 def test_fsync_policy(tmp_path: Path, policy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []

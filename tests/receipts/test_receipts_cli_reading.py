@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 
 from kvpool import EvictionReason
-from kvpool.receipts import LedgerSink, decode_receipt
+from kvpool.receipts import LedgerSink, LoggingSink, decode_receipt
 from kvpool.receipts.errors import DamagedLedgerError, LedgerError, LedgerOptionError
 from tests.receipts.command import run
 from tests.receipts.ledgers import parse, record
@@ -46,6 +48,28 @@ def test_show_folds_long_names(tmp_path: Path) -> None:
     assert max(map(len, lines)) <= 80
     assert "chat/[red]" in lines[1]
     assert sum(line.count("x") for line in lines) == 60
+
+
+def test_show_and_log_do_not_let_names_act(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="kvpool.receipts")
+    recorder = Recorder([LedgerSink(tmp_path / "a.jsonl"), LoggingSink()])
+    recorder.make("\x1b[2J\nevicted", 100)
+    recorder.close()
+    shown = run("show", tmp_path / "a.jsonl", columns=120).stdout
+    assert "  chat/\\x1b[2J\\nevicted  " in shown
+    assert "chat/\\x1b[2J\\nevicted (close)" in caplog.records[0].getMessage()
+
+
+def test_show_of_wide_characters(tmp_path: Path) -> None:
+    recorder = Recorder([LedgerSink(tmp_path / "a.jsonl")])
+    recorder.make("会話" * 10, 100)
+    recorder.close()
+    lines = run("show", tmp_path / "a.jsonl").stdout.splitlines()
+    assert max(map(cell_len, lines)) <= 80
+    assert sum(line.count("会") for line in lines) == 10
+    assert cell_len(lines[1].partition("close")[0]) == lines[0].index("reason")
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,13 @@ def token_counts() -> Iterator[int]:
 
 def replay(path: Path, requests: int, capacity: int, **options: Any) -> MemorySink:
     """Write the ledger of a replay, with views that outlive their entries, and removals."""
+    sizes = [tokens * TOKEN for tokens in itertools.islice(token_counts(), requests)]
     memory = MemorySink()
     recorder = Recorder([LedgerSink(path, **options), memory], capacity)
     draws, views = random.Random(4), []
-    for number, tokens in enumerate(itertools.islice(token_counts(), requests)):
+    for number, size in enumerate(sizes):
         ttl = 60 if draws.random() < 0.05 else None
-        entry = recorder.make(number, tokens * TOKEN, ttl=ttl)
+        entry = recorder.make(number, size, ttl=ttl)
         if draws.random() < 0.02:
             views.append(entry.data())
         if draws.random() < 0.1:

@@ -288,4 +288,4 @@ def test_findings_are_kept_up_to_a_number_and_counted() -> None:
 def test_control_characters_do_not_reach_the_terminal() -> None:
     report = check(b"\x1b[2J\x07\xff\n")
     assert "\x1b" not in str(report.findings[0])
-    assert report.findings[0].found.startswith("�[2J�")
+    assert report.findings[0].found.startswith("\\x1b[2J\\x07")

@@ -195,8 +195,8 @@ def decode_line(raw: bytes) -> LedgerLine:
 
     Raises
     ------
-    ValueError, RecursionError
-        It is none; the text says where.
+    MsgspecError, ValueError, RecursionError
+        It is none; the text says where. See `kvpool.receipts.canonical.UNREADABLE`.
     """
     line: LedgerLine = _decode(raw)
     return line

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from kvpool.receipts.canonical import UNREADABLE
 from kvpool.receipts.errors import LedgerError
 from kvpool.receipts.ledger.lines import (
     MAX_LINE,
@@ -101,7 +102,7 @@ def _decode(raw: bytes) -> LedgerLine | None:
         return None
     try:
         return decode_line(raw[:-1])
-    except (ValueError, RecursionError):
+    except UNREADABLE:
         return None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+from kvpool.receipts.canonical import UNREADABLE
 from kvpool.receipts.errors import DamagedLedgerError, LedgerError
 from kvpool.receipts.ledger.file import LedgerFile
 from kvpool.receipts.ledger.lines import (
@@ -116,7 +117,7 @@ def _look_at(end: LedgerEnd) -> Path | None:
 def _decode(path: Path, which: str, raw: bytes) -> LedgerLine:
     try:
         return decode_line(raw)
-    except (ValueError, RecursionError) as error:
+    except UNREADABLE as error:
         raise DamagedLedgerError(
             f"the {which} line of {path} is none of a ledger: {error}; nothing was appended"
         ) from None

@@ -9,6 +9,7 @@ import msgspec
 
 from kvpool.hookspecs import hookimpl
 from kvpool.receipts.sink import ReceiptSink, SinkFactory
+from kvpool.receipts.text import printable
 from kvpool.receipts.types import KvEvictionBatchReceipt, KvEvictionReceipt, Receipt
 
 __all__ = ["LoggingSink", "kvpool_receipt_sink", "summary_line"]
@@ -66,8 +67,9 @@ def summary_line(receipt: Receipt) -> str:
     if isinstance(receipt, KvEvictionReceipt):
         pending = f", {receipt.bytes_pending:,} pending" if receipt.bytes_pending else ""
         return (
-            f"evicted {receipt.session_id} ({receipt.eviction_reason}): {receipt.bytes_freed:,} "
-            f"bytes freed{pending}; {_used(receipt.pool_used_after, receipt)}"
+            f"evicted {printable(receipt.session_id)} ({receipt.eviction_reason}): "
+            f"{receipt.bytes_freed:,} bytes freed{pending}; "
+            f"{_used(receipt.pool_used_after, receipt)}"
         )
     if isinstance(receipt, KvEvictionBatchReceipt):
         return (

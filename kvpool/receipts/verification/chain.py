@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, get_args
 
+from kvpool.receipts.canonical import UNREADABLE
 from kvpool.receipts.errors import MissingExtraError
 from kvpool.receipts.extras import ed25519
 from kvpool.receipts.ledger.lines import (
@@ -23,6 +24,7 @@ from kvpool.receipts.ledger.lines import (
     line_hash,
     signed_bytes,
 )
+from kvpool.receipts.text import printable
 from kvpool.receipts.types import Receipt
 from kvpool.receipts.verification.books import PoolBooks
 from kvpool.receipts.verification.form import form_problem, what_is_wrong
@@ -137,7 +139,7 @@ class ChainCheck:
     def _check_whole(self, raw: bytes) -> None:
         try:
             line = decode_line(raw)
-        except (ValueError, RecursionError) as error:
+        except UNREADABLE as error:
             self.find(*what_is_wrong(raw, error))
             self._expected = None  # it may have been that
             return
@@ -283,5 +285,5 @@ class ChainCheck:
 def _shown(value: object) -> str:
     """Return a value as one line of text, cut where it is long."""
     text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else f"{value}"
-    text = "null" if value is None else "".join(one if one.isprintable() else "�" for one in text)
+    text = "null" if value is None else printable(text)
     return text if len(text) <= 200 else f"{text[:200]}…"

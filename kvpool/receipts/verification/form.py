@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kvpool.receipts.canonical import canonical, is_canonical
+from kvpool.receipts.canonical import UNREADABLE, canonical, is_canonical
 from kvpool.receipts.codec import check_version, unknown_names
 from kvpool.receipts.errors import SchemaVersionError
 from kvpool.receipts.ledger.lines import FORMAT, LedgerLine, ReceiptLine
@@ -62,7 +62,7 @@ def what_is_wrong(raw: bytes, error: Exception) -> Problem:
     """
     try:
         fields = msgspec.json.decode(raw)
-    except (ValueError, RecursionError) as malformed:
+    except UNREADABLE as malformed:
         return Problem("line", "JSON", raw[:80], f"{malformed}")
     if isinstance(fields, dict):
         receipt = fields.get("receipt")
