@@ -103,8 +103,10 @@ class Residents:
     def remove(self, key: CacheKey) -> Resident:
         """Let a session go; its key is free again."""
         self.policy.remove(key)
-        self._expiry.discard(key)
-        return self._by_key.pop(key)
+        resident = self._by_key.pop(key)
+        if resident.ttl < math.inf:
+            self._expiry.discard(key)
+        return resident
 
     def settle(self) -> None:
         """Tell the policy of the uses in the log, in the order of each entry's last use."""

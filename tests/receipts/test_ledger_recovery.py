@@ -18,6 +18,7 @@ import pytest
 from kvpool.receipts import LedgerSink, verify
 from kvpool.receipts.errors import DamagedLedgerError, LedgerError
 from kvpool.receipts.ledger.file import LedgerFile
+from kvpool.receipts.ledger.lines import MAX_LINE
 from tests.receipts.ledgers import PRIVATE, check, parse, record, short_ledger
 from tests.receipts.recorder import Recorder
 
@@ -113,6 +114,36 @@ def test_recovery_is_reported_and_in_the_ledger(
     report = verify(path)
     assert report.findings == []
     assert any("12 bytes of an unfinished line" in note for note in report.notes)
+
+
+def test_end_of_a_long_ledger(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    recorder = Recorder([LedgerSink(path, fsync="never")])
+    while path.stat().st_size < 3 * MAX_LINE:
+        recorder.snapshot()
+    recorder.close()
+    with path.open("ab") as file:
+        file.write(b"x" * MAX_LINE)
+    LedgerSink(path).close()
+    assert verify(path).findings == []
+    with path.open("ab") as file:
+        file.write(b"x" * (MAX_LINE + 1))
+    with pytest.raises(DamagedLedgerError, match="a line has at most 262144 bytes"):
+        LedgerSink(path)
+
+
+def test_full_disk_after_a_recovery(tmp_path: Path) -> None:
+    path = record(tmp_path / "a.jsonl")
+    with path.open("ab") as file:
+        file.write(b"torn" * 100)
+    sink = LedgerSink(path)
+    recorder = Recorder([sink])
+    with room(path, 100):
+        recorder.snapshot()
+    assert recorder.stream.failures[sink.name] == 1
+    assert path.read_bytes().endswith(b"\n")
+    sink.close()
+    assert verify(path).findings == []
 
 
 def test_killed_while_rotating(tmp_path: Path) -> None:
