@@ -189,10 +189,12 @@ class SessionStore:
                 self.pool.deallocate(self.residents.require(key).entry.block, releases)
         except (PoolClosedError, StaleBlockError):  # ended behind our back, and unrecorded
             releases = None
-        self._forget(keys, EvictionReason.CLOSE, releases, started)
-        if releases is not None:
-            self.emit_snapshot()
-        self.pool.close()
+        try:
+            self._forget(keys, EvictionReason.CLOSE, releases, started)
+            if releases is not None:
+                self.emit_snapshot()
+        finally:  # whatever a policy of others raises
+            self.pool.close()
 
     def _new_releases(self) -> list[Release] | None:
         """Return where to put the figures for receipts; None where nobody wants them."""

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from kvpool.cache_key import CacheKey
 from kvpool.layout import KVLayout
-from kvpool.manager import KVCacheManager
 
-__all__ = ["LAYOUT", "Clock", "Tokens", "bits", "key_of", "random_tokens", "same_bits", "without"]
+__all__ = ["LAYOUT", "Clock", "Tokens", "bits", "key_of", "random_tokens", "same_bits"]
 
 # Odd numbers, so that a head's run is no multiple of 64 bytes by itself.
 LAYOUT = KVLayout(layers=2, kv_heads=3, head_dim=5, dtype="float32")
@@ -65,8 +64,3 @@ def same_bits(one: NDArray[Any], other: NDArray[Any]) -> bool:
 
 def key_of(number: int | str) -> CacheKey:
     return CacheKey("chat", number)
-
-
-def without(manager: KVCacheManager, *keys: CacheKey) -> list[CacheKey]:
-    """Return the sessions of a manager but for some, the oldest first."""
-    return [key for key in manager.session_keys() if key not in keys]

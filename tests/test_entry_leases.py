@@ -6,6 +6,7 @@ import copy
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,9 @@ NBYTES = LAYOUT.geometry(CONTEXT).nbytes
 ROOM = 3  # entries that the pool has room for
 
 
-class Subclass(np.ndarray[Any, Any]):
-    """An array type of somebody else's."""
-
-
-class Interface:
-    """Somebody else's object over the memory of a view."""
-
-    def __init__(self, view: Any) -> None:
-        self.view = view
-        self.__array_interface__ = view.__array_interface__
+def interface(view: Any) -> SimpleNamespace:
+    """Return somebody else's object over the memory of a view."""
+    return SimpleNamespace(view=view, __array_interface__=view.__array_interface__)
 
 
 def unlocked(view: Any) -> Any:
@@ -45,12 +39,10 @@ HOLDERS: dict[str, Callable[[Any], Any]] = {
     "a slice of a slice": lambda view: view[1:][:, 1:3][..., ::2],
     "no element of it": lambda view: view[:0],
     "a transpose": lambda view: view.T,
-    "swapped axes": lambda view: view.swapaxes(0, 1)[2],
     "other dtypes": lambda view: view.view(np.uint32).view(np.uint8),
     "asarray": np.asarray,
     "a new shape": lambda view: view[0].reshape(-1),
-    "a diagonal": lambda view: view.diagonal(),
-    "a subclass": lambda view: view.view(Subclass)[1],
+    "a subclass": lambda view: view.view(np.recarray)[1],
     "as_strided": lambda view: np.lib.stride_tricks.as_strided(view, (2, 2), (4, 4)),
     "broadcast": lambda view: np.broadcast_to(view, (4, *view.shape)),
     "frombuffer": lambda view: np.frombuffer(view[0], np.uint8),
@@ -58,7 +50,7 @@ HOLDERS: dict[str, Callable[[Any], Any]] = {
     "its base": lambda view: view.base,
     "memoryview": memoryview,
     "memoryview of bytes": lambda view: memoryview(view[0]).cast("B")[3:7],
-    "the array interface": lambda view: np.asarray(Interface(view)),
+    "the array interface": lambda view: np.asarray(interface(view)),
     "ctypes": lambda view: np.ctypeslib.as_ctypes(unlocked(view[0])),
     "a closure": lambda view: lambda: view,
     "a generator": lambda view: (row for row in view),
@@ -67,10 +59,8 @@ HOLDERS: dict[str, Callable[[Any], Any]] = {
 COPIES: dict[str, Callable[[Any], Any]] = {
     "copy": lambda view: view.copy(),
     "deepcopy": copy.deepcopy,
-    "sum": lambda view: view + 0,
     "element": lambda view: view[0, 0, 0],
     "bytes": lambda view: view.tobytes(),
-    "numbers": lambda view: view.tolist(),
     "fancy index": lambda view: view[[0, 1]],
 }
 
@@ -259,17 +249,14 @@ def no_garbage_collection() -> Iterator[None]:
     gc.enable()
 
 
-class Cycle:
-    """Something that holds a view, and itself."""
-
-    def __init__(self, view: Any) -> None:
-        self.view = view
-        self.itself = self
+def leave_in_a_cycle(view: Any) -> None:
+    holder = SimpleNamespace(view=view)
+    holder.itself = holder
 
 
 @pytest.mark.usefixtures("no_garbage_collection")
 def test_a_view_in_a_cycle_is_alive_until_it_is_collected(manager: KVCacheManager) -> None:
-    Cycle(create(manager, 0).keys())
+    leave_in_a_cycle(create(manager, 0).keys())
     churn(manager)
     assert key_of(0) in manager
     gc.collect()
@@ -281,7 +268,7 @@ def test_a_view_in_a_cycle_is_alive_until_it_is_collected(manager: KVCacheManage
 def test_the_bytes_of_a_removed_entry_return_when_a_cycle_is_collected(
     manager: KVCacheManager,
 ) -> None:
-    Cycle(create(manager, 0).keys())
+    leave_in_a_cycle(create(manager, 0).keys())
     manager.remove_cache_entry(key_of(0))
     assert manager.get_stats().parting_entries == 1
     gc.collect()
