@@ -64,6 +64,16 @@ def test_checkpoints_come_by_number_and_by_flush(tmp_path: Path) -> None:
     assert counts == [(4, 3), (6, 4), (10, 7), (11, 7)]
 
 
+def test_rotation_vouches_like_a_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    with LedgerSink(path, checkpoint_every=2, rotate_at=1300) as sink:
+        snapshots(sink, 6)
+    names = [Path(name) for name in verify(path).files]
+    assert [kinds(name) for name in names[:2]] == [
+        ["header", "receipt", "receipt", "checkpoint", "rotation"]
+    ] * 2
+
+
 def test_line_is_with_the_system_once_it_is_emitted(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     with LedgerSink(path) as sink:

@@ -100,7 +100,6 @@ class LedgerSink(ReceiptSink):
         signer: Signer | None = ed25519().Signer(key) if key is not None else None
         self._redactor = Redactor(salt) if salt is not None else None
         self._checkpoint_every, self._rotate_at = checkpoint_every, rotate_at
-        self._since_checkpoint = 0
         self._lock = threading.Lock()
         self._owner = os.getpid()
         open_redaction = self._open_redaction if redact else None
@@ -135,13 +134,10 @@ class LedgerSink(ReceiptSink):
         with self._lock:
             writer = self._require_open()
             writer.append_receipt(receipt)
-            self._since_checkpoint += 1
-            if self._since_checkpoint >= self._checkpoint_every:
+            if writer.since_checkpoint >= self._checkpoint_every:
                 writer.checkpoint()
-                self._since_checkpoint = 0
             if self._rotate_at and writer.file_size >= self._rotate_at:
                 writer.rotate()
-                self._since_checkpoint = 0
 
     def flush(self) -> None:
         """Write a checkpoint, unless there is nothing new since the last.
@@ -153,7 +149,6 @@ class LedgerSink(ReceiptSink):
         """
         with self._lock:
             self._require_open().checkpoint()
-            self._since_checkpoint = 0
 
     def close(self) -> None:
         """Write the seal and let the ledger go; a second call does nothing.

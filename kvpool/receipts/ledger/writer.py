@@ -82,6 +82,8 @@ class LedgerWriter:
     ----------
     recovered : str
         What was found at the end of a ledger that was not closed; empty if it was.
+    since_checkpoint : int
+        Receipts that no checkpoint vouches for yet.
 
     Notes
     -----
@@ -101,7 +103,7 @@ class LedgerWriter:
         self.recovered = ""
         self._signer, self._fsync, self._copy_of = signer, fsync, copy_of
         self._torn: bytes | None = None  # what a recovery line is still to be written for
-        self._has_news = False  # receipts since the last checkpoint
+        self.since_checkpoint = 0
         self._first = self._file = LedgerFile(path)
         try:
             self._first.lock()
@@ -131,13 +133,13 @@ class LedgerWriter:
         """Write a receipt."""
         self._begin_segment()
         self._write(ReceiptLine(prev=self._chain.prev, receipt=receipt))
-        self._has_news = True
+        self.since_checkpoint += 1
 
     def checkpoint(self) -> None:
         """Write a checkpoint, unless there is nothing new since the last."""
-        if self._has_news:
+        if self.since_checkpoint:
             self._write(self._signed(Checkpoint(**self._counts(), signature=None)))
-            self._has_news = False
+            self.since_checkpoint = 0
         self._sync(self._file)
 
     def rotate(self) -> None:
@@ -152,7 +154,7 @@ class LedgerWriter:
             following.close()
             raise
         self._file, self._index = following, self._index + 1
-        self._chain, self._has_news = _Chain(self._chain.prev), False
+        self._chain, self.since_checkpoint = _Chain(self._chain.prev), 0
         self._sync(ended)
         if ended is not self._first:  # whose lock is the ledger's
             ended.close()
