@@ -160,6 +160,32 @@ def test_sink_may_use_what_it_is_told_of() -> None:
     assert not sink.closed
 
 
+class UsingSink(MemorySink):
+    """Uses its stream while it is flushed and closed."""
+
+    stream: ReceiptStream
+
+    def flush(self) -> None:
+        self.stream.flush()
+        super().flush()
+
+    def close(self) -> None:
+        self.stream.deliver()
+        self.stream.close()
+        super().close()
+
+
+def test_sink_may_use_its_stream_while_it_is_flushed_and_closed() -> None:
+    sink = UsingSink()
+    sink.stream = stream = ReceiptStream([sink])
+    for step in (stream.flush, stream.close):
+        done = threading.Thread(target=step, daemon=True)
+        done.start()
+        done.join(30)
+        assert not done.is_alive()
+    assert (sink.flushes, sink.closed) == (1, True)
+
+
 # -- who listens -------------------------------------------------------------------------------
 
 
