@@ -109,8 +109,8 @@ def docs(session: nox.Session) -> None:
     """Gate: the pages build without a warning, and every example in them runs.
 
     The examples are the doctests of the docstrings and the Python blocks of the README and of
-    the pages. Those of `docs/stack` are what their records say. All of them are in
-    `docs/_build/html` afterwards.
+    the pages. Those of `docs/stack`, and the page of the benchmarks, are what their records
+    say. All of them are in `docs/_build/html` afterwards.
     """
     require(session, NEWEST)
     install_project(session, "requirements/docs.txt")
@@ -120,6 +120,7 @@ def docs(session: nox.Session) -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     examples = [str(path.relative_to(ROOT)) for path in pages if "_build" not in path.parts]
     session.run("python", "-m", "scripts.stack", "render", "--check")
+    session.run("python", "-m", "benchmarks.page", "--check")
     modules = ["--doctest-modules", "--pyargs", *MODULES]
     session.run("pytest", "--quiet", *sorted(examples), *modules, env=TEST_ENVIRONMENT)
 
@@ -157,6 +158,22 @@ def integration(session: nox.Session) -> None:
     session.install(*nox.project.dependency_groups(pyproject, "integration"))
     required = {"KVPOOL_REQUIRE": "traces,torch"}
     session.run("pytest", "-m", "integration", *session.posargs, env=TEST_ENVIRONMENT | required)
+
+
+@nox.session(python=OLDEST.for_nox)
+def bench(session: nox.Session) -> None:
+    """Run every benchmark, print what they find, and write one record of it.
+
+    The record is in `.nox/.cache/bench.json`, or where `-- --json FILE` says. `-- --quick`
+    shows that all of them work, `-- eviction` runs one, `-- --publish` makes the performance
+    page of the docs anew, and `-- --help` tells the rest.
+    """
+    require(session, OLDEST)
+    session.install("-r", "requirements/bench.txt")
+    # `python -m` takes kvpool from the tree, so the backends must come from there as well.
+    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
+    record = str(session.cache_dir / "bench.json")
+    session.run("python", "-m", "benchmarks", "--json", record, *session.posargs)
 
 
 @nox.session(python=OLDEST.for_nox)

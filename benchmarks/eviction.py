@@ -4,8 +4,6 @@ All sessions have the same size, so each eviction takes exactly one; they were l
 random order, so neighbours in the order of uses lie anywhere in the arena. Each call is timed
 by itself, because the next one finds room to make only once the pool is full again; a round is
 the median of its calls, so that what else the machine does counts for little.
-
-    python -m benchmarks.eviction [--quick] [--json FILE] [--check]
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.harness import Report, Target, interleave, main, median
+from benchmarks.harness import Report, Target, interleave, median
 from kvpool.cache_key import CacheKey
 from kvpool.manager import KVCacheManager
 
@@ -106,7 +104,3 @@ def measure(scenario: Scenario, report: Report, rounds: int) -> None:
     report.measurements.append(add(CREATE, "µs", samples[CREATE]))
     full.manager.check_integrity()
     full.manager.close()
-
-
-if __name__ == "__main__":
-    main(run)

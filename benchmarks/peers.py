@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
+from benchmarks.harness import UnavailableError
+
 __all__ = ["LMCACHE_VERSION", "PeerUnavailableError", "lmcache_address_manager"]
 
 LMCACHE_VERSION = "0.5.6"
@@ -35,7 +37,7 @@ ANY_PLATFORM = [
 ]
 
 
-class PeerUnavailableError(Exception):
+class PeerUnavailableError(UnavailableError):
     """The peer cannot be installed or loaded; the text says why."""
 
 

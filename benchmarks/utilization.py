@@ -3,8 +3,6 @@
 A space of 2 GiB is filled; then each request frees random victims until it fits, and the
 share of the space that is allocated is averaged over the requests. kvpool's allocator and
 LMCache's `AddressManager` get the same sizes and the same numbers to choose victims by.
-
-    python -m benchmarks.utilization [--quick] [--json FILE] [--check]
 """
 
 from __future__ import annotations
@@ -15,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from benchmarks.harness import Ratio, Report, Target, interleave, main, median
+from benchmarks.harness import Ratio, Report, Target, interleave, median
 from benchmarks.peers import LMCACHE_VERSION, PeerUnavailableError, lmcache_address_manager
 from kvpool.allocator import OffsetAllocator
 from kvpool.errors import PoolExhaustedError
@@ -110,14 +108,19 @@ def measure(
     samples = interleave(subjects, rounds)
     measured = {
         name: median(
-            workload.what, name, "used", samples[name], workload.target if name == KVPOOL else None
+            workload.what,
+            name,
+            "of the space",
+            samples[name],
+            workload.target if name == KVPOOL else None,
         )
         for name in makers
     }
     report.measurements += measured.values()
     if theirs := measured.get(LMCACHE):
         ours = measured[KVPOOL]
-        report.ratios.append(Ratio(workload.what, ours, theirs, ours.value / theirs.value))
+        fuller = ours.value / theirs.value
+        report.ratios.append(Ratio(workload.what, ours, theirs, "times as full", fuller))
 
 
 def one_round(
@@ -151,7 +154,3 @@ def one_round(
         used += request(sizes.randint(workload.smallest, workload.largest))
         total += used
     return total / requests / CAPACITY
-
-
-if __name__ == "__main__":
-    main(run)

@@ -27,6 +27,7 @@ LOCKS = {
     "test": ("test", True),
     "docs": ("docs", True),
     "lint": ("lint", True),
+    "bench": ("bench", True),
 }
 """Name of each file: its dependency group, and whether it holds the run-time dependencies."""
 
