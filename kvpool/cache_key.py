@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 __all__ = ["CacheKey"]
 
+_NUMBER = re.compile(r"-?[0-9]+")
+
 
 class CacheKey(NamedTuple):
-    """The name of a session's entry, unique in one manager.
+    r"""The name of a session's entry, unique in one manager.
 
     Parameters
     ----------
@@ -17,14 +20,30 @@ class CacheKey(NamedTuple):
     id : int or str
         Names the session inside the namespace.
 
+    Notes
+    -----
+    ``str(key)`` is ``namespace/id``, as errors and receipts show it. Different keys have
+    different texts: each backslash is doubled, and one stands in front of a slash in the
+    namespace and of an id that reads like a number and is a str.
+
     Examples
     --------
-    >>> str(CacheKey("chat", 42))
-    'chat/42'
+    >>> str(CacheKey("chat", 42)), str(CacheKey("chat", "a/b"))
+    ('chat/42', 'chat/a/b')
+    >>> print(CacheKey("chat", "42"), CacheKey("chat/a", "b"))
+    chat/\42 chat\/a/b
     """
 
     namespace: str
     id: int | str
 
     def __str__(self) -> str:
-        return f"{self.namespace}/{self.id}"
+        namespace = _doubled(self.namespace).replace("/", r"\/")
+        if not isinstance(self.id, str):
+            return f"{namespace}/{int(self.id)}"  # equal ids read alike: True and 1
+        mark = "\\" if _NUMBER.fullmatch(self.id) else ""
+        return f"{namespace}/{mark}{_doubled(self.id)}"
+
+
+def _doubled(text: str) -> str:
+    return text.replace("\\", r"\\")

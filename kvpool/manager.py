@@ -5,14 +5,16 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
 
+import kvpool.receipts
 from kvpool.cache_key import CacheKey
+from kvpool.closing import Closing
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import EntryNotFoundError, PoolClosedError
 from kvpool.eviction.base import EvictionPolicy
@@ -22,14 +24,16 @@ from kvpool.pool import MemoryPool
 from kvpool.pool_entry import PoolEntry
 from kvpool.pool_stats import PoolStats
 from kvpool.receipts.delivering_lock import DeliveringLock
-from kvpool.receipts.opening import Receipts, open_emitter
 from kvpool.residents import check_ttl
 from kvpool.session_store import SessionStore, as_cache_entry
+
+if TYPE_CHECKING:
+    from kvpool.receipts.opening import Receipts
 
 __all__ = ["KVCacheManager"]
 
 
-class KVCacheManager:
+class KVCacheManager(Closing):
     """Keeps one entry per session and evicts when a new one needs the bytes.
 
     Parameters
@@ -74,7 +78,14 @@ class KVCacheManager:
     *What counts as a use*: being found or created by key, and every call of the entry's own
     methods that does not raise.
 
-    *Threads.* All methods may be called by any thread at any time.
+    *Threads.* All methods may be called by any thread at any time. Inside a finalizer
+    (``__del__``, the callback of a weak reference) only `remove_later` may: it takes no lock,
+    and the garbage collector can run finalizers in the middle of another call.
+
+    *Cost of what has expired.* Every call looks again at each entry that has expired and stays
+    because it is leased or pinned: one or two microseconds for each.
+
+    A manager is true, however few entries it has.
 
     Examples
     --------
@@ -103,7 +114,7 @@ class KVCacheManager:
         chosen = create_policy(policy) if isinstance(policy, str) else policy
         self.pool = MemoryPool(capacity, backend, **backend_options)
         try:
-            self.receipts = open_emitter(receipts)
+            self.receipts = kvpool.receipts.open_emitter(receipts)
         except BaseException:
             self.pool.close()
             raise
@@ -112,6 +123,7 @@ class KVCacheManager:
         self._lock: AbstractContextManager[object] = (
             threading.Lock() if self.receipts is None else DeliveringLock(self.receipts.stream)
         )
+        self._removals: deque[CacheKey] = deque()  # keys to remove, not yet settled
         self._closed = False
         self._clock = clock
         self._snapshot_interval = interval
@@ -258,6 +270,15 @@ class KVCacheManager:
             self._begin()
             return self._store.remove(key)
 
+    def remove_later(self, key: CacheKey) -> None:
+        """Have the entry of a session removed at the start of the manager's next call.
+
+        Takes no lock, so that a finalizer may call it. It is for whatever entry the key has
+        then; without one nothing happens. What is left when the manager is closed goes with it.
+        """
+        if not self._closed:
+            self._removals.append(key)
+
     def evict_lru_entries(self, required: int) -> list[CacheKey]:
         """Evict in the order of the policy until `required` bytes fit in one free range.
 
@@ -323,6 +344,9 @@ class KVCacheManager:
             self._begin()
             return len(self._store.residents)
 
+    def __bool__(self) -> bool:
+        return True  # an empty manager is no missing one
+
     def __contains__(self, key: CacheKey) -> bool:
         """Tell whether a session has an entry; neither a use nor a look-up that counts."""
         with self._lock:
@@ -372,22 +396,13 @@ class KVCacheManager:
         if self.receipts is not None:
             self.receipts.stream.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def _begin(self) -> list[CacheKey]:
-        """Under the lock, before anything else: refuse if closed, let the expired go."""
+        """Under the lock, before anything else: refuse if closed, let go who has to."""
         if self._closed:
             raise PoolClosedError("the manager is closed")
         self._store.residents.settle()
+        while self._removals:
+            self._store.remove(self._removals.popleft())
         gone = self._store.evict_expired()
         if self._next_snapshot < math.inf and self._clock() >= self._next_snapshot:
             self._next_snapshot = self._clock() + self._snapshot_interval

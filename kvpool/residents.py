@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -94,9 +95,14 @@ class Residents:
             raise EntryExistsError(f"{key!s} has an entry of {self._by_key[key].entry!r} already")
 
     def add(self, key: CacheKey, resident: Resident) -> None:
-        """Let a session in, as the one used last."""
+        """Let a session in, as the one used last; where the policy raises, it is not there."""
+        try:
+            self.policy.admit(key, resident.entry.size_bytes)
+        except BaseException:
+            with contextlib.suppress(Exception):  # it may have come half the way
+                self.policy.remove(key)
+            raise
         self._by_key[key] = resident
-        self.policy.admit(key, resident.entry.size_bytes)
         if resident.ttl < math.inf:
             self._expiry.add(key, resident.deadline)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from types import MappingProxyType
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from kvpool.block import MemoryBlock
 from kvpool.cache_key import CacheKey
@@ -23,9 +24,11 @@ from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.pool import MemoryPool
 from kvpool.pool_entry import PoolEntry
 from kvpool.pool_stats import PoolStats
-from kvpool.receipts.emitter import ReceiptEmitter
 from kvpool.release import Release
 from kvpool.residents import Resident, Residents, check_ttl
+
+if TYPE_CHECKING:
+    from kvpool.receipts.emitter import ReceiptEmitter
 
 __all__ = ["SessionStore", "as_cache_entry"]
 
@@ -105,23 +108,14 @@ class SessionStore:
             raise InvalidLayoutError(f"no layout for {key!s}: neither here nor in the manager")
         seconds = self._ttl if ttl is None else check_ttl(ttl)
         geometry = layout.geometry(max_context_length)
-        entry = KVCacheEntry(
-            self.pool,
-            self._allocate(geometry.nbytes),
-            str(key),
-            geometry,
-            clock=self._clock,
-            on_use=self._use_hook(key),
-        )
-        return self._admit(key, entry, seconds)
+        make = partial(KVCacheEntry, geometry=geometry)
+        return self._admit(key, self._allocate(geometry.nbytes), make, seconds)
 
     def create_raw(self, key: CacheKey, size: int, ttl: float | None) -> PoolEntry:
         """Make a raw entry for a new session; see `KVCacheManager.allocate_entry`."""
         self.residents.require_absent(key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
-        block = self._allocate(size)
-        entry = PoolEntry(self.pool, block, str(key), self._clock, self._use_hook(key))
-        return self._admit(key, entry, seconds)
+        return self._admit(key, self._allocate(size), PoolEntry, seconds)
 
     def _grow(
         self, key: CacheKey, resident: Resident, entry: KVCacheEntry, geometry: EntryGeometry
@@ -233,7 +227,7 @@ class SessionStore:
             )
 
     def _give_up(self, block: MemoryBlock) -> None:
-        """Deallocate a block that an entry has left."""
+        """Deallocate a block that an entry has left, or that nothing came of."""
         self.pool.deallocate(block)
         if self._receipts is not None:
             self._receipts.note_moved(self.pool.charge(block.size))
@@ -288,9 +282,21 @@ class SessionStore:
         self.residents.policy.touch(key)
         return entry
 
-    def _admit(self, key: CacheKey, entry: E, ttl: float) -> E:
+    def _admit(self, key: CacheKey, block: MemoryBlock, make: Callable[..., E], ttl: float) -> E:
+        """Make the entry of a new session; its block is given back where that fails."""
+        try:
+            entry = make(
+                pool=self.pool,
+                block=block,
+                session_id=str(key),
+                clock=self._clock,
+                on_use=self._use_hook(key),
+            )
+            self.residents.add(key, Resident(entry, ttl, self._allocations + 1))
+        except BaseException:  # of a clock or policy of others
+            self._give_up(block)
+            raise
         self._allocations += 1
-        self.residents.add(key, Resident(entry, ttl, self._allocations))
         return entry
 
     def _allocate(self, nbytes: int) -> MemoryBlock:

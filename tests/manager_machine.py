@@ -68,6 +68,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.entries: dict[CacheKey, KVCacheEntry] = {}
         self.stale: list[KVCacheEntry] = []
         self.views: list[tuple[NDArray[Any], NDArray[Any], ModelBlock]] = []
+        self.removed_later: list[CacheKey] = []
         self.seed = 0
 
     def teardown(self) -> None:
@@ -80,9 +81,17 @@ class ManagerMachine(RuleBasedStateMachine):
         return random_tokens(LAYOUT, count, self.seed)
 
     def call(self) -> None:
-        """Before each call of the manager: the expired go."""
+        """Before each call of the manager: those go that had to go at the next one."""
+        self.settle()
         for key in self.model.expire():
             self.stale.append(self.entries.pop(key))
+
+    def settle(self) -> None:
+        for key in self.removed_later:
+            if key in self.model.sessions:
+                self.model.forget(key, "manual")
+                self.stale.append(self.entries.pop(key))
+        self.removed_later.clear()
 
     def evict(self, gone: list[CacheKey]) -> None:
         for key in gone:
@@ -151,6 +160,11 @@ class ManagerMachine(RuleBasedStateMachine):
             self.model.forget(key, "manual")
             self.stale.append(self.entries.pop(key))
 
+    @rule(key=keys)
+    def remove_later(self, key: CacheKey) -> None:
+        self.manager.remove_later(key)
+        self.removed_later.append(key)
+
     @rule(share=st.integers(1, 4))
     def make_room(self, share: int) -> None:
         self.call()
@@ -185,6 +199,7 @@ class ManagerMachine(RuleBasedStateMachine):
 
     @rule()
     def evict_expired(self) -> None:
+        self.settle()
         expired = self.model.expire()
         assert self.manager.evict_expired() == expired
         for key in expired:

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import pickle
+import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvpool.cache_key import CacheKey
 
 names = st.sampled_from(["", "1", "2", "a", "a/1", "/"])
 keys = st.builds(CacheKey, names, st.integers(1, 2) | names)
+# Of few characters, so that two of them come close to each other.
+texts = st.text("/\\-1a", max_size=5) | st.text()
+any_keys = st.builds(CacheKey, texts, st.integers(-11, 11) | st.booleans() | texts)
 
 
 @given(keys, keys)
@@ -33,9 +37,47 @@ def test_keys_that_look_alike_are_different(one: CacheKey, other: CacheKey) -> N
     assert {one: 1, other: 2}[one] == 1
 
 
-def test_a_key_shows_namespace_and_id() -> None:
-    assert str(CacheKey("chat", 42)) == "chat/42"
-    assert str(CacheKey("chat", "x")) == "chat/x"
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        (CacheKey("chat", 42), "chat/42"),
+        (CacheKey("chat", -1), "chat/-1"),
+        (CacheKey("chat", "x"), "chat/x"),
+        (CacheKey("chat", "2026/11/x"), "chat/2026/11/x"),
+        (CacheKey("chat", "1a"), "chat/1a"),
+        (CacheKey("chat", "42"), r"chat/\42"),
+        (CacheKey("chat", "-1"), r"chat/\-1"),
+        (CacheKey("chat", r"\42"), r"chat/\\42"),
+        (CacheKey("chat", r"a\b"), r"chat/a\\b"),
+        (CacheKey("chat/a", "b"), r"chat\/a/b"),
+        (CacheKey("chat\\", "b"), r"chat\\/b"),
+        (CacheKey("", ""), "/"),
+    ],
+)
+def test_a_key_shows_namespace_and_id(key: CacheKey, text: str) -> None:
+    assert str(key) == text
+
+
+@given(any_keys, any_keys)
+@settings(max_examples=500)
+def test_keys_have_the_same_text_where_they_are_equal(one: CacheKey, other: CacheKey) -> None:
+    assert (str(one) == str(other)) is (one == other)
+
+
+@given(any_keys)
+def test_the_text_of_a_key_tells_the_key(key: CacheKey) -> None:
+    """Read as the documentation says, without a look at how it is written."""
+    match = re.fullmatch(r"((?:[^\\/]|\\.)*)/(.*)", str(key), re.DOTALL)
+    assert match is not None
+    name: int | str = plain(match[2])
+    if re.fullmatch(r"-?[0-9]+", match[2]):
+        name = int(match[2])
+    assert CacheKey(plain(match[1]), name) == key
+
+
+def plain(text: str) -> str:
+    """Drop the backslash in front of what has one."""
+    return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
 
 
 def test_a_key_does_not_change_and_travels() -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -17,19 +16,12 @@ from kvpool.errors import EntryRemovedError, LayerMismatchError
 from kvpool.manager import KVCacheManager
 from tests.sessions import LAYOUT, key_of, random_tokens, same_bits
 
+pytestmark = pytest.mark.usefixtures("frequent_switches")
+
 CONTEXT = 16
 NBYTES = LAYOUT.geometry(CONTEXT).nbytes
 ROUNDS = 300
 APPENDS = 2000
-
-
-@pytest.fixture(autouse=True)
-def many_switches() -> Iterator[None]:
-    """Let threads take turns as often as they can."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def together(*jobs: Callable[[], None]) -> None:

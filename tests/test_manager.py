@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,9 +13,9 @@ from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.pool_entry import PoolEntry
+from tests.manager_calls import CALLS, CONTEXT
 from tests.sessions import LAYOUT, Clock, key_of, random_tokens, same_bits
 
-CONTEXT = 8
 NBYTES = LAYOUT.geometry(CONTEXT).nbytes
 
 
@@ -188,24 +188,6 @@ def test_sessions_are_listed_from_the_oldest(manager: KVCacheManager) -> None:
 
 # -- closed ------------------------------------------------------------------------------
 
-CALLS: dict[str, Callable[[KVCacheManager], object]] = {
-    "create_cache_entry": lambda manager: manager.create_cache_entry(key_of(2), CONTEXT),
-    "get_cache_entry": lambda manager: manager.get_cache_entry(key_of(1)),
-    "get_or_create_cache": lambda manager: manager.get_or_create_cache(key_of(1), CONTEXT),
-    "allocate_entry": lambda manager: manager.allocate_entry(key_of(2), 64),
-    "update_cache": lambda manager: manager.update_cache(key_of(1), *random_tokens(LAYOUT, 1)),
-    "remove_cache_entry": lambda manager: manager.remove_cache_entry(key_of(1)),
-    "evict_lru_entries": lambda manager: manager.evict_lru_entries(64),
-    "evict_expired": KVCacheManager.evict_expired,
-    "pin": lambda manager: manager.pin(key_of(1)),
-    "unpin": lambda manager: manager.unpin(key_of(1)),
-    "in": lambda manager: key_of(1) in manager,
-    "len": len,
-    "session_keys": KVCacheManager.session_keys,
-    "get_stats": KVCacheManager.get_stats,
-    "check_integrity": KVCacheManager.check_integrity,
-}
-
 
 @pytest.fixture
 def closed(backend: str) -> KVCacheManager:
@@ -239,3 +221,10 @@ def test_an_entry_of_a_closed_manager_is_unusable(backend: str) -> None:
     with pytest.raises(PoolClosedError):
         entry.extend(*random_tokens(LAYOUT, 1))
     assert same_bits(view, random_tokens(LAYOUT, 2).keys)
+
+
+def test_a_manager_is_true_however_few_entries_it_has(backend: str) -> None:
+    with KVCacheManager(8 * NBYTES, backend, LAYOUT) as manager:
+        assert len(manager) == 0
+        assert manager
+    assert manager  # a closed one too, though it has no length

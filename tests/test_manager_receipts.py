@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
 
 from kvpool.cache_key import CacheKey
-from kvpool.errors import EntryRemovedError, InvalidTtlError, PluginError, PoolExhaustedError
+from kvpool.errors import InvalidTtlError, PluginError, PoolExhaustedError
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
@@ -18,11 +16,9 @@ from kvpool.receipts import (
     KvEvictionBatchReceipt,
     KvEvictionReceipt,
     KvPoolSnapshotReceipt,
-    LedgerSink,
     MemorySink,
     Receipt,
     ReceiptSink,
-    verify,
 )
 from tests.sessions import Clock
 
@@ -225,34 +221,3 @@ def test_a_slow_sink_does_not_hold_the_lock() -> None:
     remover.join()
     manager.close()
     assert [one.session_id for one in evictions(slow)] == ["chat/0", "chat/1"]
-
-
-def test_the_ledger_of_many_threads_verifies(tmp_path: Path, backend: str) -> None:
-    ledger = tmp_path / "pool.jsonl"
-    layout = KVLayout(layers=1, kv_heads=2, head_dim=16, dtype="float16")
-    manager = KVCacheManager(32 * PAGE, backend, layout, receipts=LedgerSink(ledger))
-
-    def churn(seed: int) -> None:
-        for number in range(150):
-            session = key(seed * 3 + number % 9)
-            entry = manager.get_or_create_cache(session, max_context_length=16 + number)
-            view = None
-            if number % 4 == 0:
-                with suppress(EntryRemovedError):  # another thread may have been faster
-                    view = entry.key(0)
-            if number % 3 == 0:
-                manager.remove_cache_entry(session)
-            del view
-
-    threads = [threading.Thread(target=churn, args=(seed,)) for seed in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    manager.check_integrity()
-    stats = manager.get_stats()
-    manager.close()
-    report = verify(ledger)
-    assert report.ok, report.findings
-    assert report.is_sealed
-    assert report.events["kv_eviction"] == stats.evictions + stats.active_entries

@@ -5,11 +5,8 @@ from __future__ import annotations
 import gc
 import os
 import random
-import sys
-import threading
 import time
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
 from typing import Any
 
 import numpy as np
@@ -30,6 +27,7 @@ from kvpool.errors import (
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from tests.sessions import key_of
+from tests.workers import Worker, run_all
 
 SECONDS = float(os.environ.get("KVPOOL_STRESS_SECONDS", "10"))
 THREADS = 8
@@ -57,7 +55,7 @@ ACTIONS = {  # and how often
 }  # fmt: skip
 
 
-class Worker(threading.Thread):
+class Chaos(Worker):
     """Does random things to random sessions, and checks all that it reads.
 
     Every element that is written for session n is n plus a multiple of `SESSIONS`, so one that
@@ -65,28 +63,23 @@ class Worker(threading.Thread):
     """
 
     def __init__(self, manager: KVCacheManager, number: int, until: float) -> None:
-        super().__init__(name=f"worker {number}")
+        super().__init__(number)
         self.manager = manager
         self.draws = random.Random(number)
         self.until = until
-        self.done: Counter[str] = Counter()
         self.kept: deque[tuple[int, NDArray[Any]]] = deque()
-        self.error: BaseException | None = None
 
-    def run(self) -> None:
+    def work(self) -> None:
         names, weights = list(ACTIONS), list(ACTIONS.values())
-        try:
-            while time.monotonic() < self.until:
-                (name,) = self.draws.choices(names, weights)
-                try:
-                    getattr(self, name)(self.draws.randrange(SESSIONS))
-                    self.done[name] += 1
-                except EXPECTED as error:
-                    self.done[type(error).__name__] += 1
-            while self.kept:
-                self.check(*self.kept.popleft())
-        except BaseException as error:
-            self.error = error
+        while time.monotonic() < self.until:
+            (name,) = self.draws.choices(names, weights)
+            try:
+                getattr(self, name)(self.draws.randrange(SESSIONS))
+                self.done[name] += 1
+            except EXPECTED as error:
+                self.done[type(error).__name__] += 1
+        while self.kept:
+            self.check(*self.kept.popleft())
 
     # -- what it does --------------------------------------------------------------------
 
@@ -173,31 +166,15 @@ def check_figures(manager: KVCacheManager) -> None:
     assert stats.used_memory == stats.bytes_allocated - stats.bytes_freed <= stats.total_capacity
 
 
-@pytest.fixture
-def frequent_switches() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    yield
-    sys.setswitchinterval(interval)
-
-
 @pytest.mark.stress
 @pytest.mark.usefixtures("frequent_switches")
 def test_eight_threads(backend: str) -> None:
     seconds = SECONDS if backend == "numpy" else SECONDS / 5
     with KVCacheManager(CAPACITY, backend, LAYOUT, ttl=0.01) as manager:
         until = time.monotonic() + seconds
-        workers = [Worker(manager, number, until) for number in range(THREADS)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-        for worker in workers:
-            if worker.error is not None:
-                raise worker.error
+        done = run_all([Chaos(manager, number, until) for number in range(THREADS)])
         manager.check_integrity()
         check_figures(manager)
-        done = sum((worker.done for worker in workers), Counter[str]())
         stats = manager.get_stats()
         assert stats.hits + stats.misses == done["look-ups"]
         assert stats.allocations == stats.misses - done["found nothing"] + done["made raw"]

@@ -12,30 +12,15 @@ from kvpool.entry import KVCacheEntry
 from kvpool.errors import EntryNotFoundError, EntryRemovedError, KVPoolError, PoolExhaustedError
 from kvpool.eviction.base import EvictionReason
 from kvpool.manager import KVCacheManager
+from tests.manager_calls import CALLS, CONTEXT
 from tests.sessions import LAYOUT, Clock, key_of, random_tokens, same_bits
 
-CONTEXT = 8
 NBYTES = LAYOUT.geometry(CONTEXT).nbytes
 TTL = 60.0
 
-CALLS: dict[str, Callable[[KVCacheManager], object]] = {
-    "create_cache_entry": lambda manager: manager.create_cache_entry(key_of(2), CONTEXT),
+ALL_CALLS = CALLS | {
     "create_cache_entry of its key": lambda manager: manager.create_cache_entry(key_of(1), CONTEXT),
-    "get_cache_entry": lambda manager: manager.get_cache_entry(key_of(1)),
-    "get_or_create_cache": lambda manager: manager.get_or_create_cache(key_of(2), CONTEXT),
-    "allocate_entry": lambda manager: manager.allocate_entry(key_of(2), 64),
     "a refused allocation": lambda manager: manager.allocate_entry(key_of(2), 1 << 40),
-    "update_cache": lambda manager: manager.update_cache(key_of(1), *random_tokens(LAYOUT, 1)),
-    "remove_cache_entry": lambda manager: manager.remove_cache_entry(key_of(1)),
-    "evict_lru_entries": lambda manager: manager.evict_lru_entries(64),
-    "evict_expired": KVCacheManager.evict_expired,
-    "pin": lambda manager: manager.pin(key_of(1)),
-    "unpin": lambda manager: manager.unpin(key_of(1)),
-    "in": lambda manager: key_of(1) in manager,
-    "len": len,
-    "session_keys": KVCacheManager.session_keys,
-    "get_stats": KVCacheManager.get_stats,
-    "check_integrity": KVCacheManager.check_integrity,
 }
 
 
@@ -61,12 +46,12 @@ def expired(manager: KVCacheManager) -> int:
     return manager.get_stats().evictions_by_reason[EvictionReason.TTL]
 
 
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", ALL_CALLS)
 def test_the_next_call_of_any_kind(manager: KVCacheManager, clock: Clock, name: str) -> None:
     entry = create(manager, 1)
     clock.now += TTL
     with contextlib.suppress(EntryNotFoundError, PoolExhaustedError):
-        CALLS[name](manager)
+        ALL_CALLS[name](manager)
     with pytest.raises(EntryRemovedError, match="chat/1"):  # before the manager is called again
         entry.key(0)
     assert expired(manager) == 1

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import random
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,17 +14,10 @@ from kvpool.block import MemoryBlock
 from kvpool.errors import PoolExhaustedError, StaleBlockError
 from kvpool.pool import MemoryPool
 
+pytestmark = pytest.mark.usefixtures("frequent_switches")
+
 THREADS = 8
 CAPACITY = 256 * 1024
-
-
-@pytest.fixture(autouse=True)
-def hectic() -> Iterator[None]:
-    """Let threads take turns a thousand times as often as usual."""
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(5e-6)
-    yield
-    sys.setswitchinterval(interval)
 
 
 def in_threads(work: Callable[[int], None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -60,19 +61,22 @@ def replay(
     Reads Azure's LLM inference traces (CSV) and Mooncake's (JSON lines).
     """
     layout = KVLayout(layers, kv_heads, head_dim, dtype)
-    with TraceReader(trace, trace_format, skip_bad=skip_bad) as requests:
-        blocks = requests.trace_format.block_tokens
-        with Replay(
+    with (
+        TraceReader(trace, trace_format, skip_bad=skip_bad) as requests,
+        # The replay closes it as well, unless there is none because an option is wrong.
+        nullcontext(enter_result=True) if ledger is None else LedgerSink(ledger) as receipts,
+        Replay(
             layout,
             capacity,
             backend,
             ttl=ttl,
             policy=policy,
-            block_tokens=blocks,
-            receipts=True if ledger is None else LedgerSink(ledger),
-        ) as run:
-            interrupted = _serve(run, requests, max_requests)
-            report = run.report()
+            block_tokens=requests.trace_format.block_tokens,
+            receipts=receipts,
+        ) as run,
+    ):
+        interrupted = _serve(run, requests, max_requests)
+        report = run.report()
     if as_json:
         typer.echo(json.dumps(_document(report, requests), indent=2))
     else:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
+from typing import TYPE_CHECKING
 
-from kvpool.receipts.stream import ReceiptStream
+if TYPE_CHECKING:
+    from kvpool.receipts.stream import ReceiptStream
 
 __all__ = ["DeliveringLock"]
 

@@ -70,8 +70,8 @@ class BaseReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field
         `bytes_freed` of the eviction receipts so far. The others came back with a last
         view, or because an entry moved.
     bytes_moved_total : int
-        Bytes of the blocks that entries left for larger ones. They are given back at once,
-        or with a last view.
+        Bytes of the blocks that entries left for larger ones, or that no entry came of. They
+        are given back at once, or with a last view.
     schema_version : str
     """
 

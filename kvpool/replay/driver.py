@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from types import TracebackType
-from typing import Self
 
 from kvpool.cache_key import CacheKey
+from kvpool.closing import Closing
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import PoolExhaustedError
 from kvpool.eviction.registry import registry as policies
@@ -40,7 +39,7 @@ class TraceClock:
         self.now = max(self.now, arrival)
 
 
-class Replay:
+class Replay(Closing):
     """Serves requests one after the other: writes each token, reads it back, compares.
 
     Parameters
@@ -165,17 +164,6 @@ class Replay:
     def close(self) -> None:
         """Give the pool up."""
         self.manager.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- one request ---------------------------------------------------------------------
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
+from kvpool.closing import Closing
 from kvpool.replay.errors import BrokenLineError, TraceError
 from kvpool.replay.formats import (
     LineError,
@@ -26,7 +26,7 @@ MAX_LINE_BYTES = 1 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
-class TraceReader:
+class TraceReader(Closing):
     """Reads a trace from front to back, once, and never holds more than a line of it.
 
     Parameters
@@ -101,17 +101,6 @@ class TraceReader:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     # -- lines ---------------------------------------------------------------------------
 

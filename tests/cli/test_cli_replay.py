@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 
 from kvpool.cli.app import app
 from kvpool.entry import KVCacheEntry
-from kvpool.receipts import verify
+from kvpool.errors import InvalidSizeError
+from kvpool.receipts import LedgerSink, verify
 from kvpool.replay import Replay
 from tests.cli.terminal import KVPOOL, environment, in_terminal, run
 
@@ -63,6 +64,16 @@ def test_ledger_accounts_for_the_replay(backend: str, tmp_path: Path) -> None:
     assert report.is_sealed
     assert shown["requests"] > shown["rejected"]
     assert report.events["kv_eviction"] == shown["requests"] - shown["rejected"]
+
+
+def test_a_replay_that_cannot_begin_closes_its_ledger(tmp_path: Path) -> None:
+    ledger = tmp_path / "pool.jsonl"
+    arguments = ["replay", AZURE, "--capacity", "1", "--ledger", str(ledger)]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, InvalidSizeError)
+    LedgerSink(ledger).close()  # nobody else writes to it
+    assert verify(ledger).ok  # and the one before has sealed it
+    assert b'"kind":"recovery"' not in ledger.read_bytes()
 
 
 def test_options_are_heeded() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from kvpool.cache_key import CacheKey
 from kvpool.errors import UnknownPluginError
 from kvpool.eviction.base import EvictionPolicy, EvictionReason
 from kvpool.manager import KVCacheManager
+from kvpool.receipts import LedgerSink, verify
 from kvpool.testing import PolicyConformance
 from tests.distributions import install
 from tests.sessions import LAYOUT, key_of
@@ -85,6 +86,67 @@ def test_growing_changes_the_size_that_a_policy_knows() -> None:
         manager.get_or_create_cache(key_of(1), 400)
         large, small = LAYOUT.geometry(400).nbytes, LAYOUT.geometry(4).nbytes
         assert policy.order == {key_of(1): large, key_of(2): small}
+
+
+class ChoosyPolicy(FifoPolicy):
+    """Refuses some sessions, before or after it has noted them."""
+
+    def __init__(self, *, notes_before: bool) -> None:
+        super().__init__()
+        self.notes_before = notes_before
+
+    def admit(self, key: CacheKey, nbytes: int, /) -> None:
+        if key.id != "refused":
+            super().admit(key, nbytes)
+            return
+        if self.notes_before:
+            super().admit(key, nbytes)
+        raise RuntimeError(f"not {key}")
+
+
+MAKE: dict[str, Callable[[KVCacheManager], object]] = {
+    "raw": lambda manager: manager.allocate_entry(key_of("refused"), 1000),
+    "tokens": lambda manager: manager.get_or_create_cache(key_of("refused"), 4),
+}
+
+
+@pytest.mark.parametrize("notes_before", [False, True])
+@pytest.mark.parametrize("call", MAKE)
+def test_a_policy_that_raises_makes_no_entry(
+    backend: str, tmp_path: Path, notes_before: bool, call: str
+) -> None:
+    ledger, policy = tmp_path / "pool.jsonl", ChoosyPolicy(notes_before=notes_before)
+    nbytes = LAYOUT.geometry(4).nbytes
+    with KVCacheManager(
+        4 * nbytes, backend, LAYOUT, policy=policy, receipts=LedgerSink(ledger)
+    ) as manager:
+        manager.create_cache_entry(key_of(1), 4)
+        for _ in range(9):  # more than would fit
+            with pytest.raises(RuntimeError, match="not chat/refused"):
+                MAKE[call](manager)
+        manager.check_integrity()
+        stats = manager.get_stats()
+        assert manager.session_keys() == [key_of(1)]
+        assert (stats.used_memory, stats.allocations, stats.evictions) == (nbytes, 1, 0)
+        manager.create_cache_entry(key_of(2), 4)
+        assert manager.evict_lru_entries(4 * nbytes) == [key_of(1), key_of(2)]
+    assert verify(ledger).findings == []
+
+
+def test_a_clock_that_raises_makes_no_entry() -> None:
+    def clock() -> float:
+        if broken:
+            raise OSError("no time")
+        return 1.0
+
+    broken = False
+    with KVCacheManager(1024, "numpy", clock=clock) as manager:
+        broken = True
+        with pytest.raises(OSError, match="no time"):
+            manager.allocate_entry(key_of(1), 64)
+        broken = False
+        assert manager.get_stats().used_memory == 0
+        manager.check_integrity()
 
 
 def test_an_unknown_policy_lists_what_there_is() -> None:

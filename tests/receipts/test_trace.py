@@ -1,4 +1,4 @@
-"""A ledger of real requests: what it says adds up, and no change to it goes unseen."""
+"""A ledger of real requests: no change to it goes unseen."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from kvpool import CacheKey
-from kvpool.receipts import KvEvictionReceipt, LedgerSink, MemorySink, verify
+from kvpool.receipts import LedgerSink
 from tests import needs
-from tests.receipts.ledgers import PRIVATE, check, public_key_file
+from tests.receipts.ledgers import PRIVATE, check
 from tests.receipts.recorder import LAYOUT, Recorder
 
 pytestmark = pytest.mark.integration
@@ -29,11 +28,10 @@ def token_counts() -> Iterator[int]:
             yield int(row["ContextTokens"]) + int(row["GeneratedTokens"])
 
 
-def replay(path: Path, requests: int, capacity: int, **options: Any) -> MemorySink:
+def replay(path: Path, requests: int, capacity: int, **options: Any) -> None:
     """Write the ledger of a replay, with views that outlive their entries, and removals."""
     sizes = [tokens * TOKEN for tokens in itertools.islice(token_counts(), requests)]
-    memory = MemorySink()
-    recorder = Recorder([LedgerSink(path, **options), memory], capacity)
+    recorder = Recorder([LedgerSink(path, **options)], capacity)
     draws, views = random.Random(4), []
     for number, size in enumerate(sizes):
         ttl = 60 if draws.random() < 0.05 else None
@@ -48,28 +46,6 @@ def replay(path: Path, requests: int, capacity: int, **options: Any) -> MemorySi
             recorder.expire()
     views.clear()
     recorder.close()
-    return memory
-
-
-def test_ledger_accounts_for_every_byte(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl"
-    memory = replay(path, 3000, 32 << 20, key=PRIVATE, rotate_at=500_000)
-    report = verify(path, public_key=public_key_file(tmp_path / "key.pub", PRIVATE))
-    assert report.findings == []
-    assert report.notes == []
-    assert report.covered == report.lines
-    assert report.receipts == len(memory.receipts)
-    assert report.events["kv_eviction"] == 3000
-    assert report.events["kv_eviction_batch"] > 300
-    assert len(report.files) > 3
-    evictions = [one for one in memory.receipts if isinstance(one, KvEvictionReceipt)]
-    at_once = sum(one.bytes_freed for one in evictions)
-    pending = sum(one.bytes_pending for one in evictions)
-    last = memory.receipts[-1]
-    assert pending > 0
-    assert at_once + pending == last.bytes_freed_total == last.bytes_allocated_total
-    assert {one.session_id for one in evictions} == {str(CacheKey("chat", n)) for n in range(3000)}
-    assert {one.eviction_reason.value for one in evictions} == {"lru", "manual", "ttl", "close"}
 
 
 @pytest.mark.parametrize("key", [None, PRIVATE], ids=["unsigned", "signed"])
