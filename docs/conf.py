@@ -1,18 +1,26 @@
 """How the pages are built: Sphinx, Markdown by MyST, docstrings by numpydoc.
 
-The reference follows the code: it documents `kvpool.__all__` and every public module that is
-there, so a new name needs no edit here.
+The reference follows the code: it documents every public module that is there and every command,
+so a new name needs no edit here.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import pkgutil
 import re
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import msgspec
+import typer
+from typer.cli import get_docs_for_click
+from typer.main import get_command
+
+from kvpool.cli.app import app as command_line
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -49,20 +57,25 @@ autodoc_mock_imports = ["torch", "transformers"]
 numpydoc_show_class_members = False
 
 
-NOT_A_LIBRARY = {"kvpool.cli"}  # its reference is `kvpool --help`
+NOT_A_LIBRARY = {"kvpool.cli"}  # its reference is the page of its commands
 
 
-def _names_by_home() -> dict[str, list[str]]:
-    """Return the names of `kvpool.__all__` by the module that defines them.
+# Packages that users import from: what they export stands on their pages.
+FRONTS = ("kvpool", "kvpool.receipts", "kvpool.replay", "kvpool.testing")
 
-    They stand on the page of `kvpool`, where users import them from, and the page of the
-    module that defines them points there.
+
+def _names_by_home() -> dict[str, list[tuple[str, str]]]:
+    """Return front and name of what the fronts export, by the module that defines it.
+
+    It stands on the page of its front, and the page of the module that defines it points there.
     """
-    package = importlib.import_module("kvpool")
-    homes: dict[str, list[str]] = {}
-    for name in package.__all__:
-        home = getattr(getattr(package, name), "__module__", "kvpool")
-        homes.setdefault(home, []).append(name)
+    homes: dict[str, list[tuple[str, str]]] = {}
+    for front in FRONTS:
+        package = importlib.import_module(front)
+        for name in package.__all__:
+            exported = getattr(package, name)
+            if inspect.isclass(exported) or inspect.isfunction(exported):
+                homes.setdefault(exported.__module__, []).append((front, name))
     return homes
 
 
@@ -108,8 +121,17 @@ def _with_links_for(page: Path, text: str, home: Path) -> str:
     return re.sub(r"(?<!!)\[([^\]]+)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)", link, text)
 
 
+def _commands() -> str:
+    """Return what `--help` says of each command, as Markdown with a heading for each."""
+    command = get_command(command_line)
+    context = typer.Context(command, info_name="kvpool")
+    text = get_docs_for_click(obj=command, ctx=context, name="kvpool", indent=1)
+    # The lists of subcommands cut what their own headings say in full.
+    return re.sub(r"^\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", text, flags=re.MULTILINE)
+
+
 def _read(_app: Sphinx, name: str, content: list[str]) -> None:
-    """Put the files that a page names as its text in their place."""
+    """Put the files that a page names as its text, and the commands, in their place."""
     page = DOCS / f"{name}.md"
 
     def text_of(match: re.Match[str]) -> str:
@@ -117,9 +139,27 @@ def _read(_app: Sphinx, name: str, content: list[str]) -> None:
         return _with_links_for(page, file.read_text(encoding="utf-8"), file.parent)
 
     text = _with_links_for(page, content[0], page.parent)
-    content[0] = re.sub(r"^<!-- text of: (\S+) -->$", text_of, text, flags=re.MULTILINE)
+    text = re.sub(r"^<!-- text of: (\S+) -->$", text_of, text, flags=re.MULTILINE)
+    content[0] = re.sub(r"^<!-- commands -->$", lambda _: _commands(), text, flags=re.MULTILINE)
+
+
+def _signature(
+    _app: Sphinx,
+    _what: str,
+    _name: str,
+    documented: object,
+    _options: object,
+    signature: str | None,
+    *_: object,
+) -> tuple[str, None] | None:
+    """Leave the bounds of fields out of the signatures of records; their schema has them."""
+    if not (isinstance(documented, type) and issubclass(documented, msgspec.Struct)):
+        return None
+    fields = ", ".join(documented.__struct_fields__)
+    return f"(*, {fields})" if (signature or "").startswith("(*") else f"({fields})", None
 
 
 def setup(app: Sphinx) -> None:
-    """Tell Sphinx of `_read`."""
+    """Tell Sphinx of what is done here while it reads."""
     app.connect("source-read", _read)
+    app.connect("autodoc-process-signature", _signature)
