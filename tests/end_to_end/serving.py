@@ -179,5 +179,6 @@ def pattern(number: int, start: int, count: int) -> tuple[NDArray[Any], NDArray[
     """Return keys and values that no other entry has, and no other token of this one."""
     shape = (LAYOUT.layers, LAYOUT.kv_heads, count, LAYOUT.head_dim)
     positions = np.arange(start, start + count, dtype=np.float32)[:, np.newaxis]
-    keys = np.broadcast_to(number * CONTEXTS[-1] + positions, shape)  # exact below 2**24
+    base = np.float32(number * CONTEXTS[-1])  # exact below 2**24
+    keys = np.broadcast_to(base + positions, shape)
     return keys, -keys

@@ -110,6 +110,17 @@ def test_uncovered_lines_are_noted() -> None:
     assert report.public_key is not None
 
 
+def test_signatures_vouch_for_nothing_behind_a_break_of_the_chain() -> None:
+    lines = short_ledger(signed=True).splitlines()
+    whole = check(lines)
+    assert whole.covered == len(lines)
+    for broken in range(len(lines) - 1):
+        changed = [*lines[:broken], lines[broken].replace(b":", b": ", 1), *lines[broken + 1 :]]
+        report = check(changed)
+        assert report.covered <= broken + 1, f"line {broken + 1} was changed"
+        assert report.signatures <= whole.signatures
+
+
 def test_without_cryptography(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     key = public_key_file(tmp_path / "key.pub", PRIVATE)
     whole = short_ledger(signed=True)

@@ -77,6 +77,7 @@ class ChainCheck:
         self._next: str | None = None  # the file that the rotation in this one names
         self._segment: _Segment | None = None
         self._expected: str | None = None  # the kind of line that must come, if one must
+        self._unbroken = True  # whether each line so far carried the hash of the one before
         self._first_header: Header | None = None
         self._books: dict[str, PoolBooks] = {}
         self._events = dict.fromkeys(get_args(Receipt), 0)
@@ -142,9 +143,11 @@ class ChainCheck:
         except UNREADABLE as error:
             self.find(*what_is_wrong(raw, error))
             self._expected = None  # it may have been that
+            self._unbroken = False
             return
         if line.prev != self._prev:
             self.find("prev", self._prev, line.prev, "the hash of the line before")
+            self._unbroken = False
         problem = form_problem(line, raw)
         if problem:
             self.find(*problem)
@@ -251,7 +254,8 @@ class ChainCheck:
             return
         if valid:
             self.report.signatures += 1
-            self.report.covered = self.report.lines + self._line
+            if self._unbroken:
+                self.report.covered = self.report.lines + self._line
         else:
             self.find("signature", f"one of {key}", signature, "Ed25519 over the line before it")
 

@@ -50,7 +50,8 @@ class VerifyReport:
     lines, receipts, segments, signatures : int
         How many there were, and how many signatures were found valid.
     covered : int
-        Lines that a valid signature vouches for.
+        Lines, from the first on, that a valid signature vouches for: up to the last one
+        before the chain breaks.
     events : Counter of str
         Receipts by kind.
     public_key : str or None
