@@ -22,7 +22,7 @@ from kvpool.errors import ArenaError, InvalidOptionError, InvalidSizeError, Unsu
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["MIN_ALIGNMENT", "Arena", "ArenaBackend", "ArenaInfo", "Capability"]
+__all__ = ["MIN_ALIGNMENT", "Arena", "ArenaBackend", "ArenaFork", "ArenaInfo", "Capability"]
 
 MIN_ALIGNMENT = 64
 """Bytes: the least alignment of an arena's base address (one cache line)."""
@@ -32,8 +32,9 @@ class Capability(enum.Flag):
     """What an arena can do beyond holding bytes."""
 
     NONE = 0
-    DECOMMIT = enum.auto()
-    """`Arena.decommit` gives pages back to the system, and they read zero afterwards."""
+    ELASTIC = enum.auto()
+    """Pages are committed by the first touch; `Arena.decommit` gives them back to the system,
+    and they read zero afterwards."""
     PERSISTENT = enum.auto()
     """The bytes live in a file that outlasts the process."""
     HUGE_PAGES = enum.auto()
@@ -44,6 +45,8 @@ class Capability(enum.Flag):
     """Pages can be committed at creation."""
     NUMA = enum.auto()
     """Pages can be bound to a NUMA node."""
+    FORK = enum.auto()
+    """`Arena.fork` maps a range a second time, copy-on-write."""
 
     def names(self) -> tuple[str, ...]:
         """Return the names of the single capabilities that are set, in lower case.
@@ -75,6 +78,9 @@ class ArenaInfo:
         What this arena can do, on this system and with these options.
     zeroed : bool
         Whether all bytes read zero at creation. False only for an arena over existing data.
+    fork_limit : int
+        How many forks may live at a time before the limits of the system on mappings or
+        descriptors come near; 0 without `Capability.FORK`.
     """
 
     backend: str
@@ -83,13 +89,49 @@ class ArenaInfo:
     alignment: int
     capabilities: Capability = Capability.NONE
     zeroed: bool = True
+    fork_limit: int = 0
+
+
+class ArenaFork(ABC):
+    """A private mapping of a range of an arena, made by `Arena.fork`.
+
+    A page shows what the arena has there until it is written through the fork; from then on
+    it is the fork's own, and what either side writes stays unseen by the other.
+
+    Notes
+    -----
+    A page that the fork has not written follows the arena: it shows what is written there
+    later, and zeros where the arena is decommitted.
+
+    Whoever holds the buffer, or anything made over it, keeps the mapping.
+    """
+
+    @property
+    @abstractmethod
+    def buffer(self) -> memoryview:
+        """All bytes: format ``"B"``, writable, as long as the range that was forked."""
+
+    @abstractmethod
+    def decommit(self, offset: int, nbytes: int) -> None:
+        """Drop the fork's own pages of a range, which follows the arena again.
+
+        Parameters
+        ----------
+        offset, nbytes : int
+            Bytes from the start of the fork; whole pages, inside of it.
+
+        Raises
+        ------
+        ArenaError
+            The system refused.
+        """
 
 
 class Arena(ABC):
     """A fixed range of writable bytes.
 
-    A backend implements `info`, `buffer` and `close`, and `_decommit` if it has
-    `Capability.DECOMMIT`.
+    A backend implements `info`, `buffer` and `close`; `_decommit` and `committed_bytes` if it
+    has `Capability.ELASTIC`, and `_fork` if it has `Capability.FORK`.
 
     Notes
     -----
@@ -142,7 +184,7 @@ class Arena(ABC):
         Raises
         ------
         UnsupportedError
-            The arena lacks `Capability.DECOMMIT`.
+            The arena lacks `Capability.ELASTIC`.
         ArenaError
             The range is not whole pages inside the arena, the arena is closed, or the system
             refused. No byte has changed.
@@ -152,25 +194,84 @@ class Arena(ABC):
         A page comes back with the next touch. Where the pages belong to a file or to shared
         memory, reading is a touch as well: it commits a page of zeros.
         """
+        self._require(Capability.ELASTIC, "decommit pages")
+        self._check_pages("decommit", offset, nbytes)
+        if nbytes:
+            self._decommit(offset, nbytes)
+
+    def committed_bytes(self) -> int | None:
+        """Return the bytes of the pages that the system has committed to the arena.
+
+        Returns
+        -------
+        int or None
+            What the system says, forks not counted; None where it does not tell.
+
+        Raises
+        ------
+        ArenaError
+            The arena is closed.
+        """
+        return None
+
+    def fork(self, offset: int, nbytes: int) -> ArenaFork:
+        """Map a range a second time, copy-on-write.
+
+        Parameters
+        ----------
+        offset, nbytes : int
+            Bytes; both multiples of `info.page_size`, inside the arena, and not empty.
+
+        Returns
+        -------
+        ArenaFork
+
+        Raises
+        ------
+        UnsupportedError
+            The arena lacks `Capability.FORK`.
+        ArenaError
+            The range is not whole pages inside the arena, the arena is closed, or the system
+            refused.
+
+        Notes
+        -----
+        The arena may be written and decommitted beneath the fork, and closed. Writing
+        through the fork where the arena has no page may commit one of zeros there as well.
+        """
+        self._require(Capability.FORK, "fork a range")
+        self._check_pages("fork", offset, nbytes)
+        if not nbytes:
+            raise ArenaError(f"cannot fork [{offset}, {offset}): it is empty")
+        return self._fork(offset, nbytes)
+
+    def _require(self, capability: Capability, what: str) -> None:
+        if capability not in self.info.capabilities:
+            raise UnsupportedError(f"the {self.info.backend} arena cannot {what}")
+
+    def _check_pages(self, verb: str, offset: int, nbytes: int) -> None:
         info = self.info
-        if Capability.DECOMMIT not in info.capabilities:
-            raise UnsupportedError(f"the {info.backend} arena cannot decommit pages")
         if offset % info.page_size or nbytes % info.page_size:
             raise ArenaError(
-                f"cannot decommit [{offset}, {offset + nbytes}): "
+                f"cannot {verb} [{offset}, {offset + nbytes}): "
                 f"not a multiple of the page size {info.page_size}"
             )
         if offset < 0 or nbytes < 0 or offset + nbytes > info.size:
             raise ArenaError(
-                f"cannot decommit [{offset}, {offset + nbytes}): outside of [0, {info.size})"
+                f"cannot {verb} [{offset}, {offset + nbytes}): outside of [0, {info.size})"
             )
-        if nbytes:
-            self._decommit(offset, nbytes)
 
     def _decommit(self, offset: int, nbytes: int) -> None:
         """Decommit whole pages; only called where the capability is there and the range fits."""
         raise UnsupportedError(
             f"the {self.info.backend} arena claims to decommit [{offset}, {offset + nbytes}) "
+            "and does not implement it"
+        )
+
+    def _fork(self, offset: int, nbytes: int) -> ArenaFork:
+        """Fork whole pages; only called where the capability is there and the range fits."""
+        raise UnsupportedError(
+            f"the {self.info.backend} arena claims to fork [{offset}, {offset + nbytes}) "
             "and does not implement it"
         )
 
@@ -194,6 +295,9 @@ class ArenaBackend:
         One line for people who choose a backend.
     options : mapping of str to str
         Name of each option, and one line of what it does.
+    sparse : callable, optional
+        ``sparse(options) -> int``: up to which size, in bytes, an arena with these options takes
+        memory only where it is touched; 0 for none. By default no arena does.
     """
 
     name: str
@@ -201,6 +305,7 @@ class ArenaBackend:
     capabilities: Capability
     summary: str
     options: Mapping[str, str] = field(default_factory=dict)
+    sparse: Callable[[Mapping[str, object]], int] | None = None
 
     def create(self, size: int, **options: object) -> Arena:
         """Create an arena.

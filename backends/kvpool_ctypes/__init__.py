@@ -6,15 +6,18 @@ On another system the package imports, reports no capabilities, and refuses to c
 from __future__ import annotations
 
 import sys
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from kvpool.arena import ArenaBackend, Capability
 from kvpool.errors import ArenaError
 from kvpool.hookspecs import hookimpl
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 if sys.platform == "linux":
     from kvpool_ctypes.create import create
-    from kvpool_ctypes.system import capabilities
+    from kvpool_ctypes.system import capabilities, sparse_size
 else:
 
     def create(size: int, **options: object) -> NoReturn:
@@ -27,6 +30,10 @@ else:
     def capabilities() -> Capability:
         """Return none."""
         return Capability.NONE
+
+    def sparse_size(_options: Mapping[str, object]) -> int:
+        """Return 0: there are no arenas."""
+        return 0
 
 
 __all__ = ["kvpool_arena_backend"]
@@ -47,4 +54,5 @@ def kvpool_arena_backend() -> ArenaBackend:
             "prefault": "whether all pages are there from the start (default: False)",
             "numa_node": "number of the node whose memory the pages come from (default: any)",
         },
+        sparse=sparse_size,
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvpool.arena import Arena
+from kvpool.arena import Arena, ArenaFork
 from kvpool.errors import ArenaError
 from kvpool_ctypes import libc
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 assert sys.platform == "linux", "imported on Linux only"  # type checkers rely on it too
 
-__all__ = ["CtypesArena", "Mapping", "why"]
+__all__ = ["CtypesArena", "CtypesFork", "Mapping", "why"]
 
 
 class Mapping:
@@ -29,14 +29,12 @@ class Mapping:
 
     Parameters
     ----------
-    descriptor : int
-        File to map from its start.
+    address : int
+        From `libc.map_shared` or `libc.map_private`.
     size : int
         Bytes that views show.
     length : int
-        Bytes to map: `size`, rounded up to whole pages.
-    alignment : int
-        The address is a multiple of this.
+        Bytes that are mapped: `size`, rounded up to whole pages.
 
     Notes
     -----
@@ -44,8 +42,8 @@ class Mapping:
     ctypes array would do so as well, but needs a type for each size, which is never freed.
     """
 
-    def __init__(self, descriptor: int, size: int, length: int, alignment: int) -> None:
-        self.address = libc.map_shared(descriptor, length, alignment)
+    def __init__(self, address: int, size: int, length: int) -> None:
+        self.address = address
         self.size = size
         self.length = length
         self.unmap = weakref.finalize(self, libc.unmap, self.address, length)
@@ -64,6 +62,28 @@ class Mapping:
     def array(self) -> NDArray[np.uint8]:
         """Return all bytes as an array that keeps this mapping."""
         return np.asarray(self, dtype=np.uint8)
+
+
+class CtypesFork(ArenaFork):
+    """A private mapping; see `ArenaFork` for the contract."""
+
+    def __init__(self, descriptor: int, offset: int, nbytes: int) -> None:
+        address = libc.map_private(descriptor, offset, nbytes)
+        self._mapping = Mapping(address, nbytes, nbytes)
+
+    @property
+    def buffer(self) -> memoryview:
+        """All bytes."""
+        return self._mapping.array().data
+
+    def decommit(self, offset: int, nbytes: int) -> None:
+        """Drop the fork's own pages of a range."""
+        try:
+            libc.discard(self._mapping.address + offset, nbytes)
+        except OSError as error:
+            raise ArenaError(
+                f"cannot decommit [{offset}, {offset + nbytes}) of a fork: {why(error)}"
+            ) from error
 
 
 class CtypesArena(Arena):
@@ -108,6 +128,18 @@ class CtypesArena(Arena):
             raise ArenaError(
                 f"cannot decommit [{offset}, {offset + nbytes}): {why(error)}"
             ) from error
+
+    def committed_bytes(self) -> int:
+        """Return the bytes of the pages that the memfd has."""
+        self._open_array()
+        return os.fstat(self._descriptor).st_blocks * 512
+
+    def _fork(self, offset: int, nbytes: int) -> CtypesFork:
+        self._open_array()
+        try:
+            return CtypesFork(self._descriptor, offset, nbytes)
+        except OSError as error:
+            raise ArenaError(f"cannot fork [{offset}, {offset + nbytes}): {why(error)}") from error
 
     def _open_array(self) -> NDArray[np.uint8]:
         if self._array is None:

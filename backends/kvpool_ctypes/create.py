@@ -42,6 +42,11 @@ class _Options:
             return system.transparent_huge_page()
         return mmap.PAGESIZE
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether pages are plain ones: a fork's own pages could not be as these options say."""
+        return self == _Options("none", mlock=False, prefault=False, numa_node=None)
+
     def capabilities(self) -> Capability:
         """Return what the options add to an arena."""
         found = Capability.NONE
@@ -153,8 +158,10 @@ def _arena(descriptor: int, size: int, length: int, options: _Options) -> arena.
     page_size = options.page_size
     with _refusal(f"size={size}", "ask for less"):
         os.ftruncate(descriptor, length)
-        mapping = arena.Mapping(descriptor, size, length, page_size)
+        address = libc.map_shared(descriptor, length, page_size)
+    mapping = arena.Mapping(address, size, length)
     try:
+        libc.leave_out_of_dumps(address, length)
         if options.huge_pages == "transparent":
             with _refusal("huge_pages='transparent'", "take huge_pages='none'"):
                 libc.advise_huge(mapping.address, length)
@@ -167,12 +174,16 @@ def _arena(descriptor: int, size: int, length: int, options: _Options) -> arena.
             _lock(mapping)
         if options.prefault:
             _prefault(mapping, options)
+        forks = system.fork_limit() if elastic and options.is_plain else 0
         info = ArenaInfo(
             backend="ctypes",
             size=size,
             page_size=page_size,
             alignment=page_size,
-            capabilities=options.capabilities() | elastic,
+            capabilities=options.capabilities()
+            | elastic
+            | (Capability.FORK if forks else Capability.NONE),
+            fork_limit=forks,
         )
         return arena.CtypesArena(descriptor, mapping, info)
     except BaseException:
@@ -193,7 +204,7 @@ def _gives_pages_back(descriptor: int, mapping: arena.Mapping, page_size: int) -
     after = os.fstat(descriptor).st_blocks  # before the byte is read: that commits its page again
     works = after < before and first[0] == 0
     libc.punch_hole(descriptor, 0, page_size)
-    return Capability.DECOMMIT if works else Capability.NONE
+    return Capability.ELASTIC if works else Capability.NONE
 
 
 def _lock(mapping: arena.Mapping) -> None:

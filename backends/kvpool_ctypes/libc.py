@@ -15,7 +15,10 @@ __all__ = [
     "NUMA_SYSCALLS",
     "advise_huge",
     "bind_to_node",
+    "discard",
+    "leave_out_of_dumps",
     "lock",
+    "map_private",
     "map_shared",
     "memfd",
     "populate",
@@ -83,8 +86,15 @@ def memfd(name: bytes, flags: int = 0) -> int:
     return _check(_memfd_create(name, MFD_CLOEXEC | flags))
 
 
-def _map(address: int | None, length: int, protection: int, flags: int, descriptor: int) -> int:
-    mapped: int | None = _mmap(address, length, protection, flags, descriptor, 0)
+def _map(
+    address: int | None,
+    length: int,
+    protection: int,
+    flags: int,
+    descriptor: int,
+    offset: int = 0,
+) -> int:
+    mapped: int | None = _mmap(address, length, protection, flags, descriptor, offset)
     if mapped is None or mapped == _MAP_FAILED:
         _check(-1)
         raise AssertionError("a failed call has an error number")
@@ -122,6 +132,12 @@ def map_shared(descriptor: int, length: int, alignment: int) -> int:
         raise
 
 
+def map_private(descriptor: int, offset: int, length: int) -> int:
+    """Map whole pages of a file copy-on-write, and return the address."""
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    return _map(None, length, protection, mmap.MAP_PRIVATE, descriptor, offset)
+
+
 def unmap(address: int, length: int) -> None:
     """Unmap whole pages."""
     _check(_munmap(address, length))
@@ -135,9 +151,19 @@ def punch_hole(descriptor: int, offset: int, nbytes: int) -> None:
     _check(_fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, nbytes))
 
 
+def discard(address: int, length: int) -> None:
+    """Drop the private pages of a range of a private mapping, which shows its file again."""
+    _check(_madvise(address, length, mmap.MADV_DONTNEED))
+
+
 def advise_huge(address: int, length: int) -> None:
     """Ask for transparent huge pages in a range."""
     _check(_madvise(address, length, mmap.MADV_HUGEPAGE))
+
+
+def leave_out_of_dumps(address: int, length: int) -> None:
+    """Keep a range out of core dumps, which would walk through all its addresses."""
+    _check(_madvise(address, length, mmap.MADV_DONTDUMP))
 
 
 def populate(address: int, length: int) -> None:

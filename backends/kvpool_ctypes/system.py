@@ -7,9 +7,13 @@ import re
 import resource
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kvpool.arena import Capability
 from kvpool_ctypes import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 assert sys.platform == "linux", "imported on Linux only"  # type checkers rely on it too
 
@@ -17,15 +21,20 @@ __all__ = [
     "EXPLICIT_HUGE_PAGE",
     "available_memory",
     "capabilities",
+    "fork_limit",
     "free_huge_pages",
     "lock_limit",
     "nodes",
+    "sparse_size",
     "transparent_huge_page",
     "transparent_refusal",
 ]
 
 EXPLICIT_HUGE_PAGE = 2 << 20
 """Bytes of a reserved huge page."""
+
+SPARSE_SIZE = 32 << 40
+"""Bytes: a quarter of what the address space of a process has on common machines."""
 
 _MM = Path("/sys/kernel/mm")
 _RESERVED = _MM / "hugepages" / f"hugepages-{EXPLICIT_HUGE_PAGE >> 10}kB"
@@ -35,7 +44,7 @@ _NODES = Path("/sys/devices/system/node/has_memory")
 
 def capabilities() -> Capability:
     """Return what arenas can have on this system, each with the fitting options."""
-    found = Capability.DECOMMIT | Capability.PREFAULT
+    found = Capability.ELASTIC | Capability.FORK | Capability.PREFAULT
     if free_huge_pages() or not transparent_refusal():
         found |= Capability.HUGE_PAGES
     if lock_limit():
@@ -75,6 +84,18 @@ def lock_limit() -> int:
     """Return how many bytes this process may lock."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def fork_limit() -> int:
+    """Return how many forks may live at a time: half of the mappings of a process."""
+    return int(_read(Path("/proc/sys/vm/max_map_count")) or 65530) // 2
+
+
+def sparse_size(options: Mapping[str, object]) -> int:
+    """Return up to which size an arena takes memory only where it is touched."""
+    committed_at_once = options.get("prefault") or options.get("huge_pages") == "explicit"
+    # The limit on locked memory counts the whole arena, touched or not.
+    return 0 if committed_at_once or options.get("mlock") else SPARSE_SIZE
 
 
 def available_memory() -> int | None:

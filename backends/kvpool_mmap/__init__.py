@@ -7,7 +7,7 @@ import sys
 from kvpool.arena import ArenaBackend, Capability
 from kvpool.hookspecs import hookimpl
 from kvpool_mmap.arena import MmapArena
-from kvpool_mmap.create import create
+from kvpool_mmap.create import create, sparse_size
 
 __all__ = ["MmapArena", "kvpool_arena_backend"]
 
@@ -15,7 +15,8 @@ __all__ = ["MmapArena", "kvpool_arena_backend"]
 @hookimpl
 def kvpool_arena_backend() -> ArenaBackend:
     """Describe the backend."""
-    elastic = Capability.DECOMMIT if sys.platform == "linux" else Capability.NONE
+    is_linux = sys.platform == "linux"
+    elastic = Capability.ELASTIC | Capability.FORK if is_linux else Capability.NONE
     return ArenaBackend(
         name="mmap",
         factory=create,
@@ -25,4 +26,5 @@ def kvpool_arena_backend() -> ArenaBackend:
             "path": "file that holds the bytes, created if it is missing (default: memory)",
             "reuse": "whether the file may have content, which is kept (default: False)",
         },
+        sparse=sparse_size,
     )

@@ -13,12 +13,26 @@ from typing import TYPE_CHECKING
 
 from kvpool.arena import ArenaInfo, Capability
 from kvpool.errors import ArenaError, InvalidOptionError
-from kvpool_mmap.arena import MmapArena, remove_pages, why
+from kvpool_mmap.arena import MmapArena, remove_pages
+from kvpool_mmap.errors import why
+from kvpool_mmap.fork import fork_limit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["create"]
+__all__ = ["create", "sparse_size"]
+
+SPARSE_MEMORY = 32 << 40
+"""Bytes: a quarter of what the address space of a process has on common machines."""
+SPARSE_FILE = 8 << 40
+"""Bytes: half of the largest file of ext4."""
+
+
+def sparse_size(options: Mapping[str, object]) -> int:
+    """Return up to which size an arena takes memory or disk only where it is touched."""
+    if sys.platform != "linux" or options.get("reuse"):
+        return 0
+    return SPARSE_MEMORY if options.get("path") is None else SPARSE_FILE
 
 
 def create(size: int, *, path: object = None, reuse: object = False) -> MmapArena:
@@ -78,11 +92,12 @@ def _checked_path(path: object) -> Path:
 def _create_in_memory(size: int) -> MmapArena:
     with _refusal(f"memory of {size} bytes"):
         if sys.platform == "linux" and hasattr(os, "memfd_create"):
-            with _closing(os.memfd_create("kvpool")) as descriptor:
+            with _closing_on_failure(os.memfd_create("kvpool")) as descriptor:
                 elastic = _gives_pages_back(descriptor)
                 return _map(descriptor, size, elastic)
         mapping = mmap.mmap(-1, size)
-    return MmapArena(mapping, _info(size, _decommit_if(_reads_zero_when_removed(mapping))))
+    elastic = _reads_zero_when_removed(mapping)
+    return MmapArena(mapping, _info(size, Capability.ELASTIC if elastic else Capability.NONE))
 
 
 def _reads_zero_when_removed(mapping: mmap.mmap) -> bool:
@@ -103,7 +118,7 @@ def _create_in_file(size: int, path: Path, *, reuse: bool) -> MmapArena:
     with _refusal(f"path={str(path)!r}"):
         descriptor, created = _open(path)
         try:
-            with _closing(descriptor):
+            with _closing_on_failure(descriptor):
                 return _map_file(descriptor, size, path, reuse=reuse)
         except BaseException:
             if created:
@@ -159,9 +174,16 @@ def _map(
     descriptor: int, size: int, elastic: bool, *, persistent: bool = False, zeroed: bool = True
 ) -> MmapArena:
     os.ftruncate(descriptor, size)
-    kept = Capability.PERSISTENT if persistent else Capability.NONE
-    mapping = mmap.mmap(descriptor, size)  # holds a descriptor of its own
-    return MmapArena(mapping, _info(size, kept | _decommit_if(elastic), zeroed=zeroed))
+    capabilities = Capability.PERSISTENT if persistent else Capability.NONE
+    if elastic:
+        capabilities |= Capability.ELASTIC
+    if elastic and fork_limit():
+        capabilities |= Capability.FORK
+    info = _info(size, capabilities, zeroed=zeroed)
+    mapping = mmap.mmap(descriptor, size)
+    if sys.platform == "linux":
+        mapping.madvise(mmap.MADV_DONTDUMP)  # a core dump would walk through all addresses
+    return MmapArena(mapping, info, descriptor)
 
 
 def _gives_pages_back(descriptor: int) -> bool:
@@ -190,10 +212,6 @@ def _blocks(descriptor: int) -> int:
     return int(getattr(os.fstat(descriptor), "st_blocks", 0))
 
 
-def _decommit_if(elastic: bool) -> Capability:
-    return Capability.DECOMMIT if elastic else Capability.NONE
-
-
 def _info(size: int, capabilities: Capability, *, zeroed: bool = True) -> ArenaInfo:
     return ArenaInfo(
         backend="mmap",
@@ -202,15 +220,17 @@ def _info(size: int, capabilities: Capability, *, zeroed: bool = True) -> ArenaI
         alignment=mmap.PAGESIZE,
         capabilities=capabilities,
         zeroed=zeroed,
+        fork_limit=fork_limit() if Capability.FORK in capabilities else 0,
     )
 
 
 @contextlib.contextmanager
-def _closing(descriptor: int) -> Iterator[int]:
+def _closing_on_failure(descriptor: int) -> Iterator[int]:
     try:
         yield descriptor
-    finally:
+    except BaseException:
         os.close(descriptor)
+        raise
 
 
 @contextlib.contextmanager

@@ -9,6 +9,12 @@ import pytest
 
 __all__ = ["SUITES"]
 
-SUITES = ("kvpool.testing.arenas", "kvpool.testing.policies")
+SUITES = (
+    "kvpool.testing.arena_suite",
+    "kvpool.testing.arenas",
+    "kvpool.testing.elastic",
+    "kvpool.testing.forks",
+    "kvpool.testing.policies",
+)
 
 pytest.register_assert_rewrite(*SUITES)

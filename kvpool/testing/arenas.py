@@ -5,39 +5,22 @@ from __future__ import annotations
 import contextlib
 import gc
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 
-from kvpool.arena import MIN_ALIGNMENT, Arena, Capability
-from kvpool.backends import create_arena, registry
-from kvpool.errors import ArenaError, InvalidOptionError, KVPoolError, UnsupportedError
-from kvpool.testing.process import Holdings, pages_present
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from numpy.typing import NDArray
+from kvpool.arena import MIN_ALIGNMENT, Arena
+from kvpool.backends import registry
+from kvpool.errors import ArenaError, InvalidOptionError, KVPoolError
+from kvpool.testing.arena_suite import CYCLE_BYTES, CYCLES, PAGES, as_array, pattern
+from kvpool.testing.elastic import ElasticConformance
+from kvpool.testing.forks import ForkConformance
 
 __all__ = ["ArenaConformance"]
 
-PAGES = 8
-CYCLES = 64
-CYCLE_BYTES = 1 << 20
 
-
-def as_array(arena: Arena) -> NDArray[np.uint8]:
-    """Return all bytes of an arena as an array, without a copy."""
-    return np.frombuffer(arena.buffer, dtype=np.uint8)
-
-
-def pattern(size: int) -> NDArray[np.uint8]:
-    """Return bytes none of which is zero, and which show a shift by any number of pages."""
-    return (np.arange(size, dtype=np.uint64) * 2654435761 >> 7).astype(np.uint8) | np.uint8(1)
-
-
-class ArenaConformance:
+class ArenaConformance(ElasticConformance, ForkConformance):
     """Tests that every arena passes; subclass it, set `backend`, and let pytest collect it.
 
     Attributes
@@ -51,25 +34,6 @@ class ArenaConformance:
     -----
     Override `create_arena` where arenas need more, for example a path of their own each.
     """
-
-    backend: ClassVar[str]
-    options: ClassVar[Mapping[str, object]] = {}
-
-    def create_arena(self, size: int, **options: object) -> Arena:
-        """Create a fresh arena of `size` bytes; `options` win over those of the class."""
-        return create_arena(size, self.backend, **{**self.options, **options})
-
-    @pytest.fixture
-    def page_size(self) -> int:
-        """Return the bytes of a page of these arenas."""
-        with contextlib.closing(self.create_arena(1)) as arena:
-            return arena.info.page_size
-
-    @pytest.fixture
-    def arena(self, page_size: int) -> Iterator[Arena]:
-        """Return an arena of some whole pages."""
-        with contextlib.closing(self.create_arena(PAGES * page_size)) as arena:
-            yield arena
 
     # -- what an arena is ------------------------------------------------------------------
 
@@ -178,80 +142,6 @@ class ArenaConformance:
             list(threads.map(write, bounds[:-1], bounds[1:]))
         assert np.array_equal(as_array(arena), expected)
 
-    # -- decommit --------------------------------------------------------------------------
-
-    def test_decommitted_pages_read_zero(self, arena: Arena, page_size: int) -> None:
-        """The pages of the range read zero, also in older views; all others are untouched."""
-        view = as_array(arena)
-        expected = pattern(arena.info.size)
-        view[:] = expected
-        if Capability.DECOMMIT in arena.info.capabilities:
-            arena.decommit(2 * page_size, 3 * page_size)
-            expected[2 * page_size : 5 * page_size] = 0
-        else:
-            with pytest.raises(UnsupportedError, match=self.backend):
-                arena.decommit(2 * page_size, 3 * page_size)
-        assert np.array_equal(view, expected)
-        assert np.array_equal(as_array(arena), expected)
-
-    def test_decommitted_pages_can_be_used_again(self, arena: Arena, page_size: int) -> None:
-        """A page comes back with the next touch, again and again."""
-        if Capability.DECOMMIT not in arena.info.capabilities:
-            return
-        view = as_array(arena)
-        for value in (1, 2, 3):
-            view[:] = value
-            arena.decommit(0, arena.info.size)
-            arena.decommit(page_size, page_size)  # nothing is there
-            assert not view.any()
-
-    def test_decommit_gives_memory_back(self, arena: Arena, page_size: int) -> None:
-        """The system counts fewer pages afterwards, by exactly the range."""
-        if Capability.DECOMMIT not in arena.info.capabilities:
-            return
-        view = as_array(arena)
-        view[:] = 1
-        before = pages_present(view.ctypes.data, view.nbytes)
-        arena.decommit(page_size, 4 * page_size)
-        after = pages_present(view.ctypes.data, view.nbytes)
-        if before is not None and after is not None:
-            assert before * (PAGES - 4) == after * PAGES
-
-    @pytest.mark.parametrize(
-        ("offset", "nbytes"),
-        [(0.5, 1), (0, 0.5), (-1, 1), (0, -1), (-1, 2), (PAGES, 1), (0, PAGES + 1), (PAGES - 1, 2)],
-    )
-    def test_decommit_of_a_bad_range_changes_nothing(
-        self, arena: Arena, page_size: int, offset: float, nbytes: float
-    ) -> None:
-        """A range (here in pages) of broken pages, or outside, is an error without effect."""
-        expected = pattern(arena.info.size)
-        as_array(arena)[:] = expected
-        with pytest.raises(ArenaError):
-            arena.decommit(int(offset * page_size), int(nbytes * page_size))
-        assert np.array_equal(as_array(arena), expected)
-
-    def test_decommit_beside_writers(self, arena: Arena, page_size: int) -> None:
-        """Pages come and go in one half while a thread writes to the other."""
-        if Capability.DECOMMIT not in arena.info.capabilities:
-            return
-        half = PAGES // 2 * page_size
-        expected = pattern(half)
-
-        def come_and_go() -> bool:
-            view = as_array(arena)[half:]
-            for _ in range(100):
-                view[:] = 1
-                arena.decommit(half, half)
-            return not view.any()
-
-        with ThreadPoolExecutor(1) as thread:
-            zeroed = thread.submit(come_and_go)
-            for _ in range(100):
-                as_array(arena)[:half] = expected
-                assert np.array_equal(as_array(arena)[:half], expected)
-            assert zeroed.result()
-
     # -- the end ---------------------------------------------------------------------------
 
     def test_closing_twice_is_fine(self, arena: Arena) -> None:
@@ -311,19 +201,3 @@ class ArenaConformance:
 
         self._check_leaks(cycle)
         assert len(errors) == 2 * (CYCLES + 1)
-
-    def _check_leaks(self, cycle: Any) -> None:
-        """Run `cycle` many times; what leaks grows with each, other things do not."""
-        cycle()  # first use loads and caches things
-        before = Holdings.now()
-        for _ in range(CYCLES):
-            cycle()
-        after = Holdings.now()
-        for what, limit in (
-            ("descriptors", CYCLES // 2),
-            ("mappings", CYCLES // 2),
-            ("mapped_bytes", CYCLES * CYCLE_BYTES // 2),
-        ):
-            held, holds = getattr(before, what), getattr(after, what)
-            if held is not None:
-                assert holds - held < limit, f"{what} grew from {held} to {holds}"

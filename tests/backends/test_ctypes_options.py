@@ -34,10 +34,11 @@ HUGE = 2 << 20
 
 def test_capabilities_are_those_of_the_options() -> None:
     with contextlib.closing(create_arena(PAGE, "ctypes")) as arena:
-        assert arena.info.capabilities == Capability.DECOMMIT
+        assert arena.info.capabilities == Capability.ELASTIC | Capability.FORK
+        assert arena.info.fork_limit > 0
     with contextlib.closing(create_arena(PAGE, "ctypes", mlock=True, prefault=True)) as arena:
         assert arena.info.capabilities == (
-            Capability.DECOMMIT | Capability.LOCKED | Capability.PREFAULT
+            Capability.ELASTIC | Capability.LOCKED | Capability.PREFAULT
         )
 
 
@@ -173,7 +174,7 @@ def check_huge(arena: Arena) -> None:
     assert view.ctypes.data % HUGE == 0
     assert arena.info.size == view.nbytes == 3 * HUGE + 5
     assert arena.info.page_size == arena.info.alignment == HUGE
-    assert Capability.HUGE_PAGES | Capability.DECOMMIT in arena.info.capabilities
+    assert Capability.HUGE_PAGES | Capability.ELASTIC in arena.info.capabilities
     view[:] = 1
     arena.decommit(HUGE, HUGE)
     assert not view[HUGE : 2 * HUGE].any()

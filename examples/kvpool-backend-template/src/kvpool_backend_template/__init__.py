@@ -15,7 +15,7 @@ def kvpool_arena_backend() -> ArenaBackend:
     return ArenaBackend(
         name="template",
         factory=create,
-        # What an arena can do on this system; Capability.DECOMMIT needs Arena._decommit.
+        # What an arena can do on this system; Capability.ELASTIC needs Arena._decommit.
         capabilities=Capability.NONE,
         summary="memory of a bytearray",
         # kvpool refuses an option that is not here before it calls `create`.
