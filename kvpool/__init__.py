@@ -12,6 +12,7 @@ from kvpool.arena import Arena, ArenaBackend, ArenaInfo, Capability
 from kvpool.backends import create_arena
 from kvpool.block import MemoryBlock
 from kvpool.cache_key import CacheKey
+from kvpool.elastic_pool import ElasticPool
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import KVPoolError
 from kvpool.eviction.base import EvictionPolicy, EvictionReason
@@ -28,6 +29,7 @@ __all__ = [
     "ArenaInfo",
     "CacheKey",
     "Capability",
+    "ElasticPool",
     "EvictionPolicy",
     "EvictionReason",
     "KVCacheEntry",

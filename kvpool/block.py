@@ -11,7 +11,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from kvpool.arena import ArenaFork
 from kvpool.errors import InvalidSizeError, InvalidViewError
+from kvpool.page_runs import PageRuns
 
 __all__ = ["Bytes", "MemoryBlock", "RootRef", "as_int", "is_leased", "view_geometry"]
 
@@ -40,19 +42,60 @@ class MemoryBlock:
     offset : int
         Bytes from the start of the arena.
     size : int
-        Bytes asked for. The pool charges them rounded up to its granule.
+        Bytes asked for.
+    charged : int
+        Bytes that the pool counts as used for it: `size` rounded up to the granule, or what
+        is committed of a block that was reserved.
+    runs : PageRuns or None
+        Which pages are committed; None where all are, from the start.
+    base : MemoryBlock or None
+        The block whose pages this one shows until it writes its own, if it is a fork.
     """
 
-    __slots__ = ("_pool_id", "_root", "offset", "size")
+    __slots__ = (
+        "_ended",
+        "_fork",
+        "_pool_id",
+        "_root",
+        "_shares",
+        "base",
+        "charged",
+        "offset",
+        "runs",
+        "size",
+    )
 
     def __init__(self, offset: int, size: int, pool_id: int) -> None:
         self.offset = offset
         self.size = size
+        self.charged = 0
+        self.runs: PageRuns | None = None
+        self.base: MemoryBlock | None = None
         self._pool_id = pool_id
         self._root: RootRef | None = None
+        self._ended = False  # whether it has lost its owner
+        self._fork: ArenaFork | None = None  # the mapping of a fork
+        self._shares = NO_FORKS  # forks, and the bytes of each run they read
+
+    @property
+    def lent(self) -> int:
+        """Bytes at the start of each run that forks show of this block."""
+        if not self._shares:
+            return 0  # as for most blocks
+        return max(self._shares.values(), default=0)  # in one go: forks end in other threads
+
+    def add_fork(self, fork: MemoryBlock, nbytes: int) -> None:
+        """Note a fork that shows so many bytes at the start of each run."""
+        if not self._shares:
+            self._shares = {}
+        self._shares[fork] = nbytes
 
     def __repr__(self) -> str:
         return f"MemoryBlock(offset={self.offset}, size={self.size})"
+
+
+NO_FORKS: dict[MemoryBlock, int] = {}
+"""What a block without forks has, so that many blocks need not have as many of them."""
 
 
 def is_leased(block: MemoryBlock) -> bool:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-import operator
-import threading
+import contextlib
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from numpy.typing import ArrayLike, NDArray
 
 from kvpool.block import Bytes, MemoryBlock
-from kvpool.errors import ContextOverflowError, EntryError, InvalidTokensError, LayerIndexError
+from kvpool.errors import (
+    EntryRemovedError,
+    InvalidTokensError,
+)
 from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.pool import MemoryPool
 from kvpool.pool_entry import PoolEntry
 from kvpool.token_arrays import checked_pair
-from kvpool.token_count import TokenCount
+from kvpool.token_store import RoomMaker, TokenStore, TokenWriter
 
-__all__ = ["KVCacheEntry"]
+__all__ = ["EntryOwner", "KVCacheEntry"]
 
 
-class KVCacheEntry(PoolEntry):
+class EntryOwner(RoomMaker, Protocol):
+    """Who keeps an entry among others. Called without a lock of the entry."""
+
+    def fork(self, entry: KVCacheEntry, session_id: str) -> KVCacheEntry:
+        """Make a fork of the entry, and keep it too; EntryRemovedError if it is kept no more."""
+
+
+class KVCacheEntry(TokenStore):
     """The keys and values of one session.
 
     Parameters
@@ -34,9 +43,14 @@ class KVCacheEntry(PoolEntry):
         From `KVLayout.geometry`.
     clock, on_use
         As for `PoolEntry`.
+    owner : EntryOwner, optional
+        Without one, an entry that lacks pages raises.
 
     Notes
     -----
+    *Pages.* In an elastic pool an entry costs the pages of the tokens that it holds. A write
+    that needs pages which the budget lacks has others evicted, and else changes nothing.
+
     *Views are leases.* While an array from `key`, `value`, `keys` or `values`, or anything
     derived from it, lives, the entry is not evicted; removed by hand, it keeps its bytes until
     the last view is gone.
@@ -65,11 +79,10 @@ class KVCacheEntry(PoolEntry):
         *,
         clock: Callable[[], float] = time.monotonic,
         on_use: Callable[[PoolEntry], object] | None = None,
+        owner: EntryOwner | None = None,
     ) -> None:
-        super().__init__(pool, block, session_id, clock, on_use)
-        self._geometry = geometry
-        self._tokens = TokenCount(geometry.layout.layers)
-        self._lock = threading.Lock()
+        super().__init__(pool, block, session_id, geometry, clock=clock, on_use=on_use, room=owner)
+        self._owner = owner
 
     @classmethod
     def create(
@@ -80,7 +93,7 @@ class KVCacheEntry(PoolEntry):
         session_id: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> KVCacheEntry:
-        """Allocate an entry from a pool.
+        """Reserve an entry in a pool.
 
         Raises
         ------
@@ -89,25 +102,8 @@ class KVCacheEntry(PoolEntry):
         PoolExhaustedError
             It does not fit.
         """
-        geometry = layout.geometry(max_context_length)
-        return cls(pool, pool.allocate(geometry.nbytes), session_id, geometry, clock=clock)
-
-    # -- what it is ----------------------------------------------------------------------
-
-    @property
-    def layout(self) -> KVLayout:
-        """The geometry of one token."""
-        return self._geometry.layout
-
-    @property
-    def max_context_length(self) -> int:
-        """Tokens that the entry has room for."""
-        return self._geometry.max_context_length
-
-    @property
-    def token_count(self) -> int:
-        """Tokens that every layer holds."""
-        return self._tokens.complete
+        geometry = layout.geometry(max_context_length, pool.granule)
+        return cls(pool, pool.reserve(geometry), session_id, geometry, clock=clock)
 
     # -- writing -------------------------------------------------------------------------
 
@@ -132,19 +128,58 @@ class KVCacheEntry(PoolEntry):
         ------
         InvalidTokensError, LayerIndexError, LayerMismatchError, ContextOverflowError
             Nothing has changed.
+        PoolExhaustedError
+            The pages cannot be had, whoever is evicted; nothing has changed.
         EntryRemovedError
         """
         lead = (self.layout.kv_heads,)
         new_keys, new_values, count = checked_pair(self.layout, lead, keys, values, self.session_id)
         self._check_layer(layer)
-        with self._lock:
-            start = self._next_position(count, layer)
-            target = self._geometry.layer_view(self._lease(), layer, start, count)
+
+        def put(root: Bytes, geometry: EntryGeometry, start: int) -> None:
+            target = geometry.layer_view(root, layer, start, count)
             target[0] = new_keys
             target[1] = new_values
-            held = self._tokens.append(layer, count)
-        self._note_use()
-        return held
+
+        return self._write(layer, count, put)
+
+    def append_with(self, layer: int, count: int, put: TokenWriter) -> int:
+        """Let the caller put the next tokens of one layer in place; else as `append`.
+
+        For arrays that NumPy does not know, such as tensors.
+
+        Parameters
+        ----------
+        layer : int
+        count : int
+            Tokens to come, at least 1.
+        put : callable
+            Called with the bytes of the entry, their geometry, and the position of the first
+            token to write. The bytes are the array that every view is based on: the same one as
+            before for as long as a lease lives and the entry does not move or part from its
+            forks. It is called under the lock of the entry, so it must not call the entry.
+
+        Returns
+        -------
+        int
+            Tokens that the layer now holds.
+
+        Raises
+        ------
+        InvalidTokensError, LayerIndexError, LayerMismatchError, ContextOverflowError
+            Nothing was written; nothing has changed.
+        PoolExhaustedError
+            The pages cannot be had, whoever is evicted; nothing has changed.
+        EntryRemovedError
+
+        Notes
+        -----
+        Where `put` raises, the layer holds the tokens that it held before.
+        """
+        if count < 1:
+            raise InvalidTokensError(f"session {self.session_id!r} gets {count} tokens to append")
+        self._check_layer(layer)
+        return self._write(layer, count, put)
 
     def extend(self, keys: ArrayLike, values: ArrayLike) -> int:
         """Write the next tokens of all layers at once.
@@ -161,25 +196,25 @@ class KVCacheEntry(PoolEntry):
 
         Raises
         ------
-        InvalidTokensError, LayerMismatchError, ContextOverflowError
+        InvalidTokensError, LayerMismatchError, ContextOverflowError, PoolExhaustedError
             Nothing has changed.
         EntryRemovedError
         """
         lead = (self.layout.layers, self.layout.kv_heads)
         new_keys, new_values, count = checked_pair(self.layout, lead, keys, values, self.session_id)
-        with self._lock:
-            start = self._next_position(count)
-            target = self._geometry.full_view(self._lease(), start, count)
+
+        def put(root: Bytes, geometry: EntryGeometry, start: int) -> None:
+            target = geometry.full_view(root, start, count)
             target[0] = new_keys
             target[1] = new_values
-            held = self._tokens.extend(count)
-        self._note_use()
-        return held
+
+        return self._write(None, count, put)
 
     def truncate(self, token_count: int) -> None:
         """Drop the tokens from position `token_count` on, and any that not all layers hold.
 
-        Views taken before still show what was there until it is written again.
+        Views taken before still show what was there until it is written again. In an elastic
+        pool the pages go back, unless such a view is alive; see `trim`.
 
         Parameters
         ----------
@@ -194,9 +229,81 @@ class KVCacheEntry(PoolEntry):
         """
         with self._lock:
             kept = self._check_kept(token_count)
-            _lease = self._lease()
+            lease = self._lease()
             self._tokens.truncate(kept)
+            self._note_use()
+            del lease  # it would keep the pages
+            with contextlib.suppress(EntryRemovedError):  # by others, just now
+                self._trim()
+
+    def trim(self) -> None:
+        """Give back pages behind the tokens held, which a view kept `truncate` from doing.
+
+        Raises
+        ------
+        EntryRemovedError
+        """
+        with self._lock:
+            self._trim()
+
+    def fork(self, session_id: str) -> KVCacheEntry:
+        """Make an entry that begins with the tokens that all layers of this one hold.
+
+        Both go on by themselves: what one writes the other never shows. Where the pool can,
+        the tokens are shared, not copied, until they are written; see `MemoryPool.fork`.
+
+        Parameters
+        ----------
+        session_id : str
+            Of the fork. If a manager keeps this entry it keeps the fork too, under a key
+            with the same namespace and this id.
+
+        Returns
+        -------
+        KVCacheEntry
+            With the same layout and `max_context_length`.
+
+        Raises
+        ------
+        EntryExistsError
+            The manager has an entry of that key.
+        PoolExhaustedError
+            Tokens had to be copied, and there is no room; nothing has changed.
+        EntryRemovedError
+        """
+        if self._owner is not None:
+            return self._owner.fork(self, session_id)
+        return self.fork_for(session_id)
+
+    def fork_for(
+        self,
+        session_id: str,
+        on_use: Callable[[PoolEntry], object] | None = None,
+        owner: EntryOwner | None = None,
+    ) -> KVCacheEntry:
+        """Make a fork as `fork` does, for an owner who takes it in."""
+        with self._lock:
+            root, held = self._lease(), self._tokens.complete
+            stride = self._geometry.token_stride
+            shared = self.pool.fork(self.block, held * stride)
+            block, shown = shared or (self.pool.reserve(self._geometry), 0)
+            child = KVCacheEntry(
+                *(self.pool, block, session_id, self._geometry),
+                clock=self._clock,
+                on_use=on_use,
+                owner=owner,
+            )
+            try:
+                child._take(self._geometry.full_view(root, 0, held), shown // stride)
+            except BaseException:
+                self.pool.deallocate(block)
+                raise
+            finally:
+                del root  # a traceback that someone keeps must not keep the lease
+        if shared is None:
+            self.pool.count_copied_fork()
         self._note_use()
+        return child
 
     def relocate(self, block: MemoryBlock, geometry: EntryGeometry) -> MemoryBlock:
         """Move the tokens into another block of the same pool, laid out anew.
@@ -219,10 +326,15 @@ class KVCacheEntry(PoolEntry):
         ------
         EntryRemovedError
             The entry is gone; nothing has changed.
+        PoolExhaustedError
+            There are not enough pages for the tokens; nothing has changed.
         """
         with self._lock:
             source = self._lease()
             target = self.pool.lease(block)
+            end = self._tokens.longest * geometry.token_stride
+            # In one go, so that others are evicted for all of it or not at all.
+            self.pool.commit(block, range(geometry.groups), 0, end)
             for layer in range(self.layout.layers):
                 held = self._tokens.of(layer)
                 moved = geometry.layer_view(target, layer, 0, held)
@@ -281,59 +393,3 @@ class KVCacheEntry(PoolEntry):
     def values(self) -> NDArray[Any]:
         """Return the values of all layers, without a copy; as `keys`."""
         return self._complete_view(1)
-
-    # -- inside --------------------------------------------------------------------------
-
-    def _view(self, layer: int, region: int, writeable: bool) -> NDArray[Any]:
-        self._check_layer(layer)
-        with self._lock:
-            held = self._tokens.of(layer)
-            both = self._geometry.layer_view(self._lease(), layer, 0, held)
-        self._note_use()
-        view: NDArray[Any] = both[region]
-        view.setflags(write=writeable)
-        return view
-
-    def _complete_view(self, region: int) -> NDArray[Any]:
-        with self._lock:
-            both = self._geometry.full_view(self._lease(), 0, self._tokens.complete)
-        self._note_use()
-        view: NDArray[Any] = both[region]
-        view.setflags(write=False)
-        return view
-
-    def _check_kept(self, token_count: int) -> int:
-        try:
-            kept = operator.index(token_count)
-        except TypeError:
-            kept = -1
-        if not 0 <= kept <= self._tokens.complete:
-            self._lease()  # that it is gone goes before what else is wrong
-            raise InvalidTokensError(
-                f"cannot truncate session {self.session_id!r} to {token_count!r} tokens: "
-                f"it holds {self._tokens.complete}"
-            )
-        return kept
-
-    def _check_layer(self, layer: int) -> None:
-        if not 0 <= layer < self.layout.layers:
-            raise LayerIndexError(
-                f"session {self.session_id!r} has no layer {layer}: it has {self.layout.layers}"
-            )
-
-    def _next_position(self, count: int, layer: int | None = None) -> int:
-        """Return where `count` tokens of a layer, or of all, go; raise if they must not."""
-        try:
-            if layer is None:
-                held = self._tokens.check_extend(self.session_id)
-            else:
-                held = self._tokens.check_append(layer, count, self.session_id)
-            if held + count > self.max_context_length:
-                raise ContextOverflowError(
-                    f"session {self.session_id!r} holds {held} tokens, {count} more would exceed "
-                    f"its max_context_length of {self.max_context_length}"
-                )
-        except EntryError:
-            self._lease()  # that it is gone goes before what else is wrong
-            raise
-        return held

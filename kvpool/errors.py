@@ -85,6 +85,10 @@ class PoolExhaustedError(PoolError, MemoryError):
         return type(self), (self.requested, self.free, self.largest_free, self._detail)
 
 
+class AddressSpaceExhaustedError(PoolExhaustedError):
+    """No free range of an elastic pool's address space is large enough, whatever is committed."""
+
+
 class InvalidSizeError(PoolError, ValueError):
     """A size in bytes is zero, negative or not an integer."""
 

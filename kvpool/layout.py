@@ -3,24 +3,33 @@
 An entry holds ``[keys | values]``, each as layer x head x token x dim: *head-major*. The
 tokens of one head lie next to each other, so attention reads one contiguous run per head, and
 a new token is appended in place, without moving those before it.
+
+Where memory comes in pages, the last page of each run is partly empty. A model with small or
+few heads may pack tokens more densely: then a run holds all heads of a layer, or whole tokens.
 """
 
 from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from kvpool.alignment import align_up
+from kvpool.alignment import align_up, check_alignment
 from kvpool.arena import MIN_ALIGNMENT
 from kvpool.block import Bytes
 from kvpool.errors import InvalidLayoutError
 
-__all__ = ["DTYPES", "EntryGeometry", "KVLayout"]
+__all__ = ["DTYPES", "PACKINGS", "EntryGeometry", "KVLayout", "Packing"]
+
+Packing = Literal["head", "layer", "token"]
+
+PACKINGS: tuple[Packing, ...] = ("head", "layer", "token")
+"""What a run of consecutive tokens holds of each token: one head's key or value, all heads of
+the keys or values of one layer, or all there is."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -45,11 +54,15 @@ class KVLayout:
         Elements of one head.
     dtype : dtype or str
         ``float32``, ``float16``, ``bfloat16`` or ``int8``.
+    packing : {"head", "layer", "token"}
+        What lies next to each other: the tokens of a head, so that attention reads one
+        contiguous range per head; or, with fewer partly empty pages, all heads of a layer,
+        or all of a token. Views are zero-copy and have the same shape in each.
 
     Raises
     ------
     InvalidLayoutError
-        A dimension is no whole number of at least 1, or the dtype is another.
+        A dimension is no whole number of at least 1, or the dtype or packing is another.
 
     Examples
     --------
@@ -62,32 +75,49 @@ class KVLayout:
     kv_heads: int
     head_dim: int
     dtype: np.dtype[Any]
+    packing: Packing
 
     def __init__(
-        self, layers: int, kv_heads: int, head_dim: int, dtype: DTypeLike = "float16"
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: DTypeLike = "float16",
+        packing: Packing = "head",
     ) -> None:
         object.__setattr__(self, "layers", _dimension("layers", layers))
         object.__setattr__(self, "kv_heads", _dimension("kv_heads", kv_heads))
         object.__setattr__(self, "head_dim", _dimension("head_dim", head_dim))
         object.__setattr__(self, "dtype", _element_type(dtype))
+        if packing not in PACKINGS:
+            raise InvalidLayoutError(f"packing {packing!r} is none of {', '.join(PACKINGS)}")
+        object.__setattr__(self, "packing", packing)
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of the keys and values of one token over all layers."""
         return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
 
-    def geometry(self, max_context_length: int) -> EntryGeometry:
+    def geometry(self, max_context_length: int, alignment: int = MIN_ALIGNMENT) -> EntryGeometry:
         """Return where everything lies in an entry for that many tokens.
+
+        Parameters
+        ----------
+        max_context_length : int
+        alignment : int, default 64
+            Bytes, a power of two: every run starts at a multiple of it.
 
         Raises
         ------
         InvalidLayoutError
             `max_context_length` is no whole number of at least 1.
         """
-        return EntryGeometry(self, _dimension("max_context_length", max_context_length))
+        length = _dimension("max_context_length", max_context_length)
+        return EntryGeometry(self, length, check_alignment(alignment))
 
     def __str__(self) -> str:
-        return f"{self.layers} x {self.kv_heads} x {self.head_dim} {self.dtype}"
+        packing = "" if self.packing == "head" else f" by {self.packing}"
+        return f"{self.layers} x {self.kv_heads} x {self.head_dim} {self.dtype}{packing}"
 
 
 class EntryGeometry:
@@ -97,39 +127,88 @@ class EntryGeometry:
     ----------
     layout : KVLayout
     max_context_length : int
-        Tokens that each head's run has room for.
+        Tokens that each run has room for.
+    alignment : int, default 64
+        Bytes: each run starts at a multiple of it.
 
     Attributes
     ----------
     token_stride, head_stride, layer_stride : int
-        Bytes from one token, head or layer to the next. Each head's run starts at a
-        multiple of 64 bytes.
+        Bytes from one token, head or layer to the next.
     value_offset : int
         Bytes from a key to the value of the same token; keys start at 0.
     nbytes : int
         Bytes of the whole entry.
+    groups, runs_per_group : int
+        The runs of one group fill together: those of a layer, or the only one of the entry.
     """
 
     __slots__ = (
         "_strides",
+        "groups",
         "head_stride",
         "layer_stride",
         "layout",
         "max_context_length",
         "nbytes",
+        "runs_per_group",
         "token_stride",
         "value_offset",
     )
 
-    def __init__(self, layout: KVLayout, max_context_length: int) -> None:
+    def __init__(
+        self, layout: KVLayout, max_context_length: int, alignment: int = MIN_ALIGNMENT
+    ) -> None:
         self.layout = layout
         self.max_context_length = max_context_length
-        self.token_stride = layout.head_dim * layout.dtype.itemsize
-        self.head_stride = align_up(max_context_length * self.token_stride, MIN_ALIGNMENT)
-        self.layer_stride = layout.kv_heads * self.head_stride
-        self.value_offset = layout.layers * self.layer_stride
-        self.nbytes = 2 * self.value_offset
+        row = layout.head_dim * layout.dtype.itemsize  # one head's key, or value, of one token
+        heads, layers = layout.kv_heads, layout.layers
+        self.groups = 1 if layout.packing == "token" else layers
+        runs = {"head": 2 * layers * heads, "layer": 2 * layers, "token": 1}[layout.packing]
+        self.runs_per_group = runs // self.groups
+        self.token_stride = layout.bytes_per_token // runs
+        run = align_up(max_context_length * self.token_stride, alignment)
+        self.nbytes = runs * run
+        if layout.packing == "head":
+            self.head_stride, self.layer_stride, self.value_offset = (
+                run,
+                heads * run,
+                runs // 2 * run,
+            )
+        elif layout.packing == "layer":
+            self.head_stride, self.layer_stride, self.value_offset = row, run, layers * run
+        else:
+            self.head_stride, self.layer_stride = row, heads * row
+            self.value_offset = layers * heads * row
         self._strides = (self.head_stride, self.token_stride, layout.dtype.itemsize)
+
+    def group(self, layer: int) -> int:
+        """Return the group of the runs that hold a layer."""
+        return layer if self.groups > 1 else 0
+
+    def bytes_in_pages(self, tokens: int, page_size: int) -> int:
+        """Return the bytes of the pages that hold the first tokens, the last ones partly empty.
+
+        Parameters
+        ----------
+        tokens : int
+            Of all layers.
+        page_size : int
+            Bytes; the runs start with a page.
+        """
+        pages = -(-tokens * self.token_stride // page_size)
+        return self.groups * self.runs_per_group * pages * page_size
+
+    def run_offsets(self, group: int) -> list[int]:
+        """Return where the runs of a group start: bytes from the start of the entry."""
+        if self.layout.packing == "token":
+            return [0]
+        heads = self.layout.kv_heads if self.layout.packing == "head" else 1
+        return [
+            region * self.value_offset + group * self.layer_stride + head * self.head_stride
+            for region in range(2)
+            for head in range(heads)
+        ]
 
     def layer_view(self, root: Bytes, layer: int, start: int, count: int) -> NDArray[Any]:
         """Return tokens of one layer as an array over the bytes of an entry.

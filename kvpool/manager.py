@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import ArrayLike
@@ -15,12 +17,12 @@ from numpy.typing import ArrayLike
 import kvpool.receipts
 from kvpool.cache_key import CacheKey
 from kvpool.closing import Closing
+from kvpool.elastic_pool import open_pool
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import EntryNotFoundError, PoolClosedError
 from kvpool.eviction.base import EvictionPolicy
 from kvpool.eviction.registry import create_policy
 from kvpool.layout import KVLayout
-from kvpool.pool import MemoryPool
 from kvpool.pool_entry import PoolEntry
 from kvpool.pool_stats import PoolStats
 from kvpool.receipts.delivering_lock import DeliveringLock
@@ -39,7 +41,7 @@ class KVCacheManager(Closing):
     Parameters
     ----------
     capacity : int
-        Bytes of the pool.
+        Bytes of the pool; what an elastic pool may commit.
     backend : str, optional
         As for `MemoryPool`.
     layout : KVLayout, optional
@@ -56,8 +58,13 @@ class KVCacheManager(Closing):
         ``KVPOOL_RECEIPTS=0`` turns them off as well.
     snapshot_interval : float, optional
         Seconds of `clock` after which the next call makes a receipt of the pool's state.
+    elastic : bool, optional
+        Whether an entry costs the pages of its tokens, or its whole block. By default the
+        former where the backend has elastic arenas; see `ElasticPool`.
+    secure : bool, default False
+        As for `MemoryPool`.
     **backend_options
-        Handed to the backend.
+        Handed to the backend; an elastic pool takes ``address_space`` too.
 
     Attributes
     ----------
@@ -107,19 +114,24 @@ class KVCacheManager(Closing):
         clock: Callable[[], float] = time.monotonic,
         receipts: Receipts = True,
         snapshot_interval: float | None = None,
+        elastic: bool | None = None,
+        secure: bool = False,
         **backend_options: Any,
     ) -> None:
         seconds = check_ttl(ttl)
         interval = check_ttl(snapshot_interval)
         chosen = create_policy(policy) if isinstance(policy, str) else policy
-        self.pool = MemoryPool(capacity, backend, **backend_options)
+        self.pool = open_pool(capacity, backend, elastic, secure=secure, **backend_options)
         try:
             self.receipts = kvpool.receipts.open_emitter(receipts)
         except BaseException:
             self.pool.close()
             raise
         self.layout = layout
-        self._store = SessionStore(self.pool, chosen, layout, seconds, clock, self.receipts)
+        self._store = SessionStore(
+            *(self.pool, chosen, layout, seconds, clock, self.receipts),
+            owner_of=partial(_Keeper, weakref.ref(self)),
+        )
         self._lock: AbstractContextManager[object] = (
             threading.Lock() if self.receipts is None else DeliveringLock(self.receipts.stream)
         )
@@ -179,6 +191,37 @@ class KVCacheManager(Closing):
         with self._lock:
             self._begin()
             return self._store.look_up(key)
+
+    def fork_cache_entry(
+        self, key: CacheKey, new_key: CacheKey, *, ttl: float | None = None
+    ) -> KVCacheEntry:
+        """Make a session that begins with the tokens of another; a use of that one.
+
+        Parameters
+        ----------
+        key : CacheKey
+            Of the session that is forked.
+        new_key : CacheKey
+        ttl : float, optional
+            Seconds, for the new session; by default the manager's.
+
+        Returns
+        -------
+        KVCacheEntry
+            See `KVCacheEntry.fork`.
+
+        Raises
+        ------
+        EntryNotFoundError, EntryExistsError
+            `key` has no entry, or `new_key` has one.
+        EntryKindError
+            The entry of `key` is raw.
+        InvalidTtlError, PoolExhaustedError, PoolClosedError
+            As for `create_cache_entry`.
+        """
+        with self._lock:
+            self._begin()
+            return self._store.fork(key, new_key, ttl)
 
     def get_or_create_cache(
         self,
@@ -396,6 +439,12 @@ class KVCacheManager(Closing):
         if self.receipts is not None:
             self.receipts.stream.close()
 
+    def _fork_entry(self, key: CacheKey, entry: KVCacheEntry, new_key: CacheKey) -> KVCacheEntry:
+        with self._lock:
+            self._begin()
+            self._store.require_entry(key, entry)
+            return self._store.fork(key, new_key, None)
+
     def _begin(self) -> list[CacheKey]:
         """Under the lock, before anything else: refuse if closed, let go who has to."""
         if self._closed:
@@ -408,3 +457,24 @@ class KVCacheManager(Closing):
             self._next_snapshot = self._clock() + self._snapshot_interval
             self._store.emit_snapshot()
         return gone
+
+
+class _Keeper:
+    """The manager as the owner of one entry; see `EntryOwner`. It does not keep the manager."""
+
+    def __init__(self, manager: weakref.ref[KVCacheManager], key: CacheKey) -> None:
+        self._manager = manager
+        self._key = key
+
+    def make_room(self, nbytes: int) -> None:
+        self._require_manager().evict_lru_entries(nbytes)
+
+    def fork(self, entry: KVCacheEntry, session_id: str) -> KVCacheEntry:
+        new_key = CacheKey(self._key.namespace, session_id)
+        return self._require_manager()._fork_entry(self._key, entry, new_key)
+
+    def _require_manager(self) -> KVCacheManager:
+        manager = self._manager()
+        if manager is None:
+            raise PoolClosedError(f"the manager that kept the entry of {self._key!s} is gone")
+        return manager

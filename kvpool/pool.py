@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import Any, Self, SupportsIndex
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
 
-import numpy as np
-from numpy.typing import DTypeLike, NDArray
-
-from kvpool.arena import MIN_ALIGNMENT, ArenaInfo
+from kvpool.arena import MIN_ALIGNMENT, Arena, ArenaInfo
 from kvpool.backends import create_arena
-from kvpool.block import Bytes, MemoryBlock, RootRef, as_int, is_leased, view_geometry
+from kvpool.block import Bytes, MemoryBlock, as_int, is_leased
 from kvpool.block_table import BlockTable
-from kvpool.errors import InvalidAlignmentError, InvalidViewError, PoolClosedError
+from kvpool.block_usage import BlockUsage
+from kvpool.errors import InvalidAlignmentError, InvalidViewError
+from kvpool.leased_memory import LeasedMemory
 from kvpool.memory_stats import MemoryStats
+from kvpool.page_runs import RunGeometry
 from kvpool.release import Release
 
 __all__ = ["MemoryPool"]
 
 
-class MemoryPool:
+class MemoryPool(LeasedMemory):
     """A bounded pool of bytes, handed out as zeroed blocks with zero-copy views.
 
     Parameters
@@ -32,6 +30,10 @@ class MemoryPool:
     backend : str, optional
         Name of the backend that holds the bytes. By default ``$KVPOOL_BACKEND``, else
         ``"numpy"``.
+    secure : bool, default False
+        Whether bytes are set to zero as soon as they are free, under the lock. Else that is
+        done when they are handed out again. Bytes that are still in use when the pool is closed
+        stay in its file, where it has one.
     **backend_options
         Handed to the backend; see ``kvpool backends``.
 
@@ -50,7 +52,7 @@ class MemoryPool:
 
     *Threads.* All methods may be called by any thread at any time, but not by a finalizer
     (``__del__``), which may run in the middle of another call. Views may end anywhere. One
-    lock guards the books; no byte is written under it.
+    lock guards the books; no byte is written under it, but where the pool is `secure`.
 
     Examples
     --------
@@ -62,16 +64,23 @@ class MemoryPool:
     3.0
     """
 
-    def __init__(self, capacity: int, backend: str | None = None, **backend_options: Any) -> None:
-        self._table = BlockTable(as_int("capacity", capacity), MIN_ALIGNMENT)
-        self._arena = create_arena(self.capacity, backend, **backend_options)
-        self._buffer = self._arena.buffer
-        self._bytes: Bytes = np.frombuffer(self._buffer, np.uint8)
-        self._lock = threading.Lock()
-        self._closed = False
-        self._ended: deque[RootRef] = deque()  # roots that died, not yet settled
-        # No byte at or past this offset was ever handed out, so all of those read zero.
-        self._touched = 0 if self._arena.info.zeroed else self.capacity
+    def __init__(
+        self,
+        capacity: int,
+        backend: str | None = None,
+        *,
+        secure: bool = False,
+        **backend_options: Any,
+    ) -> None:
+        table = BlockTable(as_int("capacity", capacity), MIN_ALIGNMENT)
+        self._open(create_arena(table.capacity, backend, **backend_options), table)
+        if secure:
+            table.wipe = partial(_set_zero, self._bytes)
+
+    def _open(self, arena: Arena, table: BlockTable) -> None:
+        super().__init__(arena, table)
+        # Bytes at or past this offset read zero: none was handed out, or all were wiped.
+        self._touched = 0 if arena.info.zeroed else table.capacity
 
     # -- blocks --------------------------------------------------------------------------
 
@@ -105,7 +114,7 @@ class MemoryPool:
             block = self._table.allocate(nbytes, alignment)
             data, touched = self._bytes, self._touched
             start, end = block.offset, block.offset + nbytes
-            if end > touched:
+            if end > touched and self._table.wipe is None:
                 self._touched = end
         if start < touched:  # nobody else knows the block yet, so no lock is needed
             data[start : min(end, touched)] = 0
@@ -197,6 +206,18 @@ class MemoryPool:
             self._begin()
             return self._table.make_room(nbytes, victims, alignment, releases)
 
+    def make_space(
+        self,
+        nbytes: int,
+        victims: Iterable[MemoryBlock],
+        releases: list[Release] | None = None,
+    ) -> list[MemoryBlock]:
+        """Deallocate blocks until `nbytes` can be reserved; else as `make_room`."""
+        nbytes = as_int("nbytes", nbytes)
+        with self._lock:
+            self._begin()
+            return self._table.make_space(nbytes, victims, MIN_ALIGNMENT, releases)
+
     def is_leased(self, block: MemoryBlock) -> bool:
         """Tell whether a view of the block is alive.
 
@@ -209,104 +230,118 @@ class MemoryPool:
             self._table.require_live(block, "ask for the leases of")
             return is_leased(block)
 
-    # -- bytes ---------------------------------------------------------------------------
-
-    def lease(self, block: MemoryBlock) -> Bytes:
-        """Return all bytes of a block as the array that every view of it is based on.
-
-        Parameters
-        ----------
-        block : MemoryBlock
-
-        Returns
-        -------
-        ndarray of uint8, shape (block.size,)
-            Writable. While it, or an array derived from it, lives, the block is leased.
-
-        Raises
-        ------
-        StaleBlockError, ForeignBlockError, PoolClosedError
-        """
+    def is_live(self, block: MemoryBlock) -> bool:
+        """Tell whether a block is one of this pool's and was not deallocated."""
         with self._lock:
-            self._begin()
-            self._table.require_live(block, "view")
-            ref = block._root
-            root = ref() if ref is not None else None
-            if root is None:
-                root = np.frombuffer(self._buffer, np.uint8, block.size, block.offset)
-                block._root = ref = RootRef(root, self._lease_ended)
-                ref.block = block
-            return root
+            return self._table.is_live(block)
 
-    def view(
-        self,
-        block: MemoryBlock,
-        dtype: DTypeLike,
-        shape: SupportsIndex | Sequence[SupportsIndex],
-        offset: int = 0,
-    ) -> NDArray[Any]:
-        """Return a writable zero-copy array over a part of a block. It is a lease.
+    # -- pages ---------------------------------------------------------------------------
+
+    def reserve(self, geometry: RunGeometry) -> MemoryBlock:
+        """Take a block for runs of tokens, whose pages are committed as they are needed.
+
+        Here, where the pool is not elastic, that is to allocate it.
 
         Parameters
         ----------
-        block : MemoryBlock
-        dtype : dtype
-            Of fixed size, without Python objects.
-        shape : int or tuple of int
-        offset : int, default 0
-            Bytes from the start of the block; a multiple of the dtype's alignment.
+        geometry : RunGeometry
+            Where the runs lie in the block.
 
         Returns
         -------
-        ndarray
-            C-contiguous, of that dtype and shape.
+        MemoryBlock
+            Of ``geometry.nbytes``; it reads zero.
 
         Raises
         ------
-        InvalidViewError
-            The view reaches outside of the block, is misaligned, or has a negative
-            dimension or a dtype that cannot lie in plain bytes.
-        StaleBlockError, ForeignBlockError, PoolClosedError
-        """
-        type_, dims, start = view_geometry(block, dtype, shape, offset)
-        root = self.lease(block)
-        try:
-            return np.ndarray(dims, type_, root, start)
-        except ValueError as error:
-            raise InvalidViewError(f"no array has shape {dims}: {error}") from None
-        finally:
-            del root  # a traceback that someone keeps must not keep the lease
-
-    def zero_range(self, offset: int, nbytes: int) -> None:
-        """Set a range of the arena to zero.
-
-        Parameters
-        ----------
-        offset, nbytes : int
-            Bytes, inside the pool; whose they are is not checked.
-
-        Raises
-        ------
-        InvalidViewError
-            The range reaches outside of the pool.
+        PoolExhaustedError
+            No free range is large enough; nothing has changed.
         PoolClosedError
         """
-        start, count = as_int("offset", offset), as_int("nbytes", nbytes)
-        if start < 0 or count < 0 or start + count > self.capacity:
-            raise InvalidViewError(
-                f"cannot zero [{start}, {start + count}): the pool has [0, {self.capacity})"
-            )
+        return self.allocate(geometry.nbytes)
+
+    def commit(self, block: MemoryBlock, groups: Iterable[int], start: int, end: int) -> None:
+        """Charge the pages that writing to the runs of some groups needs; before it is written.
+
+        Here nothing is left to do.
+
+        Parameters
+        ----------
+        block : MemoryBlock
+            From `reserve` or `fork`.
+        groups : iterable of int
+        start, end : int
+            Bytes from the start of each run: what is to be written.
+
+        Raises
+        ------
+        PoolExhaustedError
+            That many pages may not be committed; nothing has changed.
+        StaleBlockError, ForeignBlockError, PoolClosedError
+        """
+
+    def settle(self, block: MemoryBlock) -> None:
+        """Let a fork that was written give back what that cost its base; here nothing."""
+
+    def trim(self, block: MemoryBlock, end: int) -> None:
+        """Give back the pages behind the first `end` bytes of each run; here nothing.
+
+        Nothing is given back where a view of the block is alive.
+
+        Raises
+        ------
+        InvalidViewError
+            `end` is not in the block.
+        StaleBlockError, ForeignBlockError, PoolClosedError
+        """
+        self._check_end(block, end)
         with self._lock:
             self._begin()
-            data = self._bytes
-        data[start : start + count] = 0
+            self._table.require_live(block, "trim")
+
+    def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | None:
+        """Make a block that shows the first `end` bytes of each run; here None: copy them.
+
+        Returns
+        -------
+        tuple of (MemoryBlock, int) or None
+            The fork, and how many bytes of each run it shows: fewer than `end` where
+            `block` is a fork itself, and has written those behind. None where it cannot be
+            made.
+
+        Raises
+        ------
+        InvalidViewError
+            `end` is not in the block.
+        StaleBlockError, ForeignBlockError, PoolClosedError
+        """
+        self._check_end(block, end)
+        with self._lock:
+            self._begin()
+            self._table.require_live(block, "fork")
+        return None
+
+    def count_copied_fork(self) -> None:
+        """Count a fork that had to be a copy."""
+        with self._lock:
+            self._table.copied_forks += 1
+
+    @staticmethod
+    def _check_end(block: MemoryBlock, end: int) -> None:
+        if not 0 <= end <= block.size:
+            raise InvalidViewError(f"{end} bytes of each run are not in a block of {block.size}")
 
     # -- the whole -----------------------------------------------------------------------
 
     @property
     def capacity(self) -> int:
         """Bytes that the pool can hand out."""
-        return self._table.allocator.capacity
+        return self._table.capacity
+
+    @property
+    def granule(self) -> int:
+        """Bytes; blocks start at a multiple of it, and their sizes are rounded up to one."""
+        return self._table.allocator.granule
 
     @property
     def arena_info(self) -> ArenaInfo:
@@ -316,6 +351,17 @@ class MemoryPool:
     def charge(self, nbytes: int) -> int:
         """Return the bytes that a request of `nbytes` is charged with."""
         return self._table.charge(nbytes)
+
+    def committed_bytes(self) -> int | None:
+        """Return what the system says of the arena; see `Arena.committed_bytes`.
+
+        Raises
+        ------
+        PoolClosedError
+        """
+        with self._lock:
+            self._begin()
+            return self._arena.committed_bytes()
 
     def stats(self) -> MemoryStats:
         """Return the figures of the pool, all of one moment.
@@ -344,6 +390,22 @@ class MemoryPool:
             self._begin()
             return self._table.ranges()
 
+    def usage(self) -> list[BlockUsage]:
+        """Return what each block costs and shares, those that wait for a view or fork as well.
+
+        Returns
+        -------
+        list of BlockUsage
+            In address order; a base comes before its forks.
+
+        Raises
+        ------
+        PoolClosedError
+        """
+        with self._lock:
+            self._begin()
+            return self._table.usage()
+
     def check_integrity(self) -> None:
         """Prove that live, parting and free bytes make up the capacity, each once.
 
@@ -357,34 +419,8 @@ class MemoryPool:
             self._begin()
             self._table.check_integrity()
 
-    def close(self) -> None:
-        """Give the arena up; a second call does nothing.
-
-        All blocks become unusable. Views that are alive stay valid: their memory goes back
-        to the system with the last of them.
-        """
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._table.clear()
-            self._bytes = np.empty(0, np.uint8)
-            self._buffer = memoryview(b"")
-            self._arena.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self._table.allocator.used_bytes} used"
+        state = "closed" if self._closed else f"{self._table.used} used"
         return f"<MemoryPool {self._arena.info.backend}: {self.capacity} bytes, {state}>"
 
     def _check_alignment(self, alignment: int) -> None:
@@ -395,25 +431,6 @@ class MemoryPool:
                 f"{self._arena.info.alignment}"
             )
 
-    def _begin(self) -> None:
-        """Under the lock, before anything else: refuse if closed, and settle ended leases."""
-        if self._closed:
-            raise PoolClosedError(f"the {self._arena.info.backend} pool is closed")
-        while self._ended:
-            self._table.end_lease(self._ended.popleft())
 
-    def _lease_ended(self, ended: RootRef) -> None:
-        """Note that a root array died: in any thread, at any time, even under the lock.
-
-        So the death is only queued; the books follow now if the lock is at hand, and else
-        at the next call.
-        """
-        if not self._table.is_parting(ended.block):
-            return
-        self._ended.append(ended)
-        if self._lock.acquire(blocking=False):
-            try:
-                if not self._closed:
-                    self._begin()
-            finally:
-                self._lock.release()
+def _set_zero(data: Bytes, offset: int, nbytes: int) -> None:
+    data[offset : offset + nbytes] = 0

@@ -81,9 +81,10 @@ class PoolEntry:
         try:
             return self.pool.lease(self.block)
         except StaleBlockError:
-            raise EntryRemovedError(
-                f"the entry of session {self.session_id!r} was removed or evicted"
-            ) from None
+            raise self._gone() from None
+
+    def _gone(self) -> EntryRemovedError:
+        return EntryRemovedError(f"the entry of session {self.session_id!r} was removed or evicted")
 
     def _note_use(self) -> None:
         """Note a use that succeeded, while its lease still keeps the entry from going."""

@@ -17,11 +17,12 @@ class PoolStats:
     Attributes
     ----------
     total_capacity, used_memory : int
-        ``used_memory`` counts removed entries until their last view is gone.
+        ``used_memory`` counts removed entries until their last view and fork are gone. In an
+        elastic pool both count committed pages.
     active_entries, pinned_entries : int
         Entries that can be found by their key, and those of them that are pinned.
     parting_entries : int
-        Blocks that were given up and wait for their last view.
+        Blocks that were given up and wait for their last view or fork.
     allocations : int
         Entries made.
     evictions : int
@@ -34,6 +35,12 @@ class PoolStats:
         Look-ups that found an entry, and those that did not.
     bytes_allocated, bytes_freed : int
         Running totals; ``used_memory == bytes_allocated - bytes_freed``.
+    bytes_trimmed : int
+        Of the bytes freed, those that entries gave back, or left to forks, while they stayed.
+    reserved_memory, address_space : int
+        Bytes of the ranges that entries have, committed or not, and of all that there are.
+    forks, copied_forks : int
+        Forks that share pages now, and how often a fork had to be a copy so far.
     """
 
     total_capacity: int
@@ -49,6 +56,11 @@ class PoolStats:
     misses: int
     bytes_allocated: int
     bytes_freed: int
+    bytes_trimmed: int
+    reserved_memory: int
+    address_space: int
+    forks: int
+    copied_forks: int
 
     @property
     def utilization(self) -> float:

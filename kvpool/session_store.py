@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from kvpool.block import MemoryBlock
 from kvpool.cache_key import CacheKey
-from kvpool.entry import KVCacheEntry
+from kvpool.entry import EntryOwner, KVCacheEntry
 from kvpool.errors import (
+    AddressSpaceExhaustedError,
     EntryKindError,
+    EntryRemovedError,
     IntegrityError,
     InvalidLayoutError,
     PoolClosedError,
@@ -33,6 +35,15 @@ if TYPE_CHECKING:
 __all__ = ["SessionStore", "as_cache_entry"]
 
 E = TypeVar("E", bound=PoolEntry)
+T = TypeVar("T")
+
+
+class Evictor(Protocol):
+    """A method of the pool that deallocates the first of some blocks until something fits."""
+
+    def __call__(
+        self, nbytes: int, victims: Iterable[MemoryBlock], *, releases: list[Release] | None
+    ) -> list[MemoryBlock]: ...
 
 
 class SessionStore:
@@ -53,6 +64,8 @@ class SessionStore:
         Returns seconds.
     receipts : ReceiptEmitter or None
         Makes a receipt of every entry that leaves.
+    owner_of : callable, optional
+        Returns who keeps the entry of a key, for the entry to call without the lock.
     """
 
     def __init__(
@@ -63,8 +76,10 @@ class SessionStore:
         ttl: float,
         clock: Callable[[], float] = time.monotonic,
         receipts: ReceiptEmitter | None = None,
+        owner_of: Callable[[CacheKey], EntryOwner | None] = lambda _key: None,
     ) -> None:
         self.pool = pool
+        self._owner_of = owner_of
         self._receipts = receipts
         self.residents = Residents(policy)
         self._layout = layout
@@ -93,7 +108,7 @@ class SessionStore:
             self._misses += 1
             return made
         entry = as_cache_entry(key, resident.entry, layout or self._layout)
-        geometry = entry.layout.geometry(max_context_length)
+        geometry = entry.layout.geometry(max_context_length, self.pool.granule)
         if geometry.max_context_length > entry.max_context_length:
             self._grow(key, resident, entry, geometry)
         return self._hit(key, entry)
@@ -107,29 +122,53 @@ class SessionStore:
         if layout is None:
             raise InvalidLayoutError(f"no layout for {key!s}: neither here nor in the manager")
         seconds = self._ttl if ttl is None else check_ttl(ttl)
-        geometry = layout.geometry(max_context_length)
-        make = partial(KVCacheEntry, geometry=geometry)
-        return self._admit(key, self._allocate(geometry.nbytes), make, seconds)
+        geometry = layout.geometry(max_context_length, self.pool.granule)
+        block = self._with_room(lambda: self.pool.reserve(geometry))
+        make = partial(KVCacheEntry, geometry=geometry, owner=self._owner_of(key))
+        return self._admit(key, block, make, seconds)
+
+    def fork(self, key: CacheKey, new_key: CacheKey, ttl: float | None) -> KVCacheEntry:
+        """Make a session that begins with another's tokens; see `KVCacheManager`."""
+        resident = self.residents.require(key)
+        parent = as_cache_entry(key, resident.entry)
+        self.residents.require_absent(new_key)
+        seconds = self._ttl if ttl is None else check_ttl(ttl)
+        hook, owner = self._use_hook(new_key), self._owner_of(new_key)
+        resident.pins += 1  # room for a copy is not made by evicting what is copied
+        try:
+            child = self._with_room(lambda: parent.fork_for(str(new_key), hook, owner))
+        finally:
+            resident.pins -= 1
+        return self._let_in(new_key, child, seconds)
+
+    def require_entry(self, key: CacheKey, entry: PoolEntry) -> None:
+        """Raise EntryRemovedError unless this is the entry that the key has."""
+        resident = self.residents.get(key)
+        if resident is None or resident.entry is not entry:
+            raise EntryRemovedError(
+                f"the entry of session {entry.session_id!r} was removed or evicted"
+            )
 
     def create_raw(self, key: CacheKey, size: int, ttl: float | None) -> PoolEntry:
         """Make a raw entry for a new session; see `KVCacheManager.allocate_entry`."""
         self.residents.require_absent(key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
-        return self._admit(key, self._allocate(size), PoolEntry, seconds)
+        block = self._with_room(lambda: self.pool.allocate(size))
+        return self._admit(key, block, PoolEntry, seconds)
 
     def _grow(
         self, key: CacheKey, resident: Resident, entry: KVCacheEntry, geometry: EntryGeometry
     ) -> None:
         resident.pins += 1  # room for the new block is not made by evicting the old one
         try:
-            block = self._allocate(geometry.nbytes)
+            block = self._with_room(lambda: self.pool.reserve(geometry))
+            try:
+                before = self._with_room(lambda: entry.relocate(block, geometry))
+            except BaseException:
+                self._give_up(block)
+                raise
         finally:
             resident.pins -= 1
-        try:
-            before = entry.relocate(block, geometry)
-        except BaseException:
-            self._give_up(block)
-            raise
         self._give_up(before)
         self.residents.policy.resize(key, block.size)
 
@@ -146,7 +185,10 @@ class SessionStore:
         return resident.entry
 
     def make_room(self, nbytes: int) -> list[CacheKey]:
-        """Evict in the order of the policy until `nbytes` fit; return who went."""
+        """Evict in the order of the policy until `nbytes` may be used; return who went."""
+        return self._evict(self.pool.make_room, nbytes)
+
+    def _evict(self, make: Evictor, nbytes: int) -> list[CacheKey]:
         offered: dict[MemoryBlock, CacheKey] = {}
 
         def blocks() -> Iterator[MemoryBlock]:
@@ -155,7 +197,7 @@ class SessionStore:
                 yield entry.block
 
         releases, started = self._new_releases(), time.perf_counter()
-        gone = self.pool.make_room(nbytes, blocks(), releases=releases)
+        gone = make(nbytes, blocks(), releases=releases)
         keys = [offered[block] for block in gone]
         self._forget(keys, self.residents.policy.reason, releases, started)
         return keys
@@ -228,9 +270,10 @@ class SessionStore:
 
     def _give_up(self, block: MemoryBlock) -> None:
         """Deallocate a block that an entry has left, or that nothing came of."""
+        charged = block.charged
         self.pool.deallocate(block)
         if self._receipts is not None:
-            self._receipts.note_moved(self.pool.charge(block.size))
+            self._receipts.note_moved(charged)
 
     # -- the whole -----------------------------------------------------------------------
 
@@ -256,6 +299,11 @@ class SessionStore:
             misses=self._misses,
             bytes_allocated=memory.bytes_allocated,
             bytes_freed=memory.bytes_freed,
+            bytes_trimmed=memory.bytes_trimmed,
+            reserved_memory=memory.reserved,
+            address_space=memory.address_space,
+            forks=memory.forks,
+            copied_forks=memory.copied_forks,
         )
 
     def check_integrity(self) -> None:
@@ -263,9 +311,9 @@ class SessionStore:
         self.residents.check_integrity()
         self.pool.check_integrity()
         blocks = {self.residents.require(key).entry.block for key in self.residents}
-        live = {block for _, _, block in self.pool.ranges() if block is not None}
-        if len(blocks) != len(self.residents) or not blocks <= live:
-            raise IntegrityError(f"entries without a live block of their own: {blocks - live}")
+        dead = {block for block in blocks if not self.pool.is_live(block)}
+        if len(blocks) != len(self.residents) or dead:
+            raise IntegrityError(f"entries without a live block of their own: {dead}")
         gone = self._allocations - sum(self._evictions.values())
         if gone != len(self.residents):
             raise IntegrityError(f"{gone} entries by count, {len(self.residents)} are there")
@@ -292,19 +340,32 @@ class SessionStore:
                 clock=self._clock,
                 on_use=self._use_hook(key),
             )
+        except BaseException:  # of a clock of others
+            self._give_up(block)
+            raise
+        return self._let_in(key, entry, ttl)
+
+    def _let_in(self, key: CacheKey, entry: E, ttl: float) -> E:
+        """Take the entry of a new session in; it ends where that fails."""
+        try:
             self.residents.add(key, Resident(entry, ttl, self._allocations + 1))
         except BaseException:  # of a clock or policy of others
-            self._give_up(block)
+            self._give_up(entry.block)
             raise
         self._allocations += 1
         return entry
 
-    def _allocate(self, nbytes: int) -> MemoryBlock:
+    def _with_room(self, take: Callable[[], T]) -> T:
+        """Take what needs room, evicting others for it."""
         while True:  # once more where another user of the pool took the room that was made
+            evictor: Evictor = self.pool.make_room
             try:
-                return self.pool.allocate(nbytes)
-            except PoolExhaustedError:
-                self.make_room(nbytes)
+                return take()
+            except AddressSpaceExhaustedError as shortage:
+                evictor, missing = self.pool.make_space, shortage.requested
+            except PoolExhaustedError as shortage:
+                missing = shortage.requested
+            self._evict(evictor, missing)
 
 
 def as_cache_entry(key: CacheKey, entry: PoolEntry, layout: KVLayout | None = None) -> KVCacheEntry:

@@ -31,6 +31,11 @@ class TokenCount:
         self._step = 0  # tokens that each layer appends in the step that is under way
         self._ahead: set[int] = set()  # layers that have appended them
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the layer that holds the most."""
+        return self.complete + self._step if self._ahead else self.complete
+
     def of(self, layer: int) -> int:
         """Return the tokens that a layer holds."""
         return self.complete + self._step if layer in self._ahead else self.complete

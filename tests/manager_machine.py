@@ -62,7 +62,7 @@ class ManagerMachine(RuleBasedStateMachine):
         self.clock = Clock()
         self.policy = LruPolicy()
         self.manager = KVCacheManager(
-            CAPACITY, self.backend, LAYOUT, policy=self.policy, clock=self.clock
+            CAPACITY, self.backend, LAYOUT, policy=self.policy, clock=self.clock, elastic=False
         )
         self.model = ModelManager(CAPACITY, LAYOUT, self.clock.now)
         self.entries: dict[CacheKey, KVCacheEntry] = {}

@@ -67,7 +67,7 @@ COPIES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.fixture
 def manager(backend: str) -> Iterator[KVCacheManager]:
-    with KVCacheManager(ROOM * NBYTES, backend, LAYOUT) as manager:
+    with KVCacheManager(ROOM * NBYTES, backend, LAYOUT, elastic=False) as manager:
         yield manager
         manager.check_integrity()
 
@@ -205,7 +205,7 @@ def test_a_writeable_view_of_a_removed_entry_writes_to_nobody_else(
 
 
 def test_a_view_outlives_the_manager(backend: str) -> None:
-    manager = KVCacheManager(ROOM * NBYTES, backend, LAYOUT)
+    manager = KVCacheManager(ROOM * NBYTES, backend, LAYOUT, elastic=False)
     view = create(manager, 0).keys()
     manager.close()
     del manager

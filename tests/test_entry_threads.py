@@ -47,7 +47,7 @@ def together(*jobs: Callable[[], None]) -> None:
 
 def test_an_append_is_never_torn_by_an_eviction(backend: str) -> None:
     """Whoever appends either writes to its own entry, or hears that it is gone."""
-    with KVCacheManager(3 * NBYTES, backend, LAYOUT) as manager:
+    with KVCacheManager(3 * NBYTES, backend, LAYOUT, elastic=False) as manager:
 
         def append(number: int) -> None:
             tokens = random_tokens(LAYOUT, CONTEXT, number)
@@ -77,7 +77,7 @@ def test_an_append_is_never_torn_by_an_eviction(backend: str) -> None:
 
 
 def test_appends_to_one_entry_follow_one_another(backend: str) -> None:
-    with KVCacheManager(1 << 22, backend, LAYOUT) as manager:
+    with KVCacheManager(1 << 22, backend, LAYOUT, elastic=False) as manager:
         entry = manager.create_cache_entry(key_of(1), 4 * APPENDS)
 
         def append(stamp: int) -> None:
@@ -95,7 +95,7 @@ def test_appends_to_one_entry_follow_one_another(backend: str) -> None:
 
 def test_a_layer_each(backend: str) -> None:
     """A thread for each layer: they wait for each other by the errors alone."""
-    with KVCacheManager(1 << 20, backend, LAYOUT) as manager:
+    with KVCacheManager(1 << 20, backend, LAYOUT, elastic=False) as manager:
         entry = manager.create_cache_entry(key_of(1), ROUNDS)
         tokens = random_tokens(LAYOUT, ROUNDS)
 
@@ -116,7 +116,7 @@ def test_a_layer_each(backend: str) -> None:
 
 
 def test_an_entry_can_be_used_while_it_grows(backend: str) -> None:
-    with KVCacheManager(1 << 22, backend, LAYOUT) as manager:
+    with KVCacheManager(1 << 22, backend, LAYOUT, elastic=False) as manager:
         entry = manager.create_cache_entry(key_of(1), 1)
         tokens = random_tokens(LAYOUT, ROUNDS)
         done = threading.Event()
@@ -175,7 +175,7 @@ def test_an_entry_cannot_go_before_its_use_is_noted(backend: str, method: str) -
         "truncate": (0,),
         "key": (0,),
     }.get(method, ())
-    with KVCacheManager(3 * NBYTES, backend, LAYOUT, clock=clock) as manager:
+    with KVCacheManager(3 * NBYTES, backend, LAYOUT, clock=clock, elastic=False) as manager:
         entry = manager.create_cache_entry(key_of(1), CONTEXT)
         manager.create_cache_entry(key_of(2), CONTEXT)
         manager.create_cache_entry(key_of(3), CONTEXT)

@@ -27,7 +27,7 @@ def torch() -> Any:
 
 @pytest.fixture
 def manager(backend: str) -> Iterator[KVCacheManager]:
-    with KVCacheManager(2 * NBYTES, backend, LAYOUT) as manager:
+    with KVCacheManager(2 * NBYTES, backend, LAYOUT, elastic=False) as manager:
         yield manager
         manager.check_integrity()
 
@@ -69,7 +69,7 @@ def test_a_tensor_is_a_lease(torch: Any, manager: KVCacheManager, name: str) -> 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8"])
 def test_tensors_share_the_bytes_of_the_entry(torch: Any, backend: str, dtype: str) -> None:
     layout = KVLayout(2, 2, 16, dtype)
-    with KVCacheManager(1 << 16, backend, layout) as manager:
+    with KVCacheManager(1 << 16, backend, layout, elastic=False) as manager:
         entry = manager.create_cache_entry(key_of(0), CONTEXT)
         tokens = random_tokens(layout, CONTEXT)
         entry.extend(*tokens)

@@ -21,7 +21,7 @@ NBYTES = LAYOUT.geometry(CONTEXT).nbytes
 
 @pytest.fixture
 def manager(backend: str) -> Iterator[KVCacheManager]:
-    with KVCacheManager(8 * NBYTES, backend, LAYOUT, clock=Clock()) as manager:
+    with KVCacheManager(8 * NBYTES, backend, LAYOUT, clock=Clock(), elastic=False) as manager:
         yield manager
         manager.check_integrity()
 
@@ -138,7 +138,7 @@ def test_a_smaller_context_keeps_the_larger_one(manager: KVCacheManager, context
 
 
 def test_growing_evicts_others_and_never_itself(backend: str) -> None:
-    with KVCacheManager(4 * NBYTES, backend, LAYOUT) as manager:
+    with KVCacheManager(4 * NBYTES, backend, LAYOUT, elastic=False) as manager:
         tokens = random_tokens(LAYOUT, CONTEXT)
         for number in range(4):  # the one that grows is the least recently used
             manager.create_cache_entry(key_of(number), CONTEXT).extend(*tokens)
@@ -191,7 +191,7 @@ def test_sessions_are_listed_from_the_oldest(manager: KVCacheManager) -> None:
 
 @pytest.fixture
 def closed(backend: str) -> KVCacheManager:
-    manager = KVCacheManager(8 * NBYTES, backend, LAYOUT)
+    manager = KVCacheManager(8 * NBYTES, backend, LAYOUT, elastic=False)
     manager.create_cache_entry(key_of(1), CONTEXT)
     manager.close()
     return manager
@@ -212,7 +212,7 @@ def test_closing_twice_does_nothing(closed: KVCacheManager) -> None:
 
 
 def test_an_entry_of_a_closed_manager_is_unusable(backend: str) -> None:
-    with KVCacheManager(8 * NBYTES, backend, LAYOUT) as manager:
+    with KVCacheManager(8 * NBYTES, backend, LAYOUT, elastic=False) as manager:
         entry = manager.create_cache_entry(key_of(1), CONTEXT)
         entry.extend(*random_tokens(LAYOUT, 2))
         view = entry.keys()

@@ -42,7 +42,9 @@ def policy() -> LruPolicy:
 @pytest.fixture
 def manager(backend: str, policy: LruPolicy) -> Iterator[KVCacheManager]:
     """A manager with a half-full entry, one in a step, a raw one, and a pinned one."""
-    with KVCacheManager(8 * NBYTES, backend, LAYOUT, policy=policy, clock=Clock()) as manager:
+    with KVCacheManager(
+        8 * NBYTES, backend, LAYOUT, policy=policy, clock=Clock(), elastic=False
+    ) as manager:
         manager.create_cache_entry(key_of("half"), CONTEXT).extend(*random_tokens(LAYOUT, 4))
         manager.create_cache_entry(key_of("step"), CONTEXT)
         manager.allocate_entry(key_of("raw"), 100)
@@ -214,7 +216,7 @@ def test_a_bad_size(manager: KVCacheManager, policy: LruPolicy, name: str, size:
 
 
 def test_no_layout_anywhere(backend: str, policy: LruPolicy) -> None:
-    with KVCacheManager(8 * NBYTES, backend, policy=policy) as manager:
+    with KVCacheManager(8 * NBYTES, backend, policy=policy, elastic=False) as manager:
         for call in (manager.create_cache_entry, manager.get_or_create_cache):
             check_refused(
                 manager,

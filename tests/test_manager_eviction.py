@@ -27,7 +27,9 @@ def policy() -> LruPolicy:
 @pytest.fixture
 def manager(backend: str, policy: LruPolicy) -> Iterator[KVCacheManager]:
     """A manager that is full: sessions 0 to 3, of equal size, made in this order."""
-    with KVCacheManager(ROOM * NBYTES, backend, LAYOUT, policy=policy, clock=Clock()) as manager:
+    with KVCacheManager(
+        ROOM * NBYTES, backend, LAYOUT, policy=policy, clock=Clock(), elastic=False
+    ) as manager:
         for number in range(ROOM):
             create(manager, number)
         yield manager

@@ -47,13 +47,13 @@ class CollectingPolicy(LruPolicy):
 
 @pytest.fixture
 def manager(backend: str) -> Iterator[KVCacheManager]:
-    with KVCacheManager(1024, backend, policy=CollectingPolicy()) as manager:
+    with KVCacheManager(1024, backend, policy=CollectingPolicy(), elastic=False) as manager:
         yield manager
         manager.check_integrity()
 
 
 def test_a_finalizer_inside_of_a_call_does_not_wait_for_it(backend: str) -> None:
-    manager = KVCacheManager(1024, backend, policy=CollectingPolicy())
+    manager = KVCacheManager(1024, backend, policy=CollectingPolicy(), elastic=False)
     manager.allocate_entry(key_of(0), 64)
     gc.disable()
     try:

@@ -26,7 +26,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def manager(backend: str, clock: Clock) -> Iterator[KVCacheManager]:
-    with KVCacheManager(4 * NBYTES, backend, LAYOUT, clock=clock) as manager:
+    with KVCacheManager(4 * NBYTES, backend, LAYOUT, clock=clock, elastic=False) as manager:
         yield manager
         manager.check_integrity()
 
@@ -51,6 +51,11 @@ def test_a_new_manager_has_counted_nothing(manager: KVCacheManager) -> None:
         misses=0,
         bytes_allocated=0,
         bytes_freed=0,
+        bytes_trimmed=0,
+        reserved_memory=0,
+        address_space=4 * NBYTES,
+        forks=0,
+        copied_forks=0,
     )
     assert stats.utilization == stats.hit_rate == 0.0
 
@@ -86,12 +91,21 @@ def test_everything_is_counted_once(manager: KVCacheManager, clock: Clock) -> No
         misses=2,
         bytes_allocated=5 * NBYTES,
         bytes_freed=3 * NBYTES,
+        bytes_trimmed=0,
+        reserved_memory=2 * NBYTES,
+        address_space=4 * NBYTES,
+        forks=0,
+        copied_forks=0,
     )
     stats = manager.get_stats()
     assert (stats.utilization, stats.hit_rate) == (0.5, 0.6)
     del view
     assert manager.get_stats() == dataclasses.replace(
-        stats, used_memory=NBYTES, parting_entries=0, bytes_freed=4 * NBYTES
+        stats,
+        used_memory=NBYTES,
+        reserved_memory=NBYTES,
+        parting_entries=0,
+        bytes_freed=4 * NBYTES,
     )
 
 

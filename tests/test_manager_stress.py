@@ -170,7 +170,7 @@ def check_figures(manager: KVCacheManager) -> None:
 @pytest.mark.usefixtures("frequent_switches")
 def test_eight_threads(backend: str) -> None:
     seconds = SECONDS if backend == "numpy" else SECONDS / 5
-    with KVCacheManager(CAPACITY, backend, LAYOUT, ttl=0.01) as manager:
+    with KVCacheManager(CAPACITY, backend, LAYOUT, ttl=0.01, elastic=False) as manager:
         until = time.monotonic() + seconds
         done = run_all([Chaos(manager, number, until) for number in range(THREADS)])
         manager.check_integrity()

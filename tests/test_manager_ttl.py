@@ -31,7 +31,9 @@ def clock() -> Clock:
 
 @pytest.fixture
 def manager(backend: str, clock: Clock) -> Iterator[KVCacheManager]:
-    with KVCacheManager(8 * NBYTES, backend, LAYOUT, ttl=TTL, clock=clock) as manager:
+    with KVCacheManager(
+        8 * NBYTES, backend, LAYOUT, ttl=TTL, clock=clock, elastic=False
+    ) as manager:
         yield manager
         manager.check_integrity()
 
@@ -158,7 +160,7 @@ def test_an_entry_may_have_a_time_of_its_own(manager: KVCacheManager, clock: Clo
 
 
 def test_without_a_time_to_live_nobody_expires(backend: str, clock: Clock) -> None:
-    with KVCacheManager(8 * NBYTES, backend, LAYOUT, clock=clock) as manager:
+    with KVCacheManager(8 * NBYTES, backend, LAYOUT, clock=clock, elastic=False) as manager:
         create(manager, 1)
         create(manager, 2, ttl=5)
         clock.now += 1e12
@@ -198,7 +200,7 @@ def test_a_use_renews_who_expired_and_was_kept(manager: KVCacheManager, clock: C
 
 
 def test_expired_entries_make_room_before_others_go(backend: str, clock: Clock) -> None:
-    with KVCacheManager(2 * NBYTES, backend, LAYOUT, clock=clock) as manager:
+    with KVCacheManager(2 * NBYTES, backend, LAYOUT, clock=clock, elastic=False) as manager:
         create(manager, 1)
         create(manager, 2, ttl=5)  # used later than 1, and yet it goes
         clock.now += 5

@@ -29,7 +29,7 @@ from tests.sessions import LAYOUT, Clock, key_of, random_tokens, same_bits
 
 
 def test_evict_returns_block_to_pool(backend: str) -> None:
-    manager = KVCacheManager(1024, backend)
+    manager = KVCacheManager(1024, backend, elastic=False)
     key1, key2 = CacheKey("test", 1), CacheKey("test2", 2)
     offset = manager.allocate_entry(key1, 64).block.offset
     stats = manager.get_stats()
@@ -44,7 +44,7 @@ def test_evict_returns_block_to_pool(backend: str) -> None:
 
 
 def test_evict_nonexistent_key_returns_none(backend: str) -> None:
-    manager = KVCacheManager(1024, backend)
+    manager = KVCacheManager(1024, backend, elastic=False)
     before = manager.get_stats()
     assert manager.remove_cache_entry(CacheKey("nonexistent", 999)) is None
     assert manager.get_stats() == before
@@ -52,7 +52,7 @@ def test_evict_nonexistent_key_returns_none(backend: str) -> None:
 
 
 def test_multiple_evictions_stats_consistency(backend: str) -> None:
-    manager = KVCacheManager(2048, backend)
+    manager = KVCacheManager(2048, backend, elastic=False)
     keys = [CacheKey("test", number) for number in range(5)]
     for key in keys:
         manager.allocate_entry(key, 128)
@@ -68,7 +68,7 @@ def test_multiple_evictions_stats_consistency(backend: str) -> None:
 
 
 def test_allocate_evict_reallocate_cycle(backend: str) -> None:
-    manager = KVCacheManager(512, backend)
+    manager = KVCacheManager(512, backend, elastic=False)
     full = [CacheKey("fill", number) for number in range(8)]
     offsets = [manager.allocate_entry(key, 64).block.offset for key in full]
     assert sorted(offsets) == list(range(0, 512, 64))
@@ -89,7 +89,7 @@ def test_allocate_evict_reallocate_cycle(backend: str) -> None:
 def test_bug_ttl_freed_a_made_up_offset_and_so_aliased_a_live_session(backend: str) -> None:
     """Expiry gives back the bytes of the session that expired, and of no other."""
     clock = Clock()
-    with KVCacheManager(4096, backend, LAYOUT, clock=clock) as manager:
+    with KVCacheManager(4096, backend, LAYOUT, clock=clock, elastic=False) as manager:
         first = manager.create_cache_entry(key_of("at offset 0"), 2)
         tokens = random_tokens(LAYOUT, 2)
         first.extend(*tokens)
@@ -124,7 +124,7 @@ def test_bug_a_double_free_was_accepted(backend: str) -> None:
 
 def test_bug_one_small_hole_was_called_half_fragmented(backend: str) -> None:
     """One hole of 64 bytes beside a megabyte is next to nothing."""
-    with KVCacheManager(1 << 20, backend) as manager:
+    with KVCacheManager(1 << 20, backend, elastic=False) as manager:
         manager.allocate_entry(key_of(1), 64)
         manager.allocate_entry(key_of(2), 64)
         manager.remove_cache_entry(key_of(1))
@@ -133,7 +133,7 @@ def test_bug_one_small_hole_was_called_half_fragmented(backend: str) -> None:
 
 
 def test_bug_a_hit_did_not_touch(backend: str) -> None:
-    with KVCacheManager(192, backend) as manager:
+    with KVCacheManager(192, backend, elastic=False) as manager:
         for number in range(3):
             manager.allocate_entry(key_of(number), 64)
         manager.get_cache_entry(key_of(0))
@@ -142,7 +142,7 @@ def test_bug_a_hit_did_not_touch(backend: str) -> None:
 
 
 def test_bug_an_oversized_request_evicted_everything_and_still_failed(backend: str) -> None:
-    with KVCacheManager(4096, backend) as manager:
+    with KVCacheManager(4096, backend, elastic=False) as manager:
         for number in range(64):
             manager.allocate_entry(key_of(number), 64)
         before, there = manager.get_stats(), manager.session_keys()
@@ -152,7 +152,7 @@ def test_bug_an_oversized_request_evicted_everything_and_still_failed(backend: s
 
 
 def test_bug_a_stale_entry_read_another_sessions_data(backend: str) -> None:
-    with KVCacheManager(1 << 16, backend, LAYOUT) as manager:
+    with KVCacheManager(1 << 16, backend, LAYOUT, elastic=False) as manager:
         stale = manager.create_cache_entry(key_of("left"), 8)
         tokens = random_tokens(LAYOUT, 8)
         stale.extend(*tokens)
@@ -176,7 +176,7 @@ def test_bug_a_stale_entry_read_another_sessions_data(backend: str) -> None:
 
 
 def test_bug_a_larger_context_was_ignored(backend: str) -> None:
-    with KVCacheManager(1 << 16, backend, LAYOUT) as manager:
+    with KVCacheManager(1 << 16, backend, LAYOUT, elastic=False) as manager:
         manager.get_or_create_cache(key_of(1), 4).extend(*random_tokens(LAYOUT, 4))
         entry = manager.get_or_create_cache(key_of(1), 8)
         assert entry.extend(*random_tokens(LAYOUT, 4, 1)) == 8

@@ -70,8 +70,9 @@ class BaseReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field
         `bytes_freed` of the eviction receipts so far. The others came back with a last
         view, or because an entry moved.
     bytes_moved_total : int
-        Bytes of the blocks that entries left for larger ones, or that no entry came of. They
-        are given back at once, or with a last view.
+        Bytes that entries gave up while they stayed: of blocks that they left for larger
+        ones, of tokens that they dropped, of pages that they left to their forks; and of
+        blocks that no entry came of. They are given back at once, or with a last view or fork.
     schema_version : str
     """
 
@@ -104,7 +105,7 @@ class KvEvictionReceipt(BaseReceipt, frozen=True, kw_only=True, gc=False, tag="k
     bytes_freed : int
         Bytes that came back at once: ``pool_used_before - pool_used_after``.
     bytes_pending : int
-        Bytes that come back when the last view of the entry is gone.
+        Bytes that come back when the last view and the last fork of the entry are gone.
     pool_used_before, pool_used_after : int
         Bytes.
     fragmentation_before, fragmentation_after : float

@@ -27,7 +27,11 @@ def test_threads_serve_and_the_ledger_accounts_for_every_byte(backend: str, tmp_
     sink = LedgerSink(ledger, key=PRIVATE, checkpoint_every=100, rotate_at=200_000)
     witness, held = Witness(), Held()
     with KVCacheManager(
-        CAPACITY, backend, LAYOUT, clock=ticks(), receipts=[sink, memory], snapshot_interval=500
+        *(CAPACITY, backend, LAYOUT),
+        clock=ticks(),
+        receipts=[sink, memory],
+        snapshot_interval=500,
+        elastic=False,
     ) as manager:
         done = run_all([Server(manager, witness, n, STEPS, held) for n in range(THREADS)])
         held.clear()
@@ -53,7 +57,7 @@ def test_threads_serve_and_the_ledger_accounts_for_every_byte(backend: str, tmp_
 def test_leases_that_outlive_the_manager_stay_on_the_books(backend: str, tmp_path: Path) -> None:
     ledger = tmp_path / "pool.jsonl"
     with KVCacheManager(
-        CAPACITY, backend, LAYOUT, receipts=LedgerSink(ledger, key=PRIVATE)
+        CAPACITY, backend, LAYOUT, receipts=LedgerSink(ledger, key=PRIVATE), elastic=False
     ) as manager:
         views = []
         for number in range(4):
@@ -76,7 +80,9 @@ def test_a_ledger_goes_on_with_the_next_manager(backend: str, tmp_path: Path) ->
     witnesses, figures = [Witness(), Witness()], []
     for witness in witnesses:
         sink = LedgerSink(ledger, key=PRIVATE)
-        with KVCacheManager(CAPACITY, backend, LAYOUT, clock=ticks(), receipts=sink) as manager:
+        with KVCacheManager(
+            CAPACITY, backend, LAYOUT, clock=ticks(), receipts=sink, elastic=False
+        ) as manager:
             held = Held()
             run_all([Server(manager, witness, n, 60, held) for n in range(2)])
             held.clear()

@@ -126,7 +126,11 @@ def test_the_ledger_accounts_for_every_byte_of_the_trace(backend: str, tmp_path:
     with (
         TraceReader(needs.traces() / "azure_conv_2023.csv") as trace,
         KVCacheManager(
-            CAPACITY, backend, LAYOUT, clock=ticks(), receipts=sink, snapshot_interval=10_000
+            *(CAPACITY, backend, LAYOUT),
+            clock=ticks(),
+            receipts=sink,
+            snapshot_interval=10_000,
+            elastic=False,
         ) as manager,
     ):
         requests = Requests(trace)

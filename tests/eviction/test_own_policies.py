@@ -118,7 +118,7 @@ def test_a_policy_that_raises_makes_no_entry(
     ledger, policy = tmp_path / "pool.jsonl", ChoosyPolicy(notes_before=notes_before)
     nbytes = LAYOUT.geometry(4).nbytes
     with KVCacheManager(
-        4 * nbytes, backend, LAYOUT, policy=policy, receipts=LedgerSink(ledger)
+        4 * nbytes, backend, LAYOUT, policy=policy, receipts=LedgerSink(ledger), elastic=False
     ) as manager:
         manager.create_cache_entry(key_of(1), 4)
         for _ in range(9):  # more than would fit
