@@ -12,9 +12,10 @@ from rich.console import Console, ConsoleOptions
 from rich.text import Text
 
 from kvpool.block import MemoryBlock
+from kvpool.block_usage import BlockUsage
 from kvpool.cli.sizes import format_size
 
-__all__ = ["ArenaMap", "Segment", "segments"]
+__all__ = ["ArenaMap", "Segment", "charges", "segments"]
 
 # Backgrounds on which black is easily read; the next owner's differs clearly.
 _COLOURS = (
@@ -52,6 +53,22 @@ def segments(
         Segment(offset, size, owners.get(block) if block is not None else None)
         for offset, size, block in ranges
     ]
+
+
+def charges(
+    usages: Iterable[BlockUsage], owners: Mapping[MemoryBlock, int], capacity: int
+) -> list[Segment]:
+    """Return what each block is charged with, one after the other, and what is left.
+
+    That is the map of a pool whose addresses say little, as they are many more than its bytes.
+    A block without an owner has the number -1: nothing that is charged is free.
+    """
+    parts, end = [], 0
+    for usage in usages:
+        if usage.committed:
+            parts.append(Segment(end, usage.committed, owners.get(usage.block, -1)))
+            end += usage.committed
+    return [*parts, Segment(end, capacity - end, None)] if end < capacity else parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +114,7 @@ class ArenaMap:
                 continue
             style = f"black on {marks.colours[part.owner % len(marks.colours)]}"
             label = f"{marks.first}{part.owner}"
-            label = label if len(label) <= length else marks.first
+            label = label if len(label) <= length and part.owner >= 0 else marks.first
             yield from [(sign, style) for sign in label.ljust(length, marks.fill)]
 
 

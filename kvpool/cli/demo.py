@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -11,13 +12,17 @@ import typer
 from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
-from kvpool.cli.arena_map import ArenaMap, segments
+from kvpool.block import MemoryBlock
+from kvpool.cli.arena_map import ArenaMap, Segment, charges, segments
 from kvpool.cli.interrupts import Interrupts
 from kvpool.cli.replay_outcome import conclude, print_report
 from kvpool.cli.sizes import format_size
 from kvpool.cli.stages import LiveStage, PrintedStage, Stage
+from kvpool.elastic_pool import ElasticPool
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
+from kvpool.pool import MemoryPool
+from kvpool.pool_stats import PoolStats
 from kvpool.replay import Replay
 from kvpool.replay.generated import BLOCK_TOKENS, conversations
 
@@ -39,18 +44,27 @@ class Chapter:
     requests : int
     pause : float
         Seconds of the story's clock in which nothing happens before.
+    branches : int
+        Forks of the longest conversation, after the requests.
     """
 
     title: str
     requests: int
     pause: float = 0.0
+    branches: int = 0
+
+    @property
+    def steps(self) -> int:
+        """Requests and branches."""
+        return self.requests + self.branches
 
 
 STORY = (
-    Chapter("Sessions arrive; each has its part of the arena, as long as its tokens.", 36),
-    Chapter("The arena is full: who was idle for the longest time goes (LRU).", 84),
+    Chapter("Sessions arrive; each has its part, as long as its tokens.", 36),
+    Chapter("The pool is full: who was idle for the longest time goes (LRU).", 84),
     Chapter("A pause of 260 s: who was idle for 300 s has expired (TTL).", 1, pause=260),
     Chapter("Sessions come back: what is still held is not written again.", 39),
+    Chapter("The longest one branches; its forks keep three quarters of it.", 0, branches=4),
 )
 
 
@@ -80,9 +94,9 @@ def demo(
 def _stage(console: Console, scene: _Scene, seconds: float) -> Stage:
     if not console.is_terminal or console.is_dumb_terminal:
         return PrintedStage(console, scene)
-    requests = sum(chapter.requests for chapter in STORY)
-    # Two thirds of the time for the requests, one for what each chapter came to.
-    return LiveStage(console, scene, seconds * 2 / 3 / requests, seconds / 3 / len(STORY))
+    steps = sum(chapter.steps for chapter in STORY)
+    # Two thirds of the time for the steps, one for what each chapter came to.
+    return LiveStage(console, scene, seconds * 2 / 3 / steps, seconds / 3 / len(STORY))
 
 
 def _rows(console: Console) -> int:
@@ -102,6 +116,11 @@ def _play(run: Replay, stage: Stage) -> bool:
                 for request in itertools.islice(requests, chapter.requests):
                     with interrupts.step():
                         run.serve(replace(request, arrival=request.arrival + pause))
+                    stage.step()
+                longest = max(run.sessions(), key=lambda session: session.request.tokens)
+                for _ in range(chapter.branches):
+                    with interrupts.step():
+                        run.branch(longest, longest.request.tokens * 3 // 4)
                     stage.step()
                 stage.end()
             with interrupts.step():
@@ -126,10 +145,28 @@ class _Scene:
         gone = stats.evictions_by_reason
         return Group(
             Text(title, "bold"),
-            ArenaMap(segments(run.manager.pool.ranges(), owners), self.rows),
+            ArenaMap(_parts(run.manager.pool, owners), self.rows),
             Text(
                 f"{tally.requests} requests, {stats.hits} hits, {stats.active_entries} sessions; "
                 f"evicted: {gone[EvictionReason.LRU]} lru, {gone[EvictionReason.TTL]} ttl; "
                 f"{format_size(tally.verified_bytes)} checked"
             ),
+            *map(Text, _forks(run.manager.pool, stats)),
         )
+
+
+def _parts(pool: MemoryPool, owners: dict[MemoryBlock, int]) -> list[Segment]:
+    if isinstance(pool, ElasticPool):
+        return charges(pool.usage(), owners, pool.capacity)
+    return segments(pool.ranges(), owners)
+
+
+def _forks(pool: MemoryPool, stats: PoolStats) -> Iterator[str]:
+    """Yield what is to be said of forks, if there are any."""
+    if stats.copied_forks:
+        yield f"{stats.copied_forks} forks are copies: this arena cannot share pages."
+    if stats.forks:
+        forks = [usage for usage in pool.usage() if usage.is_fork]
+        shared = format_size(sum(usage.shared for usage in forks))
+        own = format_size(sum(usage.committed for usage in forks))
+        yield f"{stats.forks} forks show {shared} of the other's pages; {own} are their own."

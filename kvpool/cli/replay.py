@@ -15,7 +15,7 @@ from kvpool.cli.interrupts import Interrupts
 from kvpool.cli.replay_outcome import conclude, print_report
 from kvpool.cli.replay_progress import ReplayProgress
 from kvpool.cli.sizes import parse_size
-from kvpool.layout import DTYPES, KVLayout
+from kvpool.layout import DTYPES, KVLayout, Packing
 from kvpool.receipts import LedgerSink
 from kvpool.replay import Replay, ReplayReport, TraceFormat, TraceReader
 
@@ -35,6 +35,10 @@ def replay(
     kv_heads: Annotated[int, typer.Option(min=1, help="Key-value heads of a layer.")] = 2,
     head_dim: Annotated[int, typer.Option(min=1, help="Elements of a head.")] = 64,
     dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float16",
+    packing: Annotated[
+        Packing,
+        typer.Option(help="What lies together of each token: a head, a layer, or all."),
+    ] = "head",
     policy: Annotated[
         str | None, typer.Option(help="Who goes first when bytes are needed; by default lru.")
     ] = None,
@@ -42,6 +46,22 @@ def replay(
         float | None,
         typer.Option(metavar="SECONDS", help="Of the trace's time, until an idle session goes."),
     ] = None,
+    elastic: Annotated[
+        bool | None,
+        typer.Option(
+            "--elastic/--no-elastic", help="Charge pages or whole blocks; by default as can be."
+        ),
+    ] = None,
+    max_context: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="TOKENS", help="Reserve each entry for so many; by default as needed."
+        ),
+    ] = None,
+    count_only: Annotated[
+        bool,
+        typer.Option("--count-only", help="Charge tokens, but write none: nothing is checked."),
+    ] = False,
     max_requests: Annotated[
         int | None, typer.Option(min=1, help="Stop after so many; by default at the end.")
     ] = None,
@@ -60,7 +80,7 @@ def replay(
 
     Reads Azure's LLM inference traces (CSV) and Mooncake's (JSON lines).
     """
-    layout = KVLayout(layers, kv_heads, head_dim, dtype)
+    layout = KVLayout(layers, kv_heads, head_dim, dtype, packing)
     with (
         TraceReader(trace, trace_format, skip_bad=skip_bad) as requests,
         # The replay closes it as well, unless there is none because an option is wrong.
@@ -73,6 +93,9 @@ def replay(
             policy=policy,
             block_tokens=requests.trace_format.block_tokens,
             receipts=receipts,
+            elastic=elastic,
+            max_context_length=max_context,
+            write=not count_only,
         ) as run,
     ):
         interrupted = _serve(run, requests, max_requests)

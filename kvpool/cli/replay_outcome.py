@@ -70,7 +70,7 @@ def _served(report: ReplayReport, skipped: int | None) -> list[Figure]:
         ("written tokens", f"{tally.written_tokens:,}"),
         ("bytes written", format_size(tally.written_bytes)),
         ("bytes verified", format_size(tally.verified_bytes)),
-        ("checksum failures", f"{tally.checksum_failures:,}"),
+        ("checksum failures", f"{tally.checksum_failures:,}" if report.written else "n/a"),
     ]
 
 
@@ -83,6 +83,8 @@ def _pool(report: ReplayReport) -> list[Figure]:
         ("peak used", format_size(use.peak_used)),
         ("used / capacity", f"{use.used_of_capacity:.2%}"),
         ("live tokens / used", f"{use.live_of_used:.2%}"),
+        ("  / whole blocks", f"{use.live_of_whole_blocks:.2%}"),
+        ("  / paged blocks of 16", f"{use.live_of_paged_blocks:.2%}"),
         ("fragmentation", f"{use.fragmentation:.2%}"),
         ("evictions", f"{stats.evictions:,}"),
         *((f"  {reason}", f"{count:,}") for reason, count in reasons if count),
@@ -102,8 +104,20 @@ def _notes(report: ReplayReport) -> list[str]:
             f"{tally.forkable_tokens:,} prompt tokens were written again that another session "
             "held: a fork would share them."
         )
-    if tally.rejected:
+    if tally.rejected and report.max_context_length is None:
         notes.append("Rejected requests are larger than the whole pool.")
+    elif tally.rejected:
+        notes.append(
+            f"Rejected requests are larger than the whole pool, or have more than "
+            f"{report.max_context_length:,} tokens."
+        )
+    if report.committed_by_system is not None:
+        notes.append(
+            f"At the end {report.used_in_arena:,} bytes of the arena are charged; the system says "
+            f"{report.committed_by_system:,}."
+        )
+    if not report.written:
+        notes.append("Counted only: no byte was written, and so none was checked.")
     if not report.complete:
         notes.append("Incomplete: the sessions that are left were not read again.")
     return notes

@@ -167,7 +167,7 @@ class TokenTape:
                 (1, "values", entry.value(layer)),
             )
             for head, run in enumerate(view.view(np.uint8))
-            if xxhash.xxh3_64_intdigest(run) != self._checksum((region, layer, head), pieces)
+            if _digest(run) != self._checksum((region, layer, head), pieces)
         ]
 
     def _checksum(self, row: tuple[int, int, int], pieces: list[tuple[int, int]]) -> int:
@@ -187,3 +187,8 @@ class TokenTape:
                 yield start, end
                 left -= end - start
                 start = 0  # the second copy ends where the first begins
+
+
+def _digest(run: NDArray[np.uint8]) -> int:
+    # A head's tokens lie in one piece unless they are packed otherwise; then they are copied.
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(run).data)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 from kvpool.cache_key import CacheKey
 from kvpool.closing import Closing
+from kvpool.elastic_pool import ElasticPool
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import PoolExhaustedError
 from kvpool.eviction.registry import registry as policies
@@ -16,6 +18,7 @@ from kvpool.receipts.opening import Receipts
 from kvpool.replay.content import Run, TokenTape, request_runs, split
 from kvpool.replay.report import ReplayReport, Tally, UtilizationMeter
 from kvpool.replay.request import TraceRequest
+from kvpool.replay.reservation import Reservation
 from kvpool.replay.sessions import Session, SessionTable
 
 __all__ = ["NAMESPACE", "Replay", "TraceClock"]
@@ -57,7 +60,13 @@ class Replay(Closing):
         Tokens of the blocks that requests name; by default they name none, and each
         request is a session of its own.
     receipts : bool, sink, or name of a sink, default True
+    elastic : bool, optional
         As for `KVCacheManager`.
+    max_context_length : int, optional
+        Tokens that every entry is reserved for. By default just those of its request.
+    write : bool, default True
+        False to count only: the pool is charged as for tokens that are written, but no byte
+        is written, and so none is checked.
 
     Attributes
     ----------
@@ -65,14 +74,18 @@ class Replay(Closing):
 
     Raises
     ------
-    InvalidSizeError, InvalidTtlError, PluginError, ArenaError
+    InvalidSizeError, InvalidTtlError, PluginError, ArenaError, UnsupportedError
         As for `KVCacheManager`.
+    InvalidLayoutError
+        `max_context_length` is less than 1.
 
     Notes
     -----
     A request's prompt is written at once, what it generates token by token. Then all of the
     session is read through the views of its entry and compared with what was written: at
     once, again when a later request continues it, and in the end if it is still there.
+
+    Where bytes are only counted, the tokens of a request come layer after layer, all at once.
 
     Not thread-safe.
     """
@@ -87,15 +100,24 @@ class Replay(Closing):
         policy: str | None = None,
         block_tokens: int | None = None,
         receipts: Receipts = True,
+        elastic: bool | None = None,
+        max_context_length: int | None = None,
+        write: bool = True,
     ) -> None:
+        if max_context_length is not None:
+            layout.geometry(max_context_length)  # refuses what is no length
         self._clock = TraceClock()
         self._layout, self._ttl = layout, ttl
         self._policy = policies.chosen_name(policy)
         self.manager = KVCacheManager(
-            capacity, backend, layout, ttl, self._policy, clock=self._clock, receipts=receipts
+            *(capacity, backend, layout, ttl, self._policy),
+            clock=self._clock,
+            receipts=receipts,
+            elastic=elastic,
         )
+        self._reservation = Reservation(self.manager.pool, layout, max_context_length)
         self._block_tokens = block_tokens
-        self._tape = TokenTape(layout)
+        self._tape = TokenTape(layout) if write else None
         self._sessions = SessionTable(block_tokens)
         self._evictions = 0  # those that the table of sessions knows of
         self._meter = UtilizationMeter()
@@ -111,20 +133,55 @@ class Replay(Closing):
         Returns
         -------
         CacheKey or None
-            The session; None if the request is larger than the pool and was rejected.
+            The session; None if the request was rejected: it is longer than an entry, or
+            larger than the pool.
         """
         started = time.perf_counter()
         self._clock.advance(request.arrival)
         self._sessions.forget(self.manager.evict_expired())
         self._tally.requests += 1
         key = None
-        if self._layout.geometry(request.tokens).nbytes > self.manager.pool.capacity:
-            self._tally.rejected += 1
-        else:
+        if self._reservation.fits(request.tokens):
             key = self._serve(request)
+        else:
+            self._tally.rejected += 1
         self._look()
         self._tally.seconds += time.perf_counter() - started
         return key
+
+    def branch(self, session: Session, kept: int) -> Session:
+        """Fork a session; the fork keeps some tokens, and goes on with others, to its length.
+
+        Parameters
+        ----------
+        session : Session
+            One that is in the pool.
+        kept : int
+            Tokens.
+
+        Returns
+        -------
+        Session
+            The fork. It is read and compared as all are, but no request continues it.
+
+        Raises
+        ------
+        EntryNotFoundError, PoolExhaustedError
+        """
+        key = CacheKey(NAMESPACE, self._next_id)
+        entry = self.manager.fork_cache_entry(session.key, key)
+        self._next_id += 1
+        entry.truncate(kept)
+        other = TraceRequest(0, 0, session.request.tokens - kept)
+        said = request_runs(other, self._tally.requests + self._next_id, None)[1]
+        self._write(entry, [], said)
+        self._tally.generated_tokens += other.tokens
+        request = replace(session.request, blocks=())
+        fork = Session(key, entry, [*split(session.runs, kept)[0], *said], request)
+        self._sessions.put(fork)
+        self._verify(fork)
+        self._look()
+        return fork
 
     def finish(self) -> None:
         """Read every session again that is still there, and check all books.
@@ -145,8 +202,10 @@ class Replay(Closing):
 
     def report(self) -> ReplayReport:
         """Return the figures up to now."""
+        pool = self.manager.pool
+        is_elastic = isinstance(pool, ElasticPool)
         return ReplayReport(
-            backend=self.manager.pool.arena_info.backend,
+            backend=pool.arena_info.backend,
             policy=self._policy,
             layout=str(self._layout),
             ttl=self._ttl,
@@ -155,6 +214,13 @@ class Replay(Closing):
             tally=self._tally.copy(),
             utilization=self._meter.result(),
             stats=self.manager.get_stats(),
+            elastic=is_elastic,
+            max_context_length=self._reservation.max_context_length,
+            written=self._tape is not None,
+            committed_by_system=(
+                pool.committed_bytes() if is_elastic and self._tape is not None else None
+            ),
+            used_in_arena=sum(one.committed for one in pool.usage() if not one.is_fork),
         )
 
     def sessions(self) -> list[Session]:
@@ -191,7 +257,9 @@ class Replay(Closing):
         session, shared = match
         self._verify(session)
         try:
-            entry = self.manager.get_or_create_cache(session.key, request.tokens)
+            entry = self.manager.get_or_create_cache(
+                session.key, self._reservation.length(request.tokens)
+            )
         except PoolExhaustedError:  # no room for the larger entry beside the present one
             self.manager.remove_cache_entry(session.key)
             return None
@@ -200,22 +268,29 @@ class Replay(Closing):
     def _opened(self, request: TraceRequest) -> tuple[CacheKey, KVCacheEntry, int]:
         key = CacheKey(NAMESPACE, self._next_id)
         self._next_id += 1
-        return key, self.manager.get_or_create_cache(key, request.tokens), 0
+        length = self._reservation.length(request.tokens)
+        return key, self.manager.get_or_create_cache(key, length), 0
 
     def _write(self, entry: KVCacheEntry, prompt: list[Run], generated: list[Run]) -> None:
         before = entry.token_count
         lease = entry.data()  # as an engine holds one while it works; it spares one per token
-        extend = entry.extend
-        if prompt:
-            extend(*self._tape.tokens(prompt))
-        for keys, values in self._tape.singles(generated):
-            extend(keys, values)
+        if self._tape is None:
+            _count_only(entry, sum(run.length for run in (*prompt, *generated)))
+        else:
+            extend = entry.extend
+            if prompt:
+                extend(*self._tape.tokens(prompt))
+            for keys, values in self._tape.singles(generated):
+                extend(keys, values)
         del lease
         written = entry.token_count - before
         self._tally.written_tokens += written
-        self._tally.written_bytes += written * self._layout.bytes_per_token
+        if self._tape is not None:
+            self._tally.written_bytes += written * self._layout.bytes_per_token
 
     def _verify(self, session: Session) -> None:
+        if self._tape is None:
+            return
         faults = self._tape.faults(session.entry, session.runs)
         self._tally.verified_bytes += session.request.tokens * self._layout.bytes_per_token
         self._tally.note_failures([f"{session.key}: {fault}" for fault in faults])
@@ -226,5 +301,12 @@ class Replay(Closing):
         if stats.evictions != self._evictions:
             self._sessions.keep_only(self.manager.session_keys())
             self._evictions = stats.evictions
-        live = self._sessions.live_tokens * self._layout.bytes_per_token
-        self._meter.look(live, stats)
+        size = self._layout.bytes_per_token
+        live, paged = self._sessions.live_tokens * size, self._sessions.paged_tokens * size
+        self._meter.look(self._clock(), live, paged, stats)
+
+
+def _count_only(entry: KVCacheEntry, count: int) -> None:
+    """Have an entry hold tokens that nobody writes."""
+    for layer in range(entry.layout.layers if count else 0):
+        entry.append_with(layer, count, lambda _root, _geometry, _start: None)

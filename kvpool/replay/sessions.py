@@ -11,7 +11,10 @@ from kvpool.entry import KVCacheEntry
 from kvpool.replay.content import Run
 from kvpool.replay.request import TraceRequest
 
-__all__ = ["Session", "SessionTable"]
+__all__ = ["PAGED_BLOCK_TOKENS", "Session", "SessionTable"]
+
+PAGED_BLOCK_TOKENS = 16
+"""Tokens of a block of a paged cache, as most servers have it; for comparison only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +47,13 @@ class SessionTable:
 
     Attributes
     ----------
-    live_tokens : int
-        Tokens that all sessions hold.
+    live_tokens, paged_tokens : int
+        Tokens that all sessions hold; and those that blocks of `PAGED_BLOCK_TOKENS` for
+        them have room for, as many for each session as it needs.
     """
 
     def __init__(self, block_tokens: int | None) -> None:
-        self.live_tokens = 0
+        self.live_tokens = self.paged_tokens = 0
         self._block_tokens = block_tokens
         self._by_key: dict[CacheKey, Session] = {}
         # A block's id names all before it too, so the last ids of a prompt stand for all of it.
@@ -66,7 +70,7 @@ class SessionTable:
         """Note a session that was served, instead of what was known of it before."""
         self.forget((session.key,))
         self._by_key[session.key] = session
-        self.live_tokens += session.request.tokens
+        self._count(session.request.tokens, 1)
         self._holders.update(session.request.blocks)
         self._by_last_block.update(dict.fromkeys(self._last_blocks(session.request), session))
 
@@ -76,7 +80,7 @@ class SessionTable:
             session = self._by_key.pop(key, None)
             if session is None:
                 continue
-            self.live_tokens -= session.request.tokens
+            self._count(session.request.tokens, -1)
             for block in session.request.blocks:
                 self._holders[block] -= 1
                 if not self._holders[block]:
@@ -120,6 +124,10 @@ class SessionTable:
             if request.blocks[depth - 1] in self._holders:
                 return min(depth * size, request.prompt_tokens)
         return 0
+
+    def _count(self, tokens: int, sign: int) -> None:
+        self.live_tokens += sign * tokens
+        self.paged_tokens += sign * -(-tokens // PAGED_BLOCK_TOKENS) * PAGED_BLOCK_TOKENS
 
     def _last_blocks(self, request: TraceRequest) -> tuple[int, ...]:
         """Return the ids of the last full block and of the block behind it, if there is one."""

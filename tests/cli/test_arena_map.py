@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from kvpool.cli.arena_map import ArenaMap, Segment, segments
+from kvpool.block_usage import BlockUsage
+from kvpool.cli.arena_map import ArenaMap, Segment, charges, segments
 from kvpool.pool import MemoryPool
 
 PARTS = [Segment(0, 300, 7), Segment(300, 100, None), Segment(400, 500, 12), Segment(900, 100, 3)]
@@ -78,3 +79,17 @@ def test_the_ranges_of_a_pool_with_their_owners() -> None:
     assert [part.owner for part in parts] == [5, None, None, 6, None]
     assert all(one.offset + one.size == two.offset for one, two in pairwise(parts))
     assert sum(part.size for part in parts) == 1 << 16
+
+
+def test_what_blocks_are_charged_with() -> None:
+    with MemoryPool(1 << 12, "numpy") as pool:
+        blocks = [pool.allocate(64) for _ in range(3)]
+        usages = [
+            BlockUsage(block, committed, 0, is_fork=False, is_live=True)
+            for block, committed in zip(blocks, (100, 0, 60), strict=True)
+        ]
+        owners = {blocks[0]: 7}
+        assert charges(usages, owners, 160) == [Segment(0, 100, 7), Segment(100, 60, -1)]
+        parts = charges(usages, owners, 200)
+        assert parts[2:] == [Segment(160, 40, None)]
+    assert drawn(parts, 20, 1)[0] == "▕7░░░░░░░░▕░░░░░····"

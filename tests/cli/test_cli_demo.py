@@ -22,7 +22,7 @@ def test_in_a_pipe_it_is_plain_text(backend: str) -> None:
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert not any(sign < " " for line in lines for sign in line)
-    assert sum("one sign is" in line for line in lines) == 4  # a map for each chapter
+    assert sum("one sign is" in line for line in lines) == 5  # a map for each chapter
     assert re.search(r"checksum failures +0\b", done.stdout)
     assert backend in done.stdout
 
@@ -40,11 +40,22 @@ def test_its_story_has_hits_and_evictions_of_both_kinds() -> None:
     assert figures["evictions"]["ttl"] > 0
 
 
+def test_a_conversation_branches(backend: str) -> None:
+    shown = run("demo", "--backend", backend).stdout
+    if backend == "numpy":
+        assert "4 forks are copies: this arena cannot share pages." in shown
+    else:
+        found = re.search(r"4 forks show (\d+\.\d) MiB of the other's pages; (\d+\.\d) MiB", shown)
+        assert found
+        assert float(found[1]) > 2 * float(found[2]) > 0
+
+
 def test_a_console_without_unicode(backend: str) -> None:
     done = run("demo", "--backend", backend, PYTHONUTF8="0", PYTHONIOENCODING="ascii")
     assert done.returncode == 0
     assert done.stdout.isascii()
-    assert "....|" in done.stdout
+    assert "...." in done.stdout
+    assert "=|" in done.stdout
 
 
 def test_a_backend_that_is_not_there() -> None:

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ AZURE = str(DATA / "azure_small.csv")
 MOONCAKE = str(DATA / "mooncake_small.jsonl")
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROW = "2024-02-29 08:00:00,10,2\n"
+
+
+needs_pages = pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
 
 
 def figures(*arguments: str) -> Any:
@@ -87,6 +91,44 @@ def test_options_are_heeded() -> None:
     assert shown["capacity_bytes"] == 3 << 19
     assert shown["bytes"]["written"] == shown["tokens"]["written"] * 2 * 3 * 1 * 16 * 2
     assert (shown["ttl_seconds"], shown["evictions"]["ttl"]) == (3.0, 3)
+
+
+@needs_pages
+def test_pages_are_charged_and_the_system_agrees() -> None:
+    options = ("--backend", "mmap", "--head-dim", "128", "--max-context", "131072")
+    shown = figures(AZURE, *options)
+    assert (shown["elastic"], shown["max_context_length"]) == (True, 131072)
+    use = shown["utilization"]
+    assert use["committed_by_system_at_end"] == use["used_bytes_at_end"]
+    assert use["live_of_used"] == use["live_of_paged_blocks"] > 0.9
+    assert use["live_of_whole_blocks"] < 0.01
+    by_layer = figures(AZURE, *options, "--packing", "layer")
+    assert use["live_of_used"] < by_layer["utilization"]["live_of_used"] < 1
+
+
+@needs_pages
+def test_tokens_are_only_counted() -> None:
+    shown = figures(AZURE, "--backend", "mmap", "--count-only")
+    assert not shown["bytes_are_written"]
+    assert shown["tokens"]["written"] == 1737
+    assert shown["bytes"] == {"written": 0, "verified": 0}
+    text = run("replay", AZURE, "--count-only").stdout
+    assert "Counted only: no byte was written, and so none was checked." in text
+    assert re.search(r"checksum failures +n/a", text)
+
+
+def test_whole_blocks_are_charged_where_that_is_asked_for() -> None:
+    shown = figures(AZURE, "--backend", "mmap", "--no-elastic", "--max-context", "2000")
+    use = shown["utilization"]
+    assert not shown["elastic"]
+    assert use["live_of_used"] == use["live_of_whole_blocks"] < 0.5
+    assert "numpy" in refused(AZURE, "--backend", "numpy", "--elastic")
+
+
+def test_a_request_longer_than_an_entry_is_rejected() -> None:
+    done = run("replay", AZURE, "--max-context", "1000")
+    assert re.search(r"rejected +1\b", done.stdout)
+    assert "have more than 1,000 tokens" in " ".join(done.stdout.split())
 
 
 def test_the_table() -> None:

@@ -26,10 +26,19 @@ def served(
     backend: str = "numpy",
     ttl: float | None = None,
     block_tokens: int | None = 8,
+    elastic: bool = False,
+    max_context_length: int | None = None,
+    write: bool = True,
 ) -> tuple[list[CacheKey | None], ReplayReport]:
     """Serve all; return the session of each request, and the report."""
-    capacity = capacity_tokens * TOKEN
-    with Replay(LAYOUT, capacity, backend, ttl=ttl, block_tokens=block_tokens) as run:
+    with Replay(
+        *(LAYOUT, capacity_tokens * TOKEN, backend),
+        ttl=ttl,
+        block_tokens=block_tokens,
+        elastic=elastic,
+        max_context_length=max_context_length,
+        write=write,
+    ) as run:
         keys = [run.serve(request) for request in requests]
         run.finish()
         return keys, run.report()
@@ -84,11 +93,13 @@ def test_mooncake(backend: str) -> None:
     assert tally.checksum_failures == 0
 
 
-def figures_of_a_day(backend: str) -> dict[str, object]:
+def figures_of_a_day(backend: str, elastic: bool = False) -> dict[str, object]:
     morning, afternoon = list(conversations(100, seed=3)), list(conversations(50, seed=4))
     later = [replace(request, arrival=request.arrival + 700) for request in afternoon]
     day = [*morning, *later]
-    _, report = served(day, 9000, backend=backend, ttl=200, block_tokens=BLOCK_TOKENS)
+    _, report = served(
+        *(day, 9000), backend=backend, ttl=200, block_tokens=BLOCK_TOKENS, elastic=elastic
+    )
     assert report.tally.checksum_failures == 0
     assert report.stats.hits > 10
     assert {"lru", "ttl"} <= set(evictions(report))
@@ -243,15 +254,26 @@ def test_settings_that_cannot_be() -> None:
 # -- figures -----------------------------------------------------------------------------
 
 
-def test_utilization_is_looked_at_after_each_request() -> None:
-    requests = [TraceRequest(0, 16, 9, (1, 2)), TraceRequest(1, 16, 0, (1, 2))]
+def test_what_is_there_after_a_request_counts_until_the_next() -> None:
+    requests = [
+        TraceRequest(5, 16, 9, (1, 2)),
+        TraceRequest(6, 16, 0, (1, 2)),  # leaves 16 tokens in an entry with room for 25
+        TraceRequest(8, 16, 9, (1, 2)),  # nothing comes after it, so it counts for nothing
+    ]
     _, report = served(requests, 100)
     use = report.utilization
-    # The second request leaves 16 tokens in an entry with room for 25.
-    assert math.isclose(use.live_of_used, (1 + 16 / 25) / 2)
+    assert math.isclose(use.live_of_used, (1 * 1 + 2 * 16 / 25) / 3)
+    assert use.live_of_whole_blocks == use.live_of_used
+    assert math.isclose(use.live_of_paged_blocks, (1 * 25 / 32 + 2 * 16 / 16) / 3)
     assert math.isclose(use.used_of_capacity, 0.25)
     assert use.peak_used == 25 * TOKEN
     assert use.fragmentation == 0.0
+
+
+def test_where_the_clock_stands_still_each_request_counts_once() -> None:
+    requests = [TraceRequest(5, 16, 9, (1, 2)), TraceRequest(5, 16, 0, (1, 2))]
+    _, report = served(requests, 100)
+    assert math.isclose(report.utilization.live_of_used, (1 + 16 / 25) / 2)
 
 
 def test_the_report_is_json_and_does_not_count_on() -> None:

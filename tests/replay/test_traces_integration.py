@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import sys
 
 import pytest
 
-from kvpool.layout import KVLayout
+from kvpool.layout import KVLayout, Packing
 from kvpool.replay import Replay, ReplayReport, TraceReader
 from tests import needs
+from tests.docs_pages import DOCS
 
 pytestmark = pytest.mark.integration
 
@@ -38,6 +40,29 @@ def test_all_of_azure(backend: str) -> None:
     assert stats.evictions + stats.active_entries == 19366
     assert report.utilization.peak_used <= CAPACITY
     assert report.utilization.used_of_capacity > 0.9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
+@pytest.mark.parametrize("packing", ["head", "layer"])
+def test_all_of_azure_costs_hardly_more_than_its_tokens(packing: Packing) -> None:
+    """A model of the 8B class, each entry reserved for 128 Ki tokens; counted, not written."""
+    layout = KVLayout(layers=32, kv_heads=8, head_dim=128, dtype="float16", packing=packing)
+    with (
+        TraceReader(needs.traces() / "azure_conv_2023.csv") as requests,
+        Replay(layout, 32 << 30, "mmap", max_context_length=1 << 17, write=False) as run,
+    ):
+        for request in requests:
+            run.serve(request)
+        run.finish()
+        report = run.report()
+    use = report.utilization
+    assert (report.elastic, report.tally.requests, report.tally.rejected) == (True, 19366, 0)
+    assert use.live_of_used > 0.99
+    if packing == "head":  # a page is 16 tokens of a head
+        assert use.live_of_used == pytest.approx(use.live_of_paged_blocks)
+    page = (DOCS / "elastic.md").read_text(encoding="utf-8")
+    assert f"{use.live_of_used:.2%}" in page
+    assert f"{use.live_of_whole_blocks:.2%}" in page
 
 
 def test_the_first_rows_of_mooncake(backend: str) -> None:
