@@ -177,6 +177,19 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST.for_nox)
+def nightly(session: nox.Session) -> None:
+    """Compare sessions with plain arrays over 200,000 random calls; a violation is a failure.
+
+    It takes some minutes. `nox -s bench` makes a tenth of the calls.
+    """
+    require(session, OLDEST)
+    session.install("-r", "requirements/bench.txt")
+    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
+    arguments = ["stateful", "--check", *session.posargs]
+    session.run("python", "-m", "benchmarks", *arguments, env={"KVPOOL_NIGHTLY": "1"})
+
+
+@nox.session(python=OLDEST.for_nox)
 def stack(session: nox.Session) -> None:
     """Stacks of milestones: `nox -s stack -- status`, and see docs/stack/README.md."""
     require(session, OLDEST)

@@ -224,7 +224,11 @@ def write_ledger(count: int, sink: LedgerSink) -> float:
 def figures(allocated: int, freed: int, salt: int) -> MemoryStats:
     capacity, used = 1 << 30, allocated - freed
     free = capacity - used
-    return MemoryStats(capacity, used, free, free - salt % 1_000_000, 0, 0, 0, 0, allocated, freed)
+    return MemoryStats(
+        *(capacity, used, free, free - salt % 1_000_000, 0, 0, 0, 0, allocated, freed),
+        reserved=used,
+        address_space=capacity,
+    )
 
 
 def verification(path: Path, public_key: Path | None) -> float:
