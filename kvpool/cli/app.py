@@ -9,6 +9,7 @@ import typer
 
 from kvpool.__about__ import __version__
 from kvpool.cli.backends import backends
+from kvpool.cli.chat import chat
 from kvpool.cli.demo import demo
 from kvpool.cli.memory_map import memory_map
 from kvpool.cli.receipts import receipts
@@ -45,6 +46,7 @@ def _root(
 
 
 app.command("backends")(backends)
+app.command("chat")(chat)
 app.command("demo")(demo)
 app.command("map")(memory_map)
 app.command("replay")(replay)

@@ -1,0 +1,52 @@
+"""A system prompt that is computed once: each user's session is a fork of it.
+
+The model is tiny and has random weights, so this runs anywhere and the answers are nonsense.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from kvpool import KVCacheManager
+from kvpool.integrations.transformers import PooledCache
+
+CONFIG = LlamaConfig(
+    vocab_size=256,  # a token is a byte of text
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    eos_token_id=None,
+)
+SYSTEM = "You are the assistant of a library. Say where a book stands, and be brief. " * 12
+
+
+def main() -> None:
+    """Answer five users, each in a fork of the session that holds the system prompt."""
+    model = LlamaForCausalLM(CONFIG).eval()
+    computed: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _model, _args, options: computed.append(options["input_ids"].shape[1]),
+        with_kwargs=True,
+    )
+    prompt = torch.tensor([list(SYSTEM.encode())])
+    with KVCacheManager(64 << 20) as manager:
+        # It is not released, so it is not evicted; who asks may be.
+        shared = PooledCache.for_model(manager, model, "system prompt")
+        with torch.inference_mode():
+            model(input_ids=prompt, past_key_values=shared)
+        print(f"system prompt: {sum(computed)} tokens computed")
+
+        for user in ("ada", "bo", "cy", "di", "eve"):
+            computed.clear()
+            question = torch.tensor([list(f"Where is the book of {user}?".encode())])
+            tokens = torch.cat([prompt, question], dim=1)
+            with shared.fork(user) as cache:
+                made = model.generate(tokens, past_key_values=cache, max_new_tokens=8)
+            answer = bytes(made[0, tokens.shape[1] :].tolist())
+            print(f"{user}: {tokens.shape[1]} tokens asked, {computed[0]} computed, {answer!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from kvpool.manager import KVCacheManager
+from tests import needs
+from tests.integrations.managers import MakeManager
+
+
+@pytest.fixture(scope="session")
+def hf() -> Any:
+    """The module `tests.integrations.hf`, which imports torch and transformers."""
+    needs.transformers()
+    return importlib.import_module("tests.integrations.hf")
+
+
+@pytest.fixture
+def make_manager() -> Iterator[MakeManager]:
+    """Make managers that are checked and closed when the test ends."""
+    with ExitStack() as stack:
+
+        def make(capacity: int = 1 << 24, backend: str = "numpy", **options: Any) -> KVCacheManager:
+            manager = KVCacheManager(capacity, backend, receipts=False, **options)
+            stack.enter_context(manager)
+            stack.callback(manager.check_integrity)
+            return manager
+
+        yield make
+
+
+@pytest.fixture
+def manager(make_manager: MakeManager) -> KVCacheManager:
+    return make_manager()

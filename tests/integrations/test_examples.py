@@ -1,0 +1,50 @@
+"""The examples for transformers run, and do what they say."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import needs
+
+pytestmark = pytest.mark.transformers
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def output(name: str) -> str:
+    needs.transformers()
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+def test_the_server_answers_everyone_in_turn_in_less_room_than_they_need() -> None:
+    source = (EXAMPLES / "multi_session_server.py").read_text(encoding="utf-8")
+    assert len(source.splitlines()) < 100
+    *answers, last = output("multi_session_server.py").splitlines()
+    names = [line.split()[0] for line in answers]
+    assert sorted(names) == sorted(["ada", "bo", "cy", "di", "eve"] * 3)
+    assert len(set(names[:5])) >= 3  # nobody has all turns first
+    assert all(re.fullmatch(r"\w+ +b['\"].*['\"]", line) for line in answers)
+    figures = re.fullmatch(r"(\d) sessions in the pool, (\d+) evictions", last)
+    assert figures is not None
+    assert int(figures[1]) < 5
+    assert int(figures[2]) >= 2
+
+
+def test_a_shared_system_prompt_is_computed_once() -> None:
+    first, *users = output("shared_system_prompt.py").splitlines()
+    prompt = int(re.findall(r"\d+", first)[0])
+    assert first == f"system prompt: {prompt} tokens computed"
+    assert len(users) == 5
+    for line in users:
+        asked, computed = map(int, re.findall(r"(\d+) (?:tokens asked|computed)", line))
+        assert asked == prompt + computed
