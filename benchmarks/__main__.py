@@ -29,9 +29,10 @@ def main(arguments: Sequence[str] | None = None, package: ModuleType = benchmark
         record.write(options.json, result)
         print(f"the record is in {options.json}")
     if options.publish:
-        record.write(page.RECORD, result)
+        path = page.record_of(options.names[0], page.RECORD) if options.names else page.RECORD
+        record.write(path, result)
         page.write(page.RECORD, page.PAGE)
-        print(f"the record is in {page.RECORD}, the page in {page.PAGE}")
+        print(f"the record is in {path}, the page in {page.PAGE}")
     failed = result.with_status("failed") or (options.check and result.missed())
     return 1 if failed else 0
 
@@ -48,8 +49,8 @@ def parse(arguments: Sequence[str] | None, names: list[str]) -> argparse.Namespa
     options = parser.parse_args(arguments)
     if unknown := sorted(set(options.names) - set(names)):
         parser.error(f"there is no benchmark {unknown[0]}; there are {', '.join(names)}")
-    if options.publish and (options.quick or options.names):
-        parser.error("--publish takes a full run of all benchmarks")
+    if options.publish and (options.quick or len(options.names) > 1):
+        parser.error("--publish takes a full run of all benchmarks, or of one by itself")
     return options
 
 

@@ -1,4 +1,7 @@
-"""The performance page of the docs: written from a record, and from nothing else.
+"""The performance page of the docs: written from records, and from nothing else.
+
+The record of a full run is beside those of single benchmarks, as `performance-decode.json`, whose
+figures go before its own: what one environment cannot measure, another can.
 
 python -m benchmarks.page [--record FILE] [--page FILE] [--check]
 """
@@ -7,7 +10,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.harness import Measurement, Ratio, Report
@@ -15,7 +19,7 @@ from benchmarks.record import ROOT, Machine, Record, RecordError, read
 from benchmarks.suite import Outcome
 from benchmarks.tables import figure, quartiles, times, value
 
-__all__ = ["PAGE", "RECORD", "check", "main", "render", "write"]
+__all__ = ["PAGE", "RECORD", "check", "main", "record_of", "render", "write"]
 
 RECORD = ROOT / "docs/performance.json"
 PAGE = ROOT / "docs/performance.md"
@@ -24,9 +28,9 @@ _INTRODUCTION = """\
 # Performance
 
 Every word and figure below comes from [the record](performance.json) of one run of the
-benchmarks; `python -m benchmarks.page` writes this page, and the docs gate fails where it
-differs. `nox -s bench -- --publish` makes both anew, see
-[Contributing](../CONTRIBUTING.md#measure).
+benchmarks, or from that of a single one where a section says so; `python -m benchmarks.page`
+writes this page, and the docs gate fails where it differs. `nox -s bench -- --publish` makes
+record and page anew, see [Contributing](../CONTRIBUTING.md#measure).
 
 A figure is the median of its rounds, with the quartiles around it. The sides of a comparison were
 measured in one run and in turns. What depends on the machine, such as microseconds, is for this
@@ -37,30 +41,53 @@ _MEASUREMENT = ("what", "subject", "median", "quartiles", "rounds", "target", ""
 _RATIO = ("what", "ours", "", "theirs", "", "ratio", "target", "")
 
 
-def render(record: Record) -> str:
-    """Return the page of a record.
+def record_of(name: str, record_path: Path = RECORD) -> Path:
+    """Return where the record of a benchmark is that was run by itself."""
+    return record_path.with_name(f"{record_path.stem}-{name}.json")
+
+
+def render(record: Record, alone: Mapping[str, Record] | None = None) -> str:
+    """Return the page of a record, and of those of single benchmarks, by file name.
 
     Raises
     ------
     RecordError
-        It is of a quick run, whose figures say nothing.
+        One is of a quick run, whose figures say nothing.
     """
-    if record.quick:
+    alone = alone or {}
+    if any(one.quick for one in (record, *alone.values())):
         raise RecordError("a quick run shows that the benchmarks work, not how fast anything is")
-    parts = [_INTRODUCTION, *_run(record), *_targets(record)]
-    for outcome in record.benchmarks:
+    outcomes = {one.name: one for one in record.benchmarks}
+    runs = {one.name: file for file, other in alone.items() for one in other.benchmarks}
+    outcomes |= {one.name: one for other in alone.values() for one in other.benchmarks}
+    every = replace(record, benchmarks=tuple(outcomes[name] for name in sorted(outcomes)))
+    parts = [_INTRODUCTION, "## The run", *_run(record), *_targets(every)]
+    for outcome in every.benchmarks:
         parts += _benchmark(outcome)
+        if file := runs.get(outcome.name):
+            parts += [f"The figures come from [a run of its own]({file}):", *_run(alone[file])]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
-def write(record_path: Path = RECORD, page_path: Path = PAGE) -> None:
-    """Write the page of a record.
+def render_files(record_path: Path) -> str:
+    """Return the page of a record, and of those beside it.
 
     Raises
     ------
     RecordError
     """
-    text = render(read(record_path))
+    beside = sorted(record_path.parent.glob(record_of("*", record_path).name))
+    return render(read(record_path), {path.name: read(path) for path in beside})
+
+
+def write(record_path: Path = RECORD, page_path: Path = PAGE) -> None:
+    """Write the page of a record, and of those beside it.
+
+    Raises
+    ------
+    RecordError
+    """
+    text = render_files(record_path)
     page_path.write_text(text, encoding="utf-8", newline="\n")
 
 
@@ -71,7 +98,7 @@ def check(record_path: Path = RECORD, page_path: Path = PAGE) -> str:
     ------
     RecordError
     """
-    text = render(read(record_path))
+    text = render_files(record_path)
     if not page_path.exists():
         return f"{page_path} is missing: python -m benchmarks.page writes it"
     if page_path.read_text(encoding="utf-8") != text:
@@ -103,7 +130,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(record: Record) -> Iterator[str]:
-    yield "## The run"
     rows = [("taken", f"{record.taken:%Y-%m-%d %H:%M} UTC")]
     if record.commit:
         changed = ", with changes that are in no commit" if record.commit.changed else ""

@@ -60,7 +60,7 @@ def test_names_select(make_package: MakePackage, tmp_path: Path) -> None:
     [
         (["slow"], "there is no benchmark slow; there are fast"),
         (["--publish", "--quick"], "--publish takes a full run"),
-        (["--publish", "fast"], "--publish takes a full run"),
+        (["--publish", "fast", "fast"], "or of one by itself"),
     ],
 )
 def test_what_cannot_be_asked_for(
@@ -83,6 +83,22 @@ def test_publish_writes_the_record_and_its_page(
     assert read(page.RECORD).with_status("measured")
     assert page.check(page.RECORD, page.PAGE) == ""
     assert "| a \\| b | ours | 2 µs |" in page.PAGE.read_text(encoding="utf-8")
+
+
+def test_one_that_is_published_by_itself_goes_before_the_full_run(
+    make_package: MakePackage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "RECORD", tmp_path / "performance.json")
+    monkeypatch.setattr(page, "PAGE", tmp_path / "performance.md")
+    assert main(["--publish"], make_package(fast=SKIPS)) == 0
+    before = page.RECORD.read_bytes()
+    assert main(["fast", "--publish"], make_package(fast=MEASURES)) == 0
+    assert page.RECORD.read_bytes() == before
+    assert read(tmp_path / "performance-fast.json").with_status("measured")
+    assert page.check(page.RECORD, page.PAGE) == ""
+    text = page.PAGE.read_text(encoding="utf-8")
+    assert "| a \\| b | ours | 2 µs |" in text
+    assert "skipped" not in text
 
 
 def test_a_real_benchmark_runs(tmp_path: Path) -> None:

@@ -74,6 +74,24 @@ def test_the_page_hides_no_missed_target_and_nothing_that_did_not_run() -> None:
     assert "\nFailed: ValueError: 7 is too many\n" in page
 
 
+def test_a_benchmark_that_was_run_by_itself_shows_its_run() -> None:
+    made = record()
+    (found, *_), (before, skipped, _) = made.benchmarks, made.benchmarks
+    measured = replace(found, name="torch_speed")
+    own = replace(made, versions={"torch": "2.13"}, benchmarks=(measured,))
+    page = render(replace(made, benchmarks=(before, skipped)), {"record-torch_speed.json": own})
+    assert "there is no torch" not in page
+    assert "\n2 of 4 are met.\n" in page
+    run = page.partition("come from [a run of its own](record-torch_speed.json)")[2]
+    assert "| versions | torch 2.13 |" in run
+    assert page.count("| versions |") == 2
+
+
+def test_a_quick_run_by_itself_makes_no_page() -> None:
+    with pytest.raises(RecordError, match="a quick run"):
+        render(record(), {"record-speed.json": replace(record(), quick=True)})
+
+
 def test_a_cell_ends_where_it_should() -> None:
     made = record()
     odd = replace(made.benchmarks[1], reason="a | b\nc")
@@ -113,6 +131,14 @@ def test_check_finds_a_record_that_was_made_anew(files: list[str]) -> None:
     assert main([*files, "--check"]) == 1
     assert main(files) == 0
     assert main([*files, "--check"]) == 0
+
+
+def test_check_finds_another_record_beside(files: list[str]) -> None:
+    made = record()
+    write(Path(files[1]).with_name("record-speed.json"), replace(made, benchmarks=()))
+    assert main([*files, "--check"]) == 0
+    write(Path(files[1]).with_name("record-speed.json"), made)
+    assert main([*files, "--check"]) == 1
 
 
 def test_check_finds_a_page_or_a_record_that_is_missing(
