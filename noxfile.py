@@ -17,6 +17,7 @@ import tempfile
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 from nox.virtualenv import find_uv
 
 sys.path.insert(0, str(Path(__file__).parent))  # `scripts` is not installed anywhere
@@ -35,6 +36,7 @@ OLDEST = interpreters.find(interpreters.SUPPORTED[0])
 NEWEST = interpreters.newest(os.environ.get("KVPOOL_PYTHON", "").split() or interpreters.SUPPORTED)
 
 BACKENDS = ("numpy", "mmap", "ctypes")
+WITH_TORCH = "docs/transformers.md"  # its examples need torch: `transformers` runs them
 MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
 TYPED = ("kvpool", "backends", "tests", "scripts", "examples", "benchmarks")
 TYPED_FILES = ("noxfile.py", "conftest.py", "docs/conf.py")
@@ -119,9 +121,10 @@ def docs(session: nox.Session) -> None:
     session.run("sphinx-build", *options, "--builder", "html", "docs", "docs/_build/html")
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     examples = [str(path.relative_to(ROOT)) for path in pages if "_build" not in path.parts]
+    examples.remove(WITH_TORCH)
     session.run("python", "-m", "scripts.stack", "render", "--check")
     session.run("python", "-m", "benchmarks.page", "--check")
-    modules = ["--doctest-modules", "--pyargs", *MODULES]
+    modules = ["--doctest-modules", "--ignore-glob=/*/kvpool/integrations/*", "--pyargs", *MODULES]
     session.run("pytest", "--quiet", *sorted(examples), *modules, env=TEST_ENVIRONMENT)
 
 
@@ -160,6 +163,31 @@ def integration(session: nox.Session) -> None:
     session.run("pytest", "-m", "integration", *session.posargs, env=TEST_ENVIRONMENT | required)
 
 
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def transformers(session: nox.Session) -> None:
+    """Run the tests and examples of the cache for transformers, in the versions of their group.
+
+    Where torch cannot be had, as on a machine without its builds, the session is skipped and
+    says so; with CI set in the environment that is a failure. pip makes this environment, as that
+    of `integration`.
+    """
+    require(session, OLDEST)
+    install_project(session, "requirements/test.txt")
+    pyproject = nox.project.load_toml(ROOT / "pyproject.toml")
+    group = nox.project.dependency_groups(pyproject, "transformers")
+    try:
+        session.install(*group)
+    except CommandFailed:
+        refusal = f"pip cannot install {' and '.join(group)} here; its words are above"
+        if os.environ.get("CI"):
+            session.error(refusal)
+        session.skip(refusal)
+    environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": "transformers"}
+    session.run("pytest", "-m", "transformers", *session.posargs, env=environment)
+    modules = ["--doctest-modules", "--pyargs", "kvpool.integrations"]
+    session.run("pytest", "--quiet", WITH_TORCH, *modules, env=environment)
+
+
 @nox.session(python=OLDEST.for_nox)
 def bench(session: nox.Session) -> None:
     """Run every benchmark, print what they find, and write one record of it.
@@ -174,6 +202,28 @@ def bench(session: nox.Session) -> None:
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")
     record = str(session.cache_dir / "bench.json")
     session.run("python", "-m", "benchmarks", "--json", record, *session.posargs)
+
+
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def bench_decode(session: nox.Session) -> None:
+    """Run the benchmark that needs torch, as `bench` runs all others; draw its plot.
+
+    The record is in `.nox/.cache/bench-decode.json`. With `-- --publish` it goes to the
+    performance page, and the plot of the README is made anew. pip makes this environment, as that
+    of `integration`.
+    """
+    require(session, OLDEST)
+    session.install("-r", "requirements/bench.txt")
+    pyproject = nox.project.load_toml(ROOT / "pyproject.toml")
+    session.install(*nox.project.dependency_groups(pyproject, "transformers", "plot"))
+    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
+    record = str(session.cache_dir / "bench-decode.json")
+    session.run("python", "-m", "benchmarks", "decode", "--json", record, *session.posargs)
+    if "--publish" in session.posargs:  # record and plot have their places in the docs
+        session.run("python", "-m", "benchmarks.decode_plot")
+    elif "--quick" not in session.posargs:
+        drawn = str(session.cache_dir / "decode.svg")
+        session.run("python", "-m", "benchmarks.decode_plot", "--record", record, "-o", drawn)
 
 
 @nox.session(python=OLDEST.for_nox)
@@ -229,7 +279,11 @@ def run_tests(session: nox.Session, lock_file: str) -> None:
     """
     install_project(session, lock_file)
     excluded = os.environ.get("KVPOOL_EXCLUDED_TESTS", "").splitlines()
-    options = ["-m", "not integration", *(f"--deselect={test}" for test in excluded)]
+    options = [
+        "-m",
+        "not integration and not transformers",
+        *(f"--deselect={test}" for test in excluded),
+    ]
     session.run("pytest", *options, *session.posargs, env=TEST_ENVIRONMENT)
 
 

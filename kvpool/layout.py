@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import ml_dtypes
 import numpy as np
@@ -22,6 +22,7 @@ from kvpool.alignment import align_up, check_alignment
 from kvpool.arena import MIN_ALIGNMENT
 from kvpool.block import Bytes
 from kvpool.errors import InvalidLayoutError
+from kvpool.model_config import cache_shape
 
 __all__ = ["DTYPES", "PACKINGS", "EntryGeometry", "KVLayout", "Packing"]
 
@@ -92,6 +93,36 @@ class KVLayout:
         if packing not in PACKINGS:
             raise InvalidLayoutError(f"packing {packing!r} is none of {', '.join(PACKINGS)}")
         object.__setattr__(self, "packing", packing)
+
+    @classmethod
+    def from_config(cls, config: Any, dtype: Any = None) -> Self:
+        """Return the layout of a model's cache, from its configuration.
+
+        Parameters
+        ----------
+        config : object
+            As a ``PreTrainedConfig`` of Hugging Face transformers: ``num_hidden_layers``,
+            ``num_attention_heads``, ``num_key_value_heads``, ``head_dim`` or ``hidden_size``,
+            ``layer_types``; inside ``text_config`` where the model has several parts.
+        dtype : dtype, str or torch.dtype, optional
+            By default the configuration's own.
+
+        Raises
+        ------
+        InvalidLayoutError
+            Something is missing, or a layer is of a type that keeps other things than the keys
+            and values of each token; the text names it.
+
+        Examples
+        --------
+        >>> from types import SimpleNamespace
+        >>> config = SimpleNamespace(
+        ...     num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, head_dim=128
+        ... )
+        >>> print(KVLayout.from_config(config, dtype="bfloat16"))
+        32 x 8 x 128 bfloat16
+        """
+        return cls(*cache_shape(config, dtype))
 
     @property
     def bytes_per_token(self) -> int:

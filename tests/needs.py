@@ -1,4 +1,4 @@
-"""What some tests need and not every machine has: the public traces, and torch.
+"""What some tests need and not every machine has: the public traces, torch, transformers.
 
 Where it is missing, the test is skipped and says why. Where the environment variable
 KVPOOL_REQUIRE names it (``traces,torch``), the test fails instead.
@@ -31,6 +31,15 @@ def torch() -> Any:
         return importlib.import_module("torch")
     except ImportError as error:
         missing("torch", f"torch cannot be imported: {error}")
+
+
+def transformers() -> Any:
+    """Return the module transformers, which needs torch as well."""
+    try:
+        importlib.import_module("torch")
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        missing("transformers", f"torch and transformers cannot be imported: {error}")
 
 
 def missing(name: str, reason: str) -> NoReturn:

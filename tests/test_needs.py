@@ -27,11 +27,13 @@ def test_what_is_required_fails_where_it_is_missing(
 ) -> None:
     monkeypatch.setenv("KVPOOL_TRACES", str(tmp_path / "nowhere"))
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it raises from now on
-    monkeypatch.setenv("KVPOOL_REQUIRE", "torch, traces")
+    monkeypatch.setenv("KVPOOL_REQUIRE", "torch, traces,transformers")
     with pytest.raises(pytest.fail.Exception, match="asks for traces"):
         needs.traces()
     with pytest.raises(pytest.fail.Exception, match="asks for torch"):
         needs.torch()
+    with pytest.raises(pytest.fail.Exception, match="asks for transformers"):
+        needs.transformers()
 
 
 def test_what_is_not_required_skips(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,37 @@
+"""What a `PooledCache` asks of whoever knows which sessions begin alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+from kvpool.cache_key import CacheKey
+
+__all__ = ["PrefixCache", "PrefixMatch"]
+
+
+class PrefixMatch(NamedTuple):
+    """A session that begins with tokens that are looked for.
+
+    Parameters
+    ----------
+    key : CacheKey
+        Of the session; its entry may have gone meanwhile.
+    token_count : int
+        So many of its first tokens are those that are looked for.
+    """
+
+    key: CacheKey
+    token_count: int
+
+
+class PrefixCache(Protocol):
+    """Knows the tokens of the sessions of one manager, for one model."""
+
+    def longest_prefix(self, tokens: Sequence[int]) -> PrefixMatch | None:
+        """Return the session that begins with the most of some tokens; None for no session.
+
+        Parameters
+        ----------
+        tokens : sequence of int
+        """

@@ -1,0 +1,309 @@
+"""`PooledSession`: the entry of one session, leased, and its tokens as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from kvpool.block import Bytes
+from kvpool.cache_key import CacheKey
+from kvpool.elastic_pool import ElasticPool
+from kvpool.entry import KVCacheEntry
+from kvpool.errors import (
+    ContextOverflowError,
+    EntryKindError,
+    EntryNotFoundError,
+    EntryRemovedError,
+    InvalidTokensError,
+)
+from kvpool.integrations._transformers.room import cost, rooms_for, with_room
+from kvpool.integrations._transformers.tensors import (
+    EntryTensors,
+    as_tensor,
+    check_states,
+    dtype_name,
+)
+from kvpool.layout import EntryGeometry, KVLayout
+from kvpool.manager import KVCacheManager
+
+__all__ = ["PooledSession"]
+
+
+class PooledSession:
+    """The tokens of one session, for one thread at a time.
+
+    The entry is looked for at once and made with the first tokens. It is leased from then on,
+    so it is not evicted.
+
+    Parameters
+    ----------
+    manager : KVCacheManager
+    key : CacheKey
+    layout : KVLayout
+        Of one sequence. The entry of a batch has as many times the heads.
+    max_context_length : int, optional
+        Tokens that there may be; without it the entry grows for as long as the pool has room.
+    ttl : float, optional
+        Seconds; for a new entry.
+
+    Attributes
+    ----------
+    entry : KVCacheEntry or None
+        None until there are tokens.
+    rows : int
+        Sequences in the batch.
+
+    Raises
+    ------
+    EntryKindError
+        The key has an entry of another layout.
+    """
+
+    def __init__(
+        self,
+        manager: KVCacheManager,
+        key: CacheKey,
+        layout: KVLayout,
+        max_context_length: int | None,
+        ttl: float | None,
+    ) -> None:
+        self.manager = manager
+        self.key = key
+        self.layout = layout
+        self.max_context_length = max_context_length
+        self.ttl = ttl
+        self.rows = 1
+        self.entry: KVCacheEntry | None = None
+        self._dtype = getattr(torch, str(layout.dtype))
+        self._root: Bytes | None = None  # the lease
+        self._tensors: EntryTensors | None = None  # over all of the root
+        self._find()
+
+    @property
+    def token_count(self) -> int:
+        """Tokens that every layer holds."""
+        return 0 if self.entry is None else self.entry.token_count
+
+    def held(self, layer: int) -> int:
+        """Return the tokens that a layer holds."""
+        if self.entry is None:
+            return 0
+        if self._root is None:
+            self.entry.data()  # it raises where the entry went while there was no lease
+        return self.entry.held(layer)
+
+    # -- writing -------------------------------------------------------------------------
+
+    def append(
+        self, layer: int, keys: Any, values: Any, window: int | None = None
+    ) -> tuple[Any, Any]:
+        """Append the next tokens of one layer; return the keys and values to attend to.
+
+        Parameters
+        ----------
+        layer : int
+        keys, values : Tensor, shape (batch, kv_heads, tokens, head_dim)
+        window : int, optional
+            Tokens that each one attends to, with itself.
+
+        Returns
+        -------
+        keys, values : Tensor
+            Over the bytes of the entry: of all tokens held, or of those in the window of the
+            first new one and the later ones.
+
+        Raises
+        ------
+        PoolExhaustedError, ContextOverflowError
+            There is no room; the session is as it was.
+        InvalidTokensError, LayerMismatchError, EntryRemovedError, EntryExistsError
+        """
+        entry = self._entry_for(keys, values)
+        layout = self.layout
+        count = keys.shape[-2]
+        # An append costs some microseconds, so what is right passes in one look.
+        if not (
+            keys.shape == values.shape == (self.rows, layout.kv_heads, count, layout.head_dim)
+            and keys.dtype == values.dtype == self._dtype
+            and keys.is_cpu
+            and values.is_cpu
+        ):
+            check_states(entry.layout, self.rows, keys, values, entry.session_id)
+        if keys.requires_grad or values.requires_grad:
+            keys, values = keys.detach(), values.detach()  # no gradient flows through a pool
+
+        def write(root: Bytes, geometry: EntryGeometry, start: int) -> None:
+            tensors = self._tensors
+            if tensors is None or tensors.root is not root or tensors.geometry is not geometry:
+                self._root = root
+                self._tensors = tensors = EntryTensors(root, geometry, self.rows)
+            new_keys, new_values = tensors.tokens(layer, start, count)
+            new_keys.copy_(keys)
+            new_values.copy_(values)
+            first = 0 if window is None else max(start - window + 1, 0)
+            attended.append(tensors.tokens(layer, first, start + count - first))
+
+        attended: list[tuple[Any, Any]] = []
+        try:
+            entry.append_with(layer, count, write)
+        except ContextOverflowError:
+            self._with_room(self.held(layer) + count, self._grow)
+            entry.append_with(layer, count, write)
+        return attended[0]
+
+    def make(self, rows: int, dtype: Any, tokens: int) -> KVCacheEntry:
+        """Make the entry of a batch, instead of one without tokens if there is one.
+
+        Parameters
+        ----------
+        rows : int
+        dtype : torch.dtype
+        tokens : int
+            To have room for, at least.
+
+        Raises
+        ------
+        InvalidTokensError
+            The dtype is not the layout's.
+        EntryExistsError, PoolExhaustedError
+        """
+        if dtype_name(dtype) != str(self.layout.dtype):
+            raise InvalidTokensError(
+                f"keys for session {str(self.key)!r} are {dtype_name(dtype)}, "
+                f"the layout is {self.layout.dtype}"
+            )
+        if self.entry is not None:
+            self.manager.remove_cache_entry(self.key)
+            self.release()
+            self.entry = None
+        return self._with_room(tokens, lambda room: self._create(rows, room))
+
+    def truncate(self, token_count: int) -> None:
+        """Keep the first tokens, at most those that all layers hold."""
+        entry = self.entry
+        if entry is None:
+            return
+        kept = min(token_count, entry.token_count)
+        entry.data()  # it raises where the entry is gone
+        self.manager.pin(self.key)  # instead of the lease, which would keep the pages
+        try:
+            self.release()
+            entry.truncate(kept)
+            self._root = entry.data()
+        finally:
+            self.manager.unpin(self.key)
+
+    # -- rows of a batch -----------------------------------------------------------------
+
+    def reorder(self, order: Any) -> None:
+        """Let row i hold what row ``order[i]`` held: in place, but for what a fork shares.
+
+        Parameters
+        ----------
+        order : Tensor of int64, shape (rows,)
+        """
+        if not self.token_count:
+            return
+        moved = (order != torch.arange(self.rows)).nonzero().flatten()
+        if not len(moved):
+            return
+        if self.entry is not None and self.entry.is_shared:
+            self.rebuild(lambda _rows: order)
+            return
+        for layer in range(self.layout.layers):
+            for states in self.view(layer):
+                states.index_copy_(0, moved, states.index_select(0, order[moved]))
+
+    def rebuild(self, choose: Callable[[Any], Any]) -> None:
+        """Make the session a batch of other rows; without tokens there is nothing to do.
+
+        Room is made before the old entry goes.
+
+        Parameters
+        ----------
+        choose : callable
+            Is given the numbers of the rows, and returns for each new row the one to copy.
+
+        Raises
+        ------
+        PoolExhaustedError
+            Both do not fit; the session is as it was, unless another thread took the room
+            that was made: then it is gone.
+        """
+        old = self.entry
+        if old is None or not old.token_count:
+            return
+        self.truncate(old.token_count)  # an interrupted step leaves some layers ahead
+        states = [self.view(layer) for layer in range(self.layout.layers)]  # leases
+        source_rows = choose(torch.arange(self.rows))
+        rows, room = len(source_rows), old.max_context_length
+        layout = self._batch_layout(rows)
+        self.manager.evict_lru_entries(cost(self.manager.pool, layout, room, old.token_count))
+        self.manager.remove_cache_entry(self.key)
+        self.release()
+        self._create(rows, room)
+        for layer, (keys, values) in enumerate(states):
+            chosen = (states.index_select(0, source_rows) for states in (keys, values))
+            self.append(layer, *chosen)
+
+    # -- the entry -----------------------------------------------------------------------
+
+    def view(self, layer: int) -> tuple[Any, Any]:
+        """Return the keys and values that a layer holds; there is an entry."""
+        if self.entry is None:
+            raise EntryNotFoundError(f"no entry for {self.key!s}")
+        keys, values = (get(layer, writeable=True) for get in (self.entry.key, self.entry.value))
+        return as_tensor(keys, self.rows), as_tensor(values, self.rows)
+
+    def release(self) -> None:
+        """Give the lease back; it is taken again with the next tokens."""
+        self._root = self._tensors = None
+
+    def _find(self) -> None:
+        found = self.manager.get_cache_entry(self.key)
+        if found is None:
+            return
+        if not isinstance(found, KVCacheEntry):
+            raise EntryKindError(f"the entry for {self.key!s} is raw: it has no layout")
+        rows, rest = divmod(found.layout.kv_heads, self.layout.kv_heads)
+        if rest or found.layout != self._batch_layout(rows):
+            raise EntryKindError(
+                f"the entry for {self.key!s} has the layout {found.layout}, not {self.layout}"
+            )
+        found.truncate(found.token_count)  # an interrupted step leaves some layers ahead
+        self.entry, self.rows, self._root = found, rows, found.data()
+
+    def _entry_for(self, keys: Any, values: Any) -> KVCacheEntry:
+        entry = self.entry
+        if entry is not None and (keys.shape[0] == self.rows or entry.token_count):
+            return entry
+        rows = keys.shape[0]
+        check_states(self._batch_layout(rows), rows, keys, values, str(self.key))
+        return self.make(rows, keys.dtype, keys.shape[-2])
+
+    def _create(self, rows: int, room: int) -> KVCacheEntry:
+        entry = self.manager.create_cache_entry(
+            self.key, room, layout=self._batch_layout(rows), ttl=self.ttl
+        )
+        self.entry, self.rows, self._root = entry, rows, entry.data()
+        return entry
+
+    def _batch_layout(self, rows: int) -> KVLayout:
+        one = self.layout
+        heads = max(rows, 1) * one.kv_heads
+        return KVLayout(one.layers, heads, one.head_dim, one.dtype, one.packing)
+
+    def _with_room(self, tokens: int, act: Callable[[int], KVCacheEntry]) -> KVCacheEntry:
+        is_sparse = isinstance(self.manager.pool, ElasticPool)
+        rooms = rooms_for(tokens, self.max_context_length, str(self.key), is_sparse=is_sparse)
+        return with_room(rooms, act)
+
+    def _grow(self, room: int) -> KVCacheEntry:
+        """Move the entry to where it has more room."""
+        layout = self._batch_layout(self.rows)
+        grown = self.manager.get_or_create_cache(self.key, room, layout=layout)
+        if grown is not self.entry:
+            raise EntryRemovedError(f"the entry of session {str(self.key)!r} was removed")
+        return grown
