@@ -111,14 +111,15 @@ def _with_links_for(page: Path, text: str, home: Path) -> str:
     """
 
     def link(match: re.Match[str]) -> str:
-        words, destination, anchor = match.groups(default="")
+        picture, words, destination, anchor = match.groups(default="")
         target = Path(os.path.normpath(home / destination))
         target = PAGES.get(target, target)
-        if target.suffix == ".md" and target.is_relative_to(DOCS):
-            return f"[{words}]({Path(os.path.relpath(target, page.parent)).as_posix()}{anchor})"
-        return words if target.exists() else match[0]
+        if target.is_relative_to(DOCS) and (target.suffix == ".md" or picture):
+            path = Path(os.path.relpath(target, page.parent)).as_posix()
+            return f"{picture}[{words}]({path}{anchor})"
+        return words if target.exists() and not picture else match[0]
 
-    return re.sub(r"(?<!!)\[([^\]]+)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)", link, text)
+    return re.sub(r"(!?)\[([^\]]+)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)", link, text)
 
 
 def _commands() -> str:
