@@ -119,12 +119,17 @@ class BlockTable:
         if size > allocator.capacity:
             detail = f", and the whole pool has {allocator.capacity}"
             raise PoolExhaustedError(size, allocator.free_bytes, allocator.largest_free, detail)
-        plan = allocator.free_plan()
-        chosen = []
+        plan = None
+        chosen: list[MemoryBlock] = []
         for block in victims:
             self.require_live(block, "evict")
             if is_leased(block):
                 continue
+            # One that is large enough by itself needs no plan, if it does not come twice.
+            if not chosen and block.charged >= size and not block.offset % alignment:
+                self.deallocate(block, releases)
+                return [block]
+            plan = plan or allocator.free_plan()
             start, end = plan.free(block.offset)
             chosen.append(block)
             if align_up(start, alignment) + size <= end:

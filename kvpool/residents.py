@@ -116,7 +116,10 @@ class Residents:
 
     def settle(self) -> None:
         """Tell the policy of the uses in the log, in the order of each entry's last use."""
-        log, used = self.use_log, []
+        log = self.use_log
+        if not log:  # the usual case, at every call of the manager
+            return
+        used = []
         while log:
             key, entry = log.popleft()
             resident = self._by_key.get(key)
