@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from kvpool.eviction.base import EvictionReason
 from kvpool.memory_stats import MemoryStats
@@ -76,15 +77,7 @@ class ReceiptEmitter:
         freed = before.used - after.used
         self._bytes_evicted += freed
         receipt = KvEvictionReceipt(
-            pool_id=self.pool_id,
-            sequence=self._next(),
-            timestamp=timestamp(),
-            pool_total=after.capacity,
-            bytes_allocated_total=after.bytes_allocated,
-            bytes_freed_total=after.bytes_freed,
-            bytes_evicted_total=self._bytes_evicted,
-            bytes_moved_total=self._bytes_moved + after.bytes_trimmed,
-            schema_version=SCHEMA_VERSION,
+            **self._common(after, after.capacity),
             session_id=_printable(session_id),
             session_number=session_number,
             bytes_freed=freed,
@@ -123,15 +116,7 @@ class ReceiptEmitter:
             How long the step took.
         """
         receipt = KvEvictionBatchReceipt(
-            pool_id=self.pool_id,
-            sequence=self._next(),
-            timestamp=timestamp(),
-            pool_total=after.capacity,
-            bytes_allocated_total=after.bytes_allocated,
-            bytes_freed_total=after.bytes_freed,
-            bytes_evicted_total=self._bytes_evicted,
-            bytes_moved_total=self._bytes_moved + after.bytes_trimmed,
-            schema_version=SCHEMA_VERSION,
+            **self._common(after, after.capacity),
             count=count,
             total_bytes_freed=total_bytes_freed,
             pool_used_before=before.used,
@@ -152,15 +137,7 @@ class ReceiptEmitter:
             All figures of one moment.
         """
         receipt = KvPoolSnapshotReceipt(
-            pool_id=self.pool_id,
-            sequence=self._next(),
-            timestamp=timestamp(),
-            pool_total=stats.total_capacity,
-            bytes_allocated_total=stats.bytes_allocated,
-            bytes_freed_total=stats.bytes_freed,
-            bytes_evicted_total=self._bytes_evicted,
-            bytes_moved_total=self._bytes_moved + stats.bytes_trimmed,
-            schema_version=SCHEMA_VERSION,
+            **self._common(stats, stats.total_capacity),
             pool_used=stats.used_memory,
             utilization=_exact(stats.utilization),
             fragmentation=_fragmentation(stats),
@@ -173,10 +150,21 @@ class ReceiptEmitter:
         self.stream.put(receipt)
         return receipt
 
-    def _next(self) -> int:
+    def _common(self, stats: MemoryStats | PoolStats, pool_total: int) -> dict[str, Any]:
+        """Return what every receipt has; the figures are of one moment, the number is the next."""
         sequence = self._sequence
         self._sequence += 1
-        return sequence
+        return {
+            "pool_id": self.pool_id,
+            "sequence": sequence,
+            "timestamp": timestamp(),
+            "pool_total": pool_total,
+            "bytes_allocated_total": stats.bytes_allocated,
+            "bytes_freed_total": stats.bytes_freed,
+            "bytes_evicted_total": self._bytes_evicted,
+            "bytes_moved_total": self._bytes_moved + stats.bytes_trimmed,
+            "schema_version": SCHEMA_VERSION,
+        }
 
 
 def _fragmentation(stats: MemoryStats | PoolStats) -> float:
