@@ -15,9 +15,7 @@ from typing import Any
 
 from benchmarks.harness import Ratio, Report, Target, interleave, median, seconds
 from benchmarks.peers import LMCACHE_VERSION, PeerUnavailableError, lmcache_address_manager
-from kvpool.allocator import OffsetAllocator
-from kvpool.block import MemoryBlock
-from kvpool.pool import MemoryPool
+from kvpool.pool import MemoryBlock, MemoryPool, OffsetAllocator
 
 ALLOCATOR = "kvpool OffsetAllocator"
 POOL = "kvpool MemoryPool"

@@ -28,13 +28,11 @@ from benchmarks.harness import (
     median,
     seconds,
 )
-from kvpool.block import MemoryBlock
 from kvpool.cache_key import CacheKey
-from kvpool.elastic_pool import ElasticPool
 from kvpool.entry import KVCacheEntry
 from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.manager import KVCacheManager
-from kvpool.pool import MemoryPool
+from kvpool.pool import ElasticPool, MemoryBlock, MemoryPool
 
 BACKENDS = ("mmap", "ctypes")
 MIB = 1 << 20

@@ -31,10 +31,10 @@ from benchmarks.harness import Ratio, Report, Target, interleave, median, second
 from kvpool.cache_key import CacheKey
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
+from kvpool.ledger.ed25519 import generate_key_files
 from kvpool.manager import KVCacheManager
-from kvpool.memory_stats import MemoryStats
 from kvpool.receipts import LedgerSink, ReceiptEmitter, ReceiptSink, ReceiptStream, verify
-from kvpool.receipts.ledger.ed25519 import generate_key_files
+from kvpool.stats import MemoryStats
 
 LAYOUT = KVLayout(layers=24, kv_heads=2, head_dim=64, dtype="float16")
 TOKENS = (200, 2_200)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from benchmarks.harness import Report, Target, median
 from kvpool.layout import Packing
-from tests.elastic_machine import run as run_machine
+from tests.support.elastic_machine import run as run_machine
 
 NIGHTLY = "KVPOOL_NIGHTLY"
 QUICK_STEPS, STEPS, NIGHTLY_STEPS = 2_000, 20_000, 200_000

@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks.harness import Ratio, Report, Target, interleave, median
 from benchmarks.peers import LMCACHE_VERSION, PeerUnavailableError, lmcache_address_manager
-from kvpool.allocator import OffsetAllocator
 from kvpool.errors import PoolExhaustedError
+from kvpool.pool import OffsetAllocator
 
 KVPOOL = "kvpool OffsetAllocator"
 LMCACHE = "LMCache AddressManager"

@@ -20,7 +20,7 @@ import typer
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
-from kvpool.cli.app import app as command_line
+from kvpool.cli import app as command_line
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -61,7 +61,19 @@ NOT_A_LIBRARY = {"kvpool.cli"}  # its reference is the page of its commands
 
 
 # Packages that users import from: what they export stands on their pages.
-FRONTS = ("kvpool", "kvpool.receipts", "kvpool.replay", "kvpool.testing")
+FRONTS = (
+    "kvpool",
+    "kvpool.entry",
+    "kvpool.eviction",
+    "kvpool.layout",
+    "kvpool.ledger",
+    "kvpool.manager",
+    "kvpool.plugins",
+    "kvpool.pool",
+    "kvpool.receipts",
+    "kvpool.replay",
+    "kvpool.testing",
+)
 
 
 def _names_by_home() -> dict[str, list[tuple[str, str]]]:

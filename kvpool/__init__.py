@@ -10,18 +10,14 @@ from __future__ import annotations
 from kvpool.__about__ import __version__
 from kvpool.arena import Arena, ArenaBackend, ArenaInfo, Capability
 from kvpool.backends import create_arena
-from kvpool.block import MemoryBlock
 from kvpool.cache_key import CacheKey
-from kvpool.elastic_pool import ElasticPool
-from kvpool.entry import KVCacheEntry
+from kvpool.entry import KVCacheEntry, PoolEntry
 from kvpool.errors import KVPoolError
 from kvpool.eviction.base import EvictionPolicy, EvictionReason
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
-from kvpool.memory_stats import MemoryStats
-from kvpool.pool import MemoryPool
-from kvpool.pool_entry import PoolEntry
-from kvpool.pool_stats import PoolStats
+from kvpool.pool import ElasticPool, MemoryBlock, MemoryPool
+from kvpool.stats import MemoryStats, PoolStats
 
 __all__ = [
     "Arena",

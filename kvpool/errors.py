@@ -13,6 +13,10 @@ class KVPoolError(Exception):
     """Base class of all errors raised by kvpool."""
 
 
+class MissingExtraError(KVPoolError, ImportError):
+    """An optional dependency is not installed; the text names the extra that has it."""
+
+
 # -- plugins -----------------------------------------------------------------------------
 
 

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from kvpool.cli.app import main
+from kvpool.cli._app import app, main
 
-__all__ = ["main"]
+__all__ = ["app", "main"]

@@ -1,1 +1,7 @@
-"""Eviction: which session goes first when bytes are needed."""
+"""Eviction: the contract of policies, and the reasons for which an entry leaves a pool."""
+
+from __future__ import annotations
+
+from kvpool.eviction.base import EvictionPolicy, EvictionReason, PolicyFactory
+
+__all__ = ["EvictionPolicy", "EvictionReason", "PolicyFactory"]

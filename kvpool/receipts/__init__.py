@@ -13,14 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from kvpool.ledger import Finding, LedgerSink, VerifyReport, verify
+    from kvpool.receipts._emitter import ReceiptEmitter
+    from kvpool.receipts._registry import Receipts, create_sink, open_emitter, registry
+    from kvpool.receipts._stream import ReceiptStream
     from kvpool.receipts.codec import ReceiptRecord, decode_receipt, encode_receipt
-    from kvpool.receipts.emitter import ReceiptEmitter
-    from kvpool.receipts.ledger.sink import LedgerSink
-    from kvpool.receipts.opening import create_sink, open_emitter, registry
     from kvpool.receipts.sink import ReceiptSink, SinkFactory
     from kvpool.receipts.sinks.log import LoggingSink
     from kvpool.receipts.sinks.memory import MemorySink
-    from kvpool.receipts.stream import ReceiptStream
     from kvpool.receipts.types import (
         SCHEMA_VERSION,
         KvEvictionBatchReceipt,
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
         KvPoolSnapshotReceipt,
         Receipt,
     )
-    from kvpool.receipts.verification.ledger import verify
-    from kvpool.receipts.verification.report import Finding, VerifyReport
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -45,6 +43,7 @@ __all__ = [
     "ReceiptRecord",
     "ReceiptSink",
     "ReceiptStream",
+    "Receipts",
     "SinkFactory",
     "VerifyReport",
     "create_sink",
@@ -56,27 +55,28 @@ __all__ = [
 ]
 
 _HOMES = {
-    "SCHEMA_VERSION": "types",
-    "Finding": "verification.report",
-    "KvEvictionBatchReceipt": "types",
-    "KvEvictionReceipt": "types",
-    "KvPoolSnapshotReceipt": "types",
-    "LedgerSink": "ledger.sink",
-    "LoggingSink": "sinks.log",
-    "MemorySink": "sinks.memory",
-    "Receipt": "types",
-    "ReceiptEmitter": "emitter",
-    "ReceiptRecord": "codec",
-    "ReceiptSink": "sink",
-    "ReceiptStream": "stream",
-    "SinkFactory": "sink",
-    "VerifyReport": "verification.report",
-    "create_sink": "opening",
-    "decode_receipt": "codec",
-    "encode_receipt": "codec",
-    "open_emitter": "opening",
-    "registry": "opening",
-    "verify": "verification.ledger",
+    "SCHEMA_VERSION": "receipts.types",
+    "Finding": "ledger",
+    "KvEvictionBatchReceipt": "receipts.types",
+    "KvEvictionReceipt": "receipts.types",
+    "KvPoolSnapshotReceipt": "receipts.types",
+    "LedgerSink": "ledger",
+    "LoggingSink": "receipts.sinks.log",
+    "MemorySink": "receipts.sinks.memory",
+    "Receipt": "receipts.types",
+    "ReceiptEmitter": "receipts._emitter",
+    "ReceiptRecord": "receipts.codec",
+    "ReceiptSink": "receipts.sink",
+    "ReceiptStream": "receipts._stream",
+    "Receipts": "receipts._registry",
+    "SinkFactory": "receipts.sink",
+    "VerifyReport": "ledger",
+    "create_sink": "receipts._registry",
+    "decode_receipt": "receipts.codec",
+    "encode_receipt": "receipts.codec",
+    "open_emitter": "receipts._registry",
+    "registry": "receipts._registry",
+    "verify": "ledger",
 }
 
 if not TYPE_CHECKING:  # whoever checks types knows the names from above, and no others
@@ -84,7 +84,7 @@ if not TYPE_CHECKING:  # whoever checks types knows the names from above, and no
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        return getattr(import_module(f"kvpool.{_HOMES[name]}"), name)
 
     def __dir__() -> list[str]:
         return [*globals(), *__all__]

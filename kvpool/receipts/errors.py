@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kvpool.errors import KVPoolError
+from kvpool.errors import KVPoolError, MissingExtraError
 
 __all__ = [
     "DamagedLedgerError",
@@ -27,10 +27,6 @@ class InvalidReceiptError(ReceiptError, ValueError):
 
 class SchemaVersionError(ReceiptError, ValueError):
     """The receipt is of another major version of the schema; the text has both."""
-
-
-class MissingExtraError(ReceiptError, ImportError):
-    """An optional dependency is not installed; the text names the extra that has it."""
 
 
 class LedgerError(ReceiptError):

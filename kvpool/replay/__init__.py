@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from kvpool.replay.driver import Replay
-from kvpool.replay.errors import BrokenLineError, TraceError
-from kvpool.replay.formats import TraceFormat
-from kvpool.replay.reader import TraceReader
-from kvpool.replay.report import ReplayReport, Tally, Utilization
-from kvpool.replay.request import TraceRequest
+from kvpool.replay._content import TokenTape, request_runs
+from kvpool.replay._driver import Replay
+from kvpool.replay._errors import BrokenLineError, TraceError
+from kvpool.replay._formats import TraceFormat
+from kvpool.replay._generated import BLOCK_TOKENS, conversations
+from kvpool.replay._reader import TraceReader
+from kvpool.replay._report import ReplayReport, Tally, Utilization
+from kvpool.replay._request import TraceRequest
 
 __all__ = [
+    "BLOCK_TOKENS",
     "BrokenLineError",
     "Replay",
     "ReplayReport",
     "Tally",
+    "TokenTape",
     "TraceError",
     "TraceFormat",
     "TraceReader",
     "TraceRequest",
     "Utilization",
+    "conversations",
+    "request_runs",
 ]

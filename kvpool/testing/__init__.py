@@ -12,8 +12,9 @@ This package needs pytest; nothing else in kvpool imports it.
 
 from __future__ import annotations
 
-from kvpool.testing._rewrite import SUITES
-from kvpool.testing.arenas import ArenaConformance
-from kvpool.testing.policies import PolicyConformance
+from kvpool.testing._process import Holdings, pages_present
+from kvpool.testing._suites import SUITES
+from kvpool.testing._suites.arenas import ArenaConformance
+from kvpool.testing._suites.policies import PolicyConformance
 
-__all__ = ["SUITES", "ArenaConformance", "PolicyConformance"]
+__all__ = ["SUITES", "ArenaConformance", "Holdings", "PolicyConformance", "pages_present"]

@@ -16,7 +16,7 @@ import pytest
 from kvpool.arena import Arena, Capability
 from kvpool.backends import create_arena, registry
 from kvpool.testing import ArenaConformance
-from tests.backends.holdings import assert_nothing_is_left, mapped, open_files
+from tests.support.process_usage import assert_nothing_is_left, mapped, open_files
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

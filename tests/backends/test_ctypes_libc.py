@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from kvpool.testing.process import Holdings
-from tests.backends.holdings import assert_nothing_is_left
+from kvpool.testing import Holdings
+from tests.support.process_usage import assert_nothing_is_left
 
 if sys.platform == "linux":
     from kvpool_ctypes import libc

@@ -17,8 +17,8 @@ import pytest
 from kvpool.arena import Arena, Capability
 from kvpool.backends import create_arena, registry
 from kvpool.errors import ArenaError, InvalidOptionError
-from kvpool.testing.process import pages_present
-from tests.backends.holdings import assert_nothing_is_left
+from kvpool.testing import pages_present
+from tests.support.process_usage import assert_nothing_is_left
 
 if sys.platform == "linux":
     from kvpool_ctypes.system import nodes
@@ -123,7 +123,7 @@ import json, os, resource
 from pathlib import Path
 from kvpool.backends import create_arena
 from kvpool.errors import ArenaError
-from tests.backends.holdings import mapped, open_files
+from tests.support.process_usage import mapped, open_files
 
 create_arena(4096, "ctypes").close()
 resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))

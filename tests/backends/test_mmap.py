@@ -21,7 +21,7 @@ from kvpool.arena import Arena, Capability
 from kvpool.backends import create_arena
 from kvpool.errors import ArenaError, InvalidOptionError
 from kvpool.testing import ArenaConformance
-from tests.backends.holdings import mapped, open_files
+from tests.support.process_usage import mapped, open_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

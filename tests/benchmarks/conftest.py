@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.benchmarks.scratch import MakePackage
+from tests.support.scratch_benchmarks import MakePackage
 
 _numbers = itertools.count()
 

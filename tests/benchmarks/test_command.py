@@ -10,7 +10,7 @@ import pytest
 from benchmarks import page
 from benchmarks.__main__ import main
 from benchmarks.record import read
-from tests.benchmarks.scratch import MEASURES, MakePackage
+from tests.support.scratch_benchmarks import MEASURES, MakePackage
 
 BREAKS = '"""Breaks."""\ndef run(quick):\n    raise ValueError("7 is too many")\n'
 SKIPS = '"""Skips."""\nimport no_such_distribution\ndef run(quick): ...\n'

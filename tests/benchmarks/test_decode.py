@@ -13,8 +13,8 @@ from benchmarks.decode_cases import CASES, CONTEXTS, DYNAMIC, POOLED, STATIC, Ca
 from benchmarks.harness import Ratio, Report, median
 from benchmarks.record import Record, write
 from benchmarks.suite import Outcome
-from tests import needs
-from tests.benchmarks.scratch import record
+from tests.support import needs
+from tests.support.scratch_benchmarks import record
 
 SMALL = Case(
     Shape(layers=2, heads=4, kv_heads=2, head_dim=8, hidden=16),

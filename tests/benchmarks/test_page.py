@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.page import PAGE, RECORD, check, main, render
 from benchmarks.record import ROOT, RecordError, write
-from tests.benchmarks.scratch import record
+from tests.support.scratch_benchmarks import record
 
 
 @pytest.fixture

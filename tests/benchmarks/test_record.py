@@ -12,7 +12,7 @@ import pytest
 from benchmarks.harness import Target, median
 from benchmarks.page import RECORD
 from benchmarks.record import Commit, RecordError, begin, commit, read, write
-from tests.benchmarks.scratch import record
+from tests.support.scratch_benchmarks import record
 
 
 def written(path: Path) -> Any:

@@ -8,7 +8,7 @@ import pytest
 
 import benchmarks
 from benchmarks.suite import Outcome, discover
-from tests.benchmarks.scratch import MEASURES, MakePackage
+from tests.support.scratch_benchmarks import MEASURES, MakePackage
 
 
 def only(make_package: MakePackage, text: str, quick: bool = True) -> Outcome:

@@ -6,9 +6,8 @@ from itertools import pairwise
 import pytest
 from rich.console import Console
 
-from kvpool.block_usage import BlockUsage
-from kvpool.cli.arena_map import ArenaMap, Segment, charges, segments
-from kvpool.pool import MemoryPool
+from kvpool.cli._arena_map import ArenaMap, Segment, charges, segments
+from kvpool.pool import BlockUsage, MemoryPool
 
 PARTS = [Segment(0, 300, 7), Segment(300, 100, None), Segment(400, 500, 12), Segment(900, 100, 3)]
 

@@ -14,7 +14,7 @@ import pytest
 
 import kvpool
 from kvpool.backends import registry
-from tests.distributions import backend_source, install
+from tests.support.distributions import backend_source, install
 
 NOISE = "import warnings; warnings.warn('tra-la-la'); print('tra-la-la')\n"
 BRACKETS = "raise ImportError('no [bold]driver[/bold] here')"
@@ -152,14 +152,14 @@ def test_unknown_command_is_an_error() -> None:
 
 
 ONE_LINE = """
-from kvpool.cli import app
+from kvpool.cli import app, main
 from kvpool.errors import PoolError
 
-@app.app.command()
+@app.command()
 def fail():
     raise PoolError("the pool of 4096 bytes says no")
 
-app.main()
+main()
 """
 
 

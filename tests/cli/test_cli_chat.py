@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from kvpool.cli.chat.commands import COMMANDS
-from kvpool.cli.chat.stopping import StopKey
-from kvpool.cli.chat.wrapping import WordWrap
-from tests.cli.terminal import run
+from kvpool.cli._chat.commands import COMMANDS
+from kvpool.cli._chat.stopping import StopKey
+from kvpool.cli._chat.wrapping import WordWrap
+from tests.support.terminal import run
 
 
 @pytest.fixture

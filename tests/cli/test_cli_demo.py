@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from tests.cli.terminal import in_terminal, run
+from tests.support.terminal import in_terminal, run
 
 needs_a_terminal = pytest.mark.skipif(
     sys.platform == "win32", reason="the standard library opens no terminals here"

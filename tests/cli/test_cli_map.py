@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tests.cli.terminal import in_terminal, run
+from tests.support.terminal import in_terminal, run
 
 needs_pages = pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
 

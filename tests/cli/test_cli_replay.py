@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from kvpool.cli.app import app
+from kvpool.cli._app import app
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import InvalidSizeError
 from kvpool.receipts import LedgerSink, verify
 from kvpool.replay import Replay
-from tests.cli.terminal import KVPOOL, environment, in_terminal, run
+from tests.support.terminal import KVPOOL, environment, in_terminal, run
 
 DATA = Path(__file__).parents[1] / "data"
 AZURE = str(DATA / "azure_small.csv")

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from kvpool.cli.interrupts import Interrupts
+from kvpool.cli._interrupts import Interrupts
 
 
 def press_ctrl_c() -> None:

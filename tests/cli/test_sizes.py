@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import typer
 
-from kvpool.cli.sizes import format_size, parse_size
+from kvpool.cli._sizes import format_size, parse_size
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pytest
 
 from kvpool import CacheKey, KVCacheManager
 from kvpool.receipts import LedgerSink, MemorySink
-from tests.end_to_end.accounts import LedgerAccount, verified
-from tests.end_to_end.serving import CONTEXTS, LAYOUT, Held, Server, ticks
-from tests.end_to_end.witness import Witness, check_account
-from tests.receipts.ledgers import PRIVATE
-from tests.workers import run_all
+from tests.support.accounts import LedgerAccount, verified
+from tests.support.ledgers import PRIVATE
+from tests.support.observer import Witness, check_account
+from tests.support.serving import CONTEXTS, LAYOUT, Held, Server, ticks
+from tests.support.workers import run_all
 
 THREADS, STEPS = 4, 1200
 CAPACITY = 12 * LAYOUT.geometry(CONTEXTS[-1]).nbytes

@@ -17,14 +17,13 @@ from numpy.typing import NDArray
 from kvpool import CacheKey, KVCacheEntry, KVCacheManager, KVLayout
 from kvpool.errors import EntryNotFoundError, EntryRemovedError
 from kvpool.receipts import LedgerSink
-from kvpool.replay import TraceReader, TraceRequest
-from kvpool.replay.content import TokenTape, request_runs
-from tests import needs
-from tests.end_to_end.accounts import LedgerAccount, verified
-from tests.end_to_end.serving import ticks
-from tests.end_to_end.witness import Witness, check_account
-from tests.receipts.ledgers import PRIVATE
-from tests.workers import Worker, run_all
+from kvpool.replay import TokenTape, TraceReader, TraceRequest, request_runs
+from tests.support import needs
+from tests.support.accounts import LedgerAccount, verified
+from tests.support.ledgers import PRIVATE
+from tests.support.observer import Witness, check_account
+from tests.support.serving import ticks
+from tests.support.workers import Worker, run_all
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,7 @@ from kvpool.eviction.base import EvictionReason
 from kvpool.eviction.lru import LruPolicy
 from kvpool.eviction.registry import create_policy
 from kvpool.testing import PolicyConformance
-from tests.sessions import key_of
+from tests.support.sessions import key_of
 
 
 class TestLruPolicy(PolicyConformance):

@@ -16,8 +16,8 @@ from kvpool.eviction.base import EvictionPolicy, EvictionReason
 from kvpool.manager import KVCacheManager
 from kvpool.receipts import LedgerSink, verify
 from kvpool.testing import PolicyConformance
-from tests.distributions import install
-from tests.sessions import LAYOUT, key_of
+from tests.support.distributions import install
+from tests.support.sessions import LAYOUT, key_of
 
 
 class FifoPolicy(EvictionPolicy):
@@ -173,7 +173,7 @@ def kvpool_eviction_policy():
 USE_IT = """
 from kvpool.cache_key import CacheKey
 from kvpool.errors import KVPoolError
-from kvpool.manager import KVCacheManager
+from kvpool.manager._manager import KVCacheManager
 
 def survivors(policy):
     with KVCacheManager(256, "numpy", policy=policy) as manager:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gates.scratch import ci_local, write_ci_project, write_shim
+from tests.support.scratch_gates import ci_local, write_ci_project, write_shim
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a script for POSIX systems")
 

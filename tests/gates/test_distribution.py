@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from scripts.gates.distribution import sdist_problems, wheel_problems
-from tests.gates.scratch import ROOT
+from tests.support.scratch_gates import ROOT
 
 Change = Callable[[str, bytes], tuple[str, bytes] | None]
 

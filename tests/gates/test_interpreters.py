@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scripts.gates.interpreters import SUPPORTED, newest, search
-from tests.gates.scratch import write_executable, write_shim
+from tests.support.scratch_gates import write_executable, write_shim
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 BASE = Path(os.path.realpath(sys.executable))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from scripts.gates.runner import GATES, QUICK, Outcome, report, run, select, summary, table
-from tests.gates.scratch import write_noxfile
+from tests.support.scratch_gates import write_noxfile
 
 
 def test_no_word_selects_all_gates_in_their_order() -> None:

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from kvpool.manager import KVCacheManager
-from tests import needs
-from tests.integrations.managers import MakeManager
+from tests.support import needs
+from tests.support.managers import MakeManager
 
 
 @pytest.fixture(scope="session")
 def hf() -> Any:
-    """The module `tests.integrations.hf`, which imports torch and transformers."""
+    """The module `tests.support.hf`, which imports torch and transformers."""
     needs.transformers()
-    return importlib.import_module("tests.integrations.hf")
+    return importlib.import_module("tests.support.hf")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from kvpool.cache_key import CacheKey
 from kvpool.errors import InvalidTokensError, PoolExhaustedError
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
-from tests.integrations.managers import MakeManager
+from tests.support.managers import MakeManager
 
 pytestmark = pytest.mark.transformers
 

@@ -20,7 +20,7 @@ from kvpool.errors import (
 )
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
-from tests.integrations.managers import MakeManager, entry_of
+from tests.support.managers import MakeManager, entry_of
 
 pytestmark = pytest.mark.transformers
 

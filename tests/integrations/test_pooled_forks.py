@@ -13,7 +13,7 @@ from kvpool.cache_key import CacheKey
 from kvpool.errors import EntryExistsError, PoolExhaustedError
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
-from tests.integrations.managers import MakeManager, entry_of
+from tests.support.managers import MakeManager, entry_of
 
 pytestmark = pytest.mark.transformers
 

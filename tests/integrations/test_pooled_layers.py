@@ -8,7 +8,7 @@ import pytest
 
 from kvpool.errors import InvalidLayoutError
 from kvpool.manager import KVCacheManager
-from tests.integrations.managers import entry_of
+from tests.support.managers import entry_of
 
 pytestmark = pytest.mark.transformers
 

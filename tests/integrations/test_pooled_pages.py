@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from kvpool.elastic_pool import ElasticPool
 from kvpool.layout import KVLayout, Packing
-from tests.integrations.managers import MakeManager, entry_of
+from kvpool.pool import ElasticPool
+from tests.support.managers import MakeManager, entry_of
 
 pytestmark = pytest.mark.transformers
 

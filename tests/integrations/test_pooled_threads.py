@@ -10,7 +10,7 @@ import pytest
 
 from kvpool.errors import EntryRemovedError, PoolExhaustedError
 from kvpool.layout import KVLayout
-from tests.integrations.managers import MakeManager
+from tests.support.managers import MakeManager
 
 pytestmark = pytest.mark.transformers
 

@@ -7,7 +7,7 @@ import pytest
 
 from kvpool.arena import ArenaBackend
 from kvpool.hookspecs import ArenaBackendSpec
-from kvpool.plugins import PluginRegistry
+from kvpool.plugins._registry import PluginRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

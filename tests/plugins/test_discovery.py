@@ -13,9 +13,9 @@ import pytest
 import kvpool.backends
 from kvpool.arena import ArenaBackend, Capability
 from kvpool.errors import UnknownPluginError
-from kvpool.plugins import PluginRegistry, PluginReport, PluginState
-from tests.distributions import backend_source, install
-from tests.plugins.reports import report_of
+from kvpool.plugins._registry import PluginRegistry, PluginReport, PluginState
+from tests.support.distributions import backend_source, install
+from tests.support.reports import report_of
 
 if TYPE_CHECKING:
     from pathlib import Path

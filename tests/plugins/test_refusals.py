@@ -11,9 +11,9 @@ import pytest
 
 from kvpool.arena import ArenaBackend
 from kvpool.errors import BrokenPluginError, PluginConflictError, PluginDisabledError
-from kvpool.plugins import PluginRegistry, PluginState, PluginWarning
-from tests.distributions import backend_source, install
-from tests.plugins.reports import report_of
+from kvpool.plugins._registry import PluginRegistry, PluginState, PluginWarning
+from tests.support.distributions import backend_source, install
+from tests.support.reports import report_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,10 +17,10 @@ from kvpool.errors import (
     UnknownPluginError,
 )
 from kvpool.hookspecs import hookimpl
-from kvpool.plugins import PluginRegistry
-from tests.distributions import install
-from tests.plugins.greeting import Greeting, GreetingSpec
-from tests.plugins.reports import report_of
+from kvpool.plugins._registry import PluginRegistry
+from tests.support.distributions import install
+from tests.support.greeting import Greeting, GreetingSpec
+from tests.support.reports import report_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +69,7 @@ def test_registration_is_refused_without_effect(registry: PluginRegistry[ArenaBa
 def test_registry_of_another_kind_without_variables(folder: Path) -> None:
     source = """
 from kvpool.hookspecs import hookimpl
-from tests.plugins.greeting import Greeting
+from tests.support.greeting import Greeting
 
 @hookimpl
 def kvpool_greeting():

@@ -15,7 +15,7 @@ from kvpool.receipts import (
     MemorySink,
     Receipt,
 )
-from tests.receipts.recorder import LAYOUT, Recorder
+from tests.support.recorder import LAYOUT, Recorder
 
 R = TypeVar("R", bound=Receipt)
 

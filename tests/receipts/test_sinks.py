@@ -17,6 +17,7 @@ from opentelemetry.sdk._logs.export import InMemoryLogRecordExporter, SimpleLogR
 from kvpool import CacheKey
 from kvpool.errors import PluginDisabledError, UnknownPluginError
 from kvpool.hookspecs import hookimpl
+from kvpool.ledger.ed25519 import generate_key_files
 from kvpool.receipts import (
     LedgerSink,
     LoggingSink,
@@ -28,10 +29,9 @@ from kvpool.receipts import (
     registry,
     verify,
 )
+from kvpool.receipts._registry import Receipts
 from kvpool.receipts.errors import LedgerOptionError, MissingExtraError
-from kvpool.receipts.ledger.ed25519 import generate_key_files
-from kvpool.receipts.opening import Receipts
-from tests.receipts.recorder import Recorder
+from tests.support.recorder import Recorder
 
 OURS = ("ledger", "logging", "memory", "otel")
 VARIABLES = (
@@ -161,7 +161,7 @@ def test_missing_extra_is_named(
 ) -> None:
     for module in [module for module in sys.modules if module.split(".")[0] == missing]:
         monkeypatch.setitem(sys.modules, module, None)
-    for module in ("kvpool.receipts.sinks.otel_events", "kvpool.receipts.ledger.ed25519"):
+    for module in ("kvpool.receipts.sinks.otel_events", "kvpool.ledger.ed25519"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     options = {"path": tmp_path / "ledger", "key": tmp_path / "key"} if name == "ledger" else {}
     with pytest.raises(MissingExtraError, match="install") as caught:

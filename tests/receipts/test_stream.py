@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from kvpool.receipts import MemorySink, Receipt, ReceiptSink, ReceiptStream
-from tests.receipts.recorder import Recorder
+from tests.support.recorder import Recorder
 
 
 def some_receipts(count: int) -> list[Receipt]:
@@ -246,7 +246,7 @@ def test_failure_is_reported_once_and_counted(caplog: pytest.LogCaptureFixture) 
     assert also_good.closed
     assert stream.failures == {"memory": 0, bad.name: 22, worse.name: 22}
     errors = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert [record.name for record in errors] == ["kvpool.receipts.stream"] * 2
+    assert [record.name for record in errors] == ["kvpool.receipts._stream"] * 2
     assert "the sink failing with disk full failed" in errors[0].getMessage()
     assert errors[0].exc_info
     assert isinstance(errors[0].exc_info[1], OSError)

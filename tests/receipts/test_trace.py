@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from kvpool.receipts import LedgerSink
-from tests import needs
-from tests.receipts.ledgers import PRIVATE, check
-from tests.receipts.recorder import LAYOUT, Recorder
+from tests.support import needs
+from tests.support.ledgers import PRIVATE, check
+from tests.support.recorder import LAYOUT, Recorder
 
 pytestmark = pytest.mark.integration
 

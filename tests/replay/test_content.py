@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from kvpool.entry import KVCacheEntry
 from kvpool.layout import DTYPES, KVLayout
 from kvpool.pool import MemoryPool
-from kvpool.replay.content import Run, TokenTape, request_runs, split
-from kvpool.replay.request import TraceRequest
+from kvpool.replay._content import Run, TokenTape, request_runs, split
+from kvpool.replay._request import TraceRequest
 
 LAYOUT = KVLayout(2, 3, 4, "int8")
 TAPE = TokenTape(LAYOUT, budget=1)

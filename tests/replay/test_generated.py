@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from kvpool.replay.generated import BLOCK_TOKENS, conversations
+from kvpool.replay._generated import BLOCK_TOKENS, conversations
 
 
 def test_the_same_seed_gives_the_same_requests() -> None:

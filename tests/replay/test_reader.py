@@ -9,7 +9,7 @@ import pytest
 
 from kvpool.errors import KVPoolError
 from kvpool.replay import BrokenLineError, TraceError, TraceFormat, TraceReader, TraceRequest
-from kvpool.replay.reader import MAX_LINE_BYTES
+from kvpool.replay._reader import MAX_LINE_BYTES
 
 DATA = Path(__file__).parents[1] / "data"
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens"

@@ -12,7 +12,7 @@ from kvpool.errors import InvalidLayoutError, InvalidTtlError, PluginError
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
 from kvpool.replay import Replay, ReplayReport, TraceReader, TraceRequest
-from kvpool.replay.generated import BLOCK_TOKENS, conversations
+from kvpool.replay._generated import BLOCK_TOKENS, conversations
 
 DATA = Path(__file__).parents[1] / "data"
 LAYOUT = KVLayout(2, 2, 32, "float16")

@@ -11,7 +11,7 @@ import pytest
 from kvpool.errors import InvalidLayoutError, UnsupportedError
 from kvpool.layout import PACKINGS, KVLayout, Packing
 from kvpool.replay import Replay, ReplayReport, TraceRequest
-from kvpool.replay.generated import BLOCK_TOKENS, conversations
+from kvpool.replay._generated import BLOCK_TOKENS, conversations
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
 

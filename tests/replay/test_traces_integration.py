@@ -9,8 +9,8 @@ import pytest
 
 from kvpool.layout import KVLayout, Packing
 from kvpool.replay import Replay, ReplayReport, TraceReader
-from tests import needs
-from tests.docs_pages import DOCS
+from tests.support import needs
+from tests.support.docs_pages import DOCS
 
 pytestmark = pytest.mark.integration
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.gates.scratch import write_executable
 from tests.stack.project import manifest
 from tests.stack.scratch import Scratch
 from tests.stack.test_status import prove
+from tests.support.scratch_gates import write_executable
 
 
 @pytest.fixture

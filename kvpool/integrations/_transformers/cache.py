@@ -18,8 +18,8 @@ from kvpool.integrations._transformers.arguments import layout_of, token_list
 from kvpool.integrations._transformers.layers import EmptyLayer, PooledLayer
 from kvpool.integrations._transformers.prefix import PrefixCache
 from kvpool.integrations._transformers.session import PooledSession
+from kvpool.layout import LayerKind, layer_kinds
 from kvpool.manager import KVCacheManager
-from kvpool.model_config import LayerKind, layer_kinds
 
 __all__ = ["PooledCache"]
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from kvpool.elastic_pool import ElasticPool
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import ContextOverflowError, PoolExhaustedError
 from kvpool.layout import KVLayout
-from kvpool.pool import MemoryPool
+from kvpool.pool import ElasticPool, MemoryPool
 
 __all__ = ["FIRST_ROOM", "SPARSE_ROOM", "cost", "rooms_for", "with_room"]
 

@@ -7,9 +7,7 @@ from typing import Any
 
 import torch
 
-from kvpool.block import Bytes
 from kvpool.cache_key import CacheKey
-from kvpool.elastic_pool import ElasticPool
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import (
     ContextOverflowError,
@@ -27,6 +25,7 @@ from kvpool.integrations._transformers.tensors import (
 )
 from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.manager import KVCacheManager
+from kvpool.pool import Bytes, ElasticPool
 
 __all__ = ["PooledSession"]
 

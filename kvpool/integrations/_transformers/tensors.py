@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kvpool.block import Bytes
 from kvpool.errors import InvalidTokensError
 from kvpool.layout import EntryGeometry, KVLayout
+from kvpool.pool import Bytes
 
 __all__ = ["EntryTensors", "as_tensor", "check_states", "dtype_name"]
 

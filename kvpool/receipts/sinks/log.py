@@ -7,9 +7,9 @@ from typing import Any
 
 import msgspec
 
+from kvpool._escaping import printable
 from kvpool.hookspecs import hookimpl
 from kvpool.receipts.sink import ReceiptSink, SinkFactory
-from kvpool.receipts.text import printable
 from kvpool.receipts.types import KvEvictionBatchReceipt, KvEvictionReceipt, Receipt
 
 __all__ = ["LoggingSink", "kvpool_receipt_sink", "summary_line"]

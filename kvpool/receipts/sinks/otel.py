@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from kvpool._optional_imports import load
 from kvpool.hookspecs import hookimpl
-from kvpool.receipts.extras import load
 from kvpool.receipts.sink import ReceiptSink, SinkFactory
 
 __all__ = ["kvpool_receipt_sink", "open_otel"]

@@ -1,0 +1,62 @@
+"""The command ``kvpool`` and its subcommands, one module each."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from kvpool.__about__ import __version__
+from kvpool.cli._backends import backends
+from kvpool.cli._chat import chat
+from kvpool.cli._demo import demo
+from kvpool.cli._memory_map import memory_map
+from kvpool.cli._receipts import receipts
+from kvpool.cli._replay import replay
+from kvpool.errors import KVPoolError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="kvpool",
+    help="One bounded memory pool for the KV caches of every session.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kvpool {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Take the options that come before a subcommand."""
+
+
+app.command("backends")(backends)
+app.command("chat")(chat)
+app.command("demo")(demo)
+app.command("map")(memory_map)
+app.command("replay")(replay)
+app.add_typer(receipts)
+
+
+def main() -> None:
+    """Run the command; an error of kvpool is one line on standard error, and exit code 1."""
+    try:
+        app()
+    except KVPoolError as error:
+        typer.echo(f"kvpool: {error}", err=True)
+        sys.exit(1)

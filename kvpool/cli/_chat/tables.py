@@ -1,0 +1,92 @@
+"""What ``/sessions`` and ``/stats`` show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from kvpool.cli._chat.book import SessionBook
+from kvpool.cli._chat.session import ChatSession
+from kvpool.cli._sizes import format_size
+from kvpool.pool import BlockUsage, MemoryBlock
+
+__all__ = ["age_text", "sessions_table", "stats_table"]
+
+
+def sessions_table(book: SessionBook, now: float) -> Table:
+    """Return the sessions, the one used last first.
+
+    Parameters
+    ----------
+    book : SessionBook
+    now : float
+        Seconds of the book's clock.
+    """
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("  session")  # may wrap, so it is the one that shrinks; its texts do not
+    for name in ("tokens", "in pool", "committed", "shared", "last used"):
+        table.add_column(name, justify="right", no_wrap=True)
+    usage = {one.block: one for one in book.manager.pool.usage()}
+    for session in sorted(book, key=lambda one: one.used_at, reverse=True):
+        is_present = session is book.present
+        table.add_row(
+            Text(f"{'*' if is_present else ' '} {session.name}", no_wrap=True, overflow="ellipsis"),
+            f"{len(session.tokens):,}",
+            *_held(session, usage),
+            age_text(now - session.used_at),
+            style="bold" if is_present else "" if session.entry else "dim",
+        )
+    return table
+
+
+def _held(session: ChatSession, usage: Mapping[MemoryBlock, BlockUsage]) -> tuple[str, str, str]:
+    """Return the tokens that the pool holds, what it charges for them, and what is shared."""
+    if session.entry is None:
+        return ("evicted" if session.tokens else "-"), "-", "-"
+    cost = usage.get(session.entry.block)
+    shared = format_size(cost.shared) if cost is not None and cost.shared else "-"
+    return f"{session.held:,}", format_size(session.entry.committed_bytes), shared
+
+
+def stats_table(book: SessionBook) -> Table:
+    """Return the figures of the pool."""
+    stats = book.manager.get_stats()
+    memory = book.manager.pool.stats()
+    layout = book.model.layout
+    reasons = [f"{count:,} {name}" for name, count in stats.evictions_by_reason.items() if count]
+    table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+    table.add_column()
+    table.add_column(style="bold")
+    for row in (
+        ("model", f"{book.model.name}, cache {layout}"),
+        ("a token", format_size(layout.bytes_per_token)),
+        ("backend", book.manager.pool.arena_info.backend),
+        ("capacity", format_size(stats.total_capacity)),
+        ("used", f"{format_size(stats.used_memory)} ({stats.utilization:.1%})"),
+        ("largest free", format_size(memory.largest_free)),
+        ("fragmentation", f"{stats.fragmentation:.1%}"),
+        ("forks", f"{stats.forks:,} share pages, {stats.copied_forks:,} had to be copies"),
+        ("sessions", f"{stats.active_entries:,} in the pool, {len(book.names()):,} in all"),
+        ("entries that left", ", ".join(reasons) or "none"),
+    ):
+        table.add_row(*row)
+    return table
+
+
+def age_text(seconds: float) -> str:
+    """Return how long ago something was.
+
+    Examples
+    --------
+    >>> [age_text(seconds) for seconds in (2, 59, 3599, 7200, 200_000)]
+    ['now', '59 s ago', '59 min ago', '2 h ago', '2 d ago']
+    """
+    if seconds < 5:
+        return "now"
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds // length:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

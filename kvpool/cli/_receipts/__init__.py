@@ -1,0 +1,32 @@
+"""``kvpool receipts``: verify ledgers, read them, make keys."""
+
+from __future__ import annotations
+
+import typer
+
+# Under other names, so that the modules keep theirs.
+from kvpool.cli._receipts.copy import copy as copy_command
+from kvpool.cli._receipts.keygen import keygen as keygen_command
+from kvpool.cli._receipts.schema import schema as schema_command
+from kvpool.cli._receipts.show import show as show_command
+from kvpool.cli._receipts.summary import summary as summary_command
+from kvpool.cli._receipts.verify import verify as verify_command
+
+__all__ = ["receipts"]
+
+receipts = typer.Typer(
+    name="receipts",
+    help="Verify ledgers of what a pool did, read them, make keys.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+for command in (
+    verify_command,
+    show_command,
+    summary_command,
+    copy_command,
+    keygen_command,
+    schema_command,
+):
+    receipts.command()(command)

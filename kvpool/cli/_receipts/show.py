@@ -1,0 +1,139 @@
+"""``kvpool receipts show``: the receipts of a ledger as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from rich.cells import chop_cells, set_cell_size
+
+from kvpool._escaping import printable
+from kvpool.cli._receipts.options import (
+    JsonOption,
+    LedgerArgument,
+    OpenLedger,
+    bytes_text,
+    console,
+)
+from kvpool.eviction.base import EvictionReason
+from kvpool.ledger import Redactor, read_salt, salt_file
+from kvpool.receipts.errors import LedgerOptionError
+from kvpool.receipts.types import (
+    KvEvictionBatchReceipt,
+    KvEvictionReceipt,
+    Receipt,
+    timestamp,
+)
+
+__all__ = ["show"]
+
+ROW = "{:>7}  {:<19}  {}  {:<6}  {:>10}  {:>10}"  # the session has what is left of the line
+Wanted = Callable[[Receipt], bool]
+
+
+def show(
+    ledger: LedgerArgument,
+    session: Annotated[str | None, typer.Option(help="Only evictions of this session id.")] = None,
+    salt: Annotated[
+        Path | None,
+        typer.Option(help="Salt file, for --session in a redacted ledger. By default LEDGER.salt."),
+    ] = None,
+    reason: Annotated[
+        EvictionReason | None, typer.Option(help="Only evictions for this reason.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(help="Only from this time on: 2026-01-31, 2026-01-31T12:00Z.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Only before this time.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print the receipts of a ledger, one a line; nothing is verified."""
+    opened = OpenLedger(ledger)
+    since, until = _moment(since), _moment(until)
+
+    def wanted(receipt: Receipt) -> bool:
+        if since is not None and receipt.timestamp < since:
+            return False
+        if until is not None and receipt.timestamp >= until:
+            return False
+        if session is None and reason is None:
+            return True
+        return (
+            isinstance(receipt, KvEvictionReceipt)
+            and (reason is None or receipt.eviction_reason is reason)
+            and (session is None or receipt.session_id == name_of_session())
+        )
+
+    digests: list[str] = []
+
+    def name_of_session() -> str:
+        if not digests:
+            digests.append(_session_id(session or "", opened, salt))
+        return digests[0]
+
+    lines = ((raw, receipt) for raw, receipt in opened.receipts() if wanted(receipt))
+    if as_json:
+        for raw, _ in lines:
+            typer.echo(bytes(msgspec.json.decode(raw, type=_Line).receipt))
+    else:
+        _print(receipt for _, receipt in lines)
+    opened.warn()
+
+
+class _Line(msgspec.Struct):
+    receipt: msgspec.Raw
+
+
+def _session_id(session: str, opened: OpenLedger, salt: Path | None) -> str:
+    """Return what stands for a session in the ledger."""
+    if opened.redaction is None:
+        return session
+    redactor = Redactor(read_salt(salt or salt_file(opened.path)))
+    if redactor.redaction != opened.redaction:
+        raise LedgerOptionError("the ledger was redacted with another salt than the one given")
+    return redactor.digest(session)
+
+
+def _moment(text: str | None) -> str | None:
+    """Return a time of the command line as receipts write it; UTC unless it says otherwise."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{error}; write it like 2026-01-31T12:00:00Z") from None
+    return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
+
+
+def _print(receipts: Iterator[Receipt]) -> None:
+    """Print row by row, so that a ledger of any length has its first rows at once."""
+    room = max(console().width - len(ROW.format("", "", "", "", "", "")), 12)
+    heads = ("#", "time (UTC)", set_cell_size("session", room), "reason", "freed", "used")
+    is_first = True
+    for receipt in receipts:
+        if is_first:
+            typer.echo(ROW.format(*heads))
+            is_first = False
+        number, moment, session, *others = _row(receipt)
+        session, *rest = chop_cells(printable(session), room) or [""]
+        typer.echo(ROW.format(number, moment, set_cell_size(session, room), *others))
+        for part in rest:
+            typer.echo(f"{'':30}{part}")
+
+
+def _row(receipt: Receipt) -> tuple[str, ...]:
+    reason = freed = ""
+    if isinstance(receipt, KvEvictionReceipt):
+        session, reason = receipt.session_id, receipt.eviction_reason.value
+        freed, used = bytes_text(receipt.bytes_freed), receipt.pool_used_after
+    elif isinstance(receipt, KvEvictionBatchReceipt):
+        session = f"(batch of {receipt.count:,})"
+        freed, used = bytes_text(receipt.total_bytes_freed), receipt.pool_used_after
+    else:
+        session, used = f"(snapshot of {receipt.active_sessions:,})", receipt.pool_used
+    moment = receipt.timestamp[:19].replace("T", " ")
+    return str(receipt.sequence), moment, session, reason, freed, bytes_text(used)

@@ -1,0 +1,91 @@
+"""``kvpool receipts verify``: whether a ledger holds what it should."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
+from typing import Annotated
+
+import typer
+
+from kvpool.cli._receipts.options import JsonOption, LedgerArgument, counted
+from kvpool.ledger import Finding, VerifyReport
+from kvpool.ledger import verify as verify_ledger
+from kvpool.receipts.types import (
+    KvEvictionBatchReceipt,
+    KvEvictionReceipt,
+    KvPoolSnapshotReceipt,
+)
+
+__all__ = ["verify"]
+
+SHOWN = 50
+KINDS = (
+    (KvEvictionReceipt, "eviction", "evictions"),
+    (KvEvictionBatchReceipt, "batch", "batches"),
+    (KvPoolSnapshotReceipt, "snapshot", "snapshots"),
+)
+
+
+def verify(
+    ledger: LedgerArgument,
+    public_key: Annotated[
+        Path | None, typer.Option(help="PEM file with the key that it has to be signed with.")
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="Hash of a line, noted earlier, that it has to have.")
+    ] = None,
+    allow_open: Annotated[
+        bool, typer.Option("--allow-open", help="It may end without a seal.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Check all of a ledger; exit code 0 if all is as it should be, else 1.
+
+    It looks at the form of each line, the chain of hashes, the signatures, the
+    sequence of the receipts, and whether their numbers add up.
+    """
+    report = verify_ledger(ledger, public_key=public_key, head=head, allow_open=allow_open)
+    if as_json:
+        typer.echo(json.dumps(report.to_dict(), indent=2))
+    else:
+        _print(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def _print(report: VerifyReport) -> None:
+    columns = get_terminal_size().columns
+    for finding in report.findings[:SHOWN]:
+        typer.echo(_described(finding))
+    if report.total_findings > SHOWN:
+        typer.echo(f"… and {report.total_findings - SHOWN:,} more; --json has the first 1,000\n")
+    counts = (
+        counted(report.events[str(kind.__struct_config__.tag)], name, plural)
+        for kind, name, plural in KINDS
+    )
+    typer.echo(f"receipts  {report.receipts:,}: {', '.join(counts)}")
+    state = "sealed" if report.is_sealed else "open"
+    typer.echo(
+        f"ledger    {counted(report.lines, 'line')}, {counted(len(report.files), 'file')}, "
+        f"{counted(report.segments, 'segment')}, {state}"
+    )
+    if report.public_key:
+        valid = counted(report.signatures, "valid signature")
+        typer.echo(f"signed    {valid}, for {report.covered:,} of {report.lines:,} lines")
+    typer.echo(f"head      {report.head or 'none'}")
+    for note in report.notes:
+        typer.echo(fill(f"note      {note}", columns, subsequent_indent=" " * 10))
+    verdict = "ok" if report.ok else f"FAILED, {counted(report.total_findings, 'finding')}"
+    typer.echo(f"verdict   {verdict}")
+
+
+def _described(finding: Finding) -> str:
+    where = f"{finding.file}:{finding.line}" if finding.line else finding.file
+    return (
+        f"{where}: {finding.field}: {finding.rule}\n"
+        f"  expected  {finding.expected}\n"
+        f"  found     {finding.found}\n"
+    )

@@ -1,0 +1,123 @@
+"""What a replay shows in the end: its figures, and the exit code that goes with them."""
+
+from __future__ import annotations
+
+import itertools
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from kvpool.cli._interrupts import EXIT_CODE
+from kvpool.cli._sizes import format_size
+from kvpool.replay import ReplayReport
+
+__all__ = ["conclude", "print_report"]
+
+Figure = tuple[str, str]
+
+
+def print_report(
+    console: Console, report: ReplayReport, title: str, skipped: int | None = None
+) -> None:
+    """Print what a replay did, how the pool fared, and what figures cannot say.
+
+    Parameters
+    ----------
+    console : Console
+    report : ReplayReport
+    title : str
+    skipped : int, optional
+        Broken lines of the trace; left out where there is no trace.
+    """
+    table = Table(box=box.SIMPLE, show_header=False)
+    for style in ("", "bold", "", "bold"):
+        table.add_column(style=style, justify="right" if style else "left", no_wrap=True)
+    rows = itertools.zip_longest(_served(report, skipped), _pool(report), fillvalue=("", ""))
+    for served, pool in rows:
+        table.add_row(*served, *pool)
+    console.print(title, style="italic")
+    console.print(table)
+    for note in _notes(report):
+        console.print(note, style="dim")
+
+
+def conclude(report: ReplayReport, interrupted: bool) -> None:
+    """Leave the command with an exit code if the replay failed or was interrupted."""
+    if report.tally.checksum_failures:
+        failures = "; ".join(report.tally.first_failures)
+        typer.echo(f"kvpool: what was read is not what was written: {failures}", err=True)
+        raise typer.Exit(1)
+    if interrupted:
+        typer.echo(f"kvpool: interrupted after {report.tally.requests:,} requests", err=True)
+        raise typer.Exit(EXIT_CODE)
+
+
+def _served(report: ReplayReport, skipped: int | None) -> list[Figure]:
+    tally, stats = report.tally, report.stats
+    named = report.names_sessions
+    lines = [("skipped lines", f"{skipped:,}")] if skipped is not None else []
+    return [
+        ("requests", f"{tally.requests:,}"),
+        ("rejected", f"{tally.rejected:,}"),
+        *lines,
+        ("session hits", f"{stats.hits:,}" if named else "n/a"),
+        ("hit rate", f"{stats.hit_rate:.2%}" if named else "n/a"),
+        ("prompt tokens", f"{tally.prompt_tokens:,}"),
+        ("generated tokens", f"{tally.generated_tokens:,}"),
+        ("reused tokens", f"{tally.reused_tokens:,}" if named else "n/a"),
+        ("written tokens", f"{tally.written_tokens:,}"),
+        ("bytes written", format_size(tally.written_bytes)),
+        ("bytes verified", format_size(tally.verified_bytes)),
+        ("checksum failures", f"{tally.checksum_failures:,}" if report.written else "n/a"),
+    ]
+
+
+def _pool(report: ReplayReport) -> list[Figure]:
+    tally, stats, use = report.tally, report.stats, report.utilization
+    reasons = stats.evictions_by_reason.items()
+    return [
+        ("backend", report.backend),
+        ("capacity", format_size(stats.total_capacity)),
+        ("peak used", format_size(use.peak_used)),
+        ("used / capacity", f"{use.used_of_capacity:.2%}"),
+        ("live tokens / used", f"{use.live_of_used:.2%}"),
+        ("  / whole blocks", f"{use.live_of_whole_blocks:.2%}"),
+        ("  / paged blocks of 16", f"{use.live_of_paged_blocks:.2%}"),
+        ("fragmentation", f"{use.fragmentation:.2%}"),
+        ("evictions", f"{stats.evictions:,}"),
+        *((f"  {reason}", f"{count:,}") for reason, count in reasons if count),
+        ("tokens / s", f"{tally.tokens_per_second:,.0f}"),
+        ("GB / s", f"{tally.bytes_per_second / 1e9:.2f}"),
+        ("seconds", f"{tally.seconds:.1f}"),
+    ]
+
+
+def _notes(report: ReplayReport) -> list[str]:
+    tally = report.tally
+    notes = []
+    if not report.names_sessions:
+        notes.append("Hit rate n/a: the trace names no sessions, so each request is one.")
+    elif tally.forkable_tokens:
+        notes.append(
+            f"{tally.forkable_tokens:,} prompt tokens were written again that another session "
+            "held: a fork would share them."
+        )
+    if tally.rejected and report.max_context_length is None:
+        notes.append("Rejected requests are larger than the whole pool.")
+    elif tally.rejected:
+        notes.append(
+            f"Rejected requests are larger than the whole pool, or have more than "
+            f"{report.max_context_length:,} tokens."
+        )
+    if report.committed_by_system is not None:
+        notes.append(
+            f"At the end {report.used_in_arena:,} bytes of the arena are charged; the system says "
+            f"{report.committed_by_system:,}."
+        )
+    if not report.written:
+        notes.append("Counted only: no byte was written, and so none was checked.")
+    if not report.complete:
+        notes.append("Incomplete: the sessions that are left were not read again.")
+    return notes

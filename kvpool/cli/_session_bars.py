@@ -1,0 +1,126 @@
+"""Bars of sessions: what each reserves, what it is charged with, and what it shares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from kvpool.cli._sizes import format_size
+from kvpool.pool import BlockUsage
+
+__all__ = ["SessionBar", "SessionBars"]
+
+_SHORTEST = 16  # signs of a bar
+
+
+class SessionBar(NamedTuple):
+    """One session.
+
+    Attributes
+    ----------
+    name : str
+    tokens : int or None
+        None for what remains of a session that is gone, because forks read it.
+    usage : BlockUsage
+    """
+
+    name: str
+    tokens: int | None
+    usage: BlockUsage
+
+
+@dataclass(frozen=True, slots=True)
+class SessionBars:
+    """Draws a row for each session: a bar of what is reserved for it, and figures.
+
+    Parameters
+    ----------
+    sessions : list of SessionBar
+        At least one.
+    """
+
+    sessions: list[SessionBar]
+
+    def __rich_console__(
+        self, console: Console, options: ConsoleOptions
+    ) -> Iterator[RenderableType]:
+        """Yield the table, and a line that says what the signs are."""
+        marks = _marks(console, options)
+        longest = max(bar.usage.block.size for bar in self.sessions)
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+        table.add_column("session", no_wrap=True)
+        for name in ("tokens", "reserved", "committed", "shared"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("", ratio=1)
+        for bar in self.sessions:
+            usage = bar.usage
+            table.add_row(
+                bar.name,
+                "-" if bar.tokens is None else f"{bar.tokens:,}",
+                *(format_size(n) for n in (usage.block.size, usage.committed, usage.shared)),
+                _Bar(usage, usage.block.size / longest, marks),
+            )
+        yield table
+        yield _legend(marks)
+
+
+class _Marks(NamedTuple):
+    """Sign and style of each kind of page."""
+
+    own: tuple[str, str]
+    shared: tuple[str, str]
+    reserved: tuple[str, str]
+
+
+def _marks(console: Console, options: ConsoleOptions) -> _Marks:
+    if options.ascii_only:
+        return _Marks(("#", ""), ("%", ""), (".", ""))
+    if console.color_system is None:
+        return _Marks(("█", ""), ("▒", ""), ("·", ""))
+    if console.color_system in {"256", "truecolor"}:
+        return _Marks(("▆", "steel_blue1"), ("▆", "light_salmon1"), ("·", "dim"))
+    return _Marks(("▆", "bright_cyan"), ("▆", "bright_yellow"), ("·", "dim"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """Pages that are shared, then those of its own, then addresses; as wide as there is room."""
+
+    usage: BlockUsage
+    length: float  # of that room
+    marks: _Marks
+
+    def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        usage, marks = self.usage, self.marks
+        width = max(round(options.max_width * self.length), 1)
+        own = usage.committed if usage.is_fork else usage.committed - usage.shared
+        shared = _signs(usage.shared, usage.block.size, width)
+        private = min(_signs(own, usage.block.size, width), width - shared)
+        kinds = (
+            (marks.shared, shared),
+            (marks.own, private),
+            (marks.reserved, width - shared - private),
+        )
+        yield Text.assemble(*((sign * count, style) for (sign, style), count in kinds))
+
+    def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(min(_SHORTEST, options.max_width), options.max_width)
+
+
+def _signs(part: int, whole: int, width: int) -> int:
+    """Return how many signs stand for a part: at least one, if there is any of it."""
+    return max(round(width * part / whole), 1) if part else 0
+
+
+def _legend(marks: _Marks) -> Text:
+    return Text.assemble(
+        *(marks.own, " its own  ", marks.shared, " shared with a fork  "),
+        *(marks.reserved, " reserved: addresses, no memory"),
+    )

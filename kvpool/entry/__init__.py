@@ -1,0 +1,8 @@
+"""Entries: the keys and values of one session in a block of a pool."""
+
+from __future__ import annotations
+
+from kvpool.entry._entry import EntryOwner, KVCacheEntry
+from kvpool.entry._pool_entry import PoolEntry
+
+__all__ = ["EntryOwner", "KVCacheEntry", "PoolEntry"]

@@ -1,0 +1,254 @@
+"""`ChatModel`: a causal language model that answers in the sessions of a pool."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+import transformers
+from transformers.generation.stopping_criteria import StoppingCriteriaList
+
+from kvpool.cache_key import CacheKey
+from kvpool.integrations._chat.answering import Listener, StopWhen, TokenStreamer
+from kvpool.integrations._chat.chat_text import ChatModelError, ChatText, Prompt
+from kvpool.integrations._chat.tiny_model import tiny_model
+from kvpool.integrations._transformers.cache import PooledCache
+from kvpool.layout import KVLayout
+from kvpool.manager import KVCacheManager
+
+__all__ = ["ChatModel", "quiet", "seed"]
+
+PREFILL_TOKENS = 64
+"""Tokens of a prompt that are computed in one step; it can be stopped between two."""
+
+
+class ChatModel(ChatText):
+    """A causal language model and its tokenizer.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        In host memory.
+    tokenizer : PreTrainedTokenizerBase
+    name : str
+    temperature : float, optional
+        For sampling; 0 takes the likeliest token. By default as the model's own settings say.
+    max_context_length : int, optional
+        Tokens that a session gets room for at once; without it, its entry grows.
+
+    Attributes
+    ----------
+    model, tokenizer, name
+    settings : GenerationConfig
+        How it answers.
+    layout : KVLayout
+        Of its cache.
+
+    Raises
+    ------
+    InvalidLayoutError
+        A layer of the model keeps other things than keys and values; the text names it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        *,
+        temperature: float | None = None,
+        max_context_length: int | None = None,
+    ) -> None:
+        super().__init__(tokenizer, name)
+        self.model = model
+        self.layout = KVLayout.from_config(model.config, model.dtype)
+        self._room = max_context_length
+        if max_context_length is not None and self.max_context_length is not None:
+            self._room = min(max_context_length, self.max_context_length)
+        self.settings = _settings(model, temperature)
+
+    @classmethod
+    def load(cls, directory: Path, dtype: str | None = None, **options: Any) -> Self:
+        """Return the model that a directory holds; nothing is fetched, no code of it is run.
+
+        Parameters
+        ----------
+        directory : Path
+        dtype : str, optional
+            By default as it was saved.
+        **options
+            As for the class.
+
+        Raises
+        ------
+        ChatModelError
+            It cannot be loaded; the text says why.
+        """
+        own = {"local_files_only": True, "trust_remote_code": False}
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(directory, **own)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                directory, dtype=dtype or "auto", **own
+            )
+        except Exception as error:  # damaged files make it raise whatever comes
+            reason = _first_line(error)
+            raise ChatModelError(f"cannot load a model from {directory}: {reason}") from error
+        return cls(model.eval(), tokenizer, directory.resolve().name, **options)
+
+    @classmethod
+    def tiny(
+        cls, directory: Path | None = None, dtype: str | None = None, seed: int = 0, **options: Any
+    ) -> Self:
+        """Return a small model with random weights.
+
+        Parameters
+        ----------
+        directory : Path, optional
+            Where to keep it as well.
+        dtype, **options
+            As for `load`.
+        seed : int
+            Of the weights.
+        """
+        model, tokenizer = tiny_model(seed)
+        model = model.to(getattr(torch, dtype or "float32"))
+        if directory is not None:
+            model.save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
+        return cls(model, tokenizer, "tiny", **options)
+
+    @property
+    def max_context_length(self) -> int | None:
+        """Tokens that the model can attend to, as its configuration says; None if it does not."""
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return limit if isinstance(limit, int) else None
+
+    def is_end(self, token: int) -> bool:
+        """Tell whether a token ends an answer."""
+        ends = self.settings.eos_token_id
+        return token in (ends if isinstance(ends, list) else [ends])
+
+    # -- tokens --------------------------------------------------------------------------
+
+    def answer(
+        self,
+        manager: KVCacheManager,
+        key: CacheKey,
+        prompt: Prompt,
+        max_new_tokens: int,
+        listener: Listener,
+    ) -> None:
+        """Answer in a session that holds the first tokens of a prompt, or none.
+
+        Only those that it does not hold are computed.
+
+        Parameters
+        ----------
+        manager : KVCacheManager
+        key : CacheKey
+            Of the session. What its entry holds beyond ``prompt.kept`` tokens is dropped.
+        prompt : Prompt
+        max_new_tokens : int
+        listener : Listener
+            Takes the tokens of the answer.
+
+        Raises
+        ------
+        PoolExhaustedError
+            The session does not fit; it holds the tokens that all layers have.
+        ChatModelError
+            torch could not compute it; the session is as after `PoolExhaustedError`.
+        """
+        options = {"max_context_length": self._room}
+        with PooledCache.for_model(manager, self.model, key, **options) as cache:
+            held = cache.get_seq_length()
+            if held > prompt.kept:
+                _keep(cache, prompt.kept)
+            tokens = torch.tensor([prompt.tokens])
+            try:
+                if self._read(tokens, cache, listener):
+                    self._generate(tokens, cache, max_new_tokens, listener)
+            except RuntimeError as error:  # of torch: no memory, or numbers that are none
+                raise ChatModelError(f"{self.name} failed: {_first_line(error)}") from error
+
+    def fork(self, manager: KVCacheManager, key: CacheKey, new_key: CacheKey) -> None:
+        """Let a new session begin with the tokens of another one that has an entry.
+
+        Raises
+        ------
+        EntryExistsError, PoolExhaustedError
+            Nothing has changed.
+        """
+        options = {"max_context_length": self._room}
+        with PooledCache.for_model(manager, self.model, key, **options) as cache:
+            cache.fork(new_key).release()
+
+    def keep(self, manager: KVCacheManager, key: CacheKey, token_count: int) -> None:
+        """Drop what a session holds beyond its first tokens."""
+        with PooledCache.for_model(manager, self.model, key) as cache:
+            if cache.get_seq_length() > token_count:
+                _keep(cache, token_count)
+
+    def _read(self, tokens: Any, cache: PooledCache, listener: Listener) -> bool:
+        """Compute a prompt up to its last token; return False if that was stopped."""
+        held, last = cache.get_seq_length(), tokens.shape[1] - 1
+        listener.on_read(0, last + 1 - held)
+        for start in range(held, last, PREFILL_TOKENS):
+            if listener.should_stop():
+                return False
+            end = min(start + PREFILL_TOKENS, last)
+            with torch.inference_mode():
+                self.model(input_ids=tokens[:, start:end], past_key_values=cache, use_cache=True)
+            listener.on_read(end - held, last + 1 - held)
+        return not listener.should_stop()
+
+    def _generate(
+        self, tokens: Any, cache: PooledCache, max_new_tokens: int, listener: Listener
+    ) -> None:
+        self.model.generate(
+            tokens,
+            attention_mask=torch.ones_like(tokens),
+            past_key_values=cache,
+            generation_config=self.settings,
+            max_new_tokens=max_new_tokens,
+            streamer=TokenStreamer(listener.on_token),
+            stopping_criteria=StoppingCriteriaList([StopWhen(listener.should_stop)]),
+        )
+
+
+def quiet() -> None:
+    """Let transformers neither warn nor draw bars in a terminal that belongs to another."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def seed(number: int) -> None:
+    """Let sampling repeat itself."""
+    torch.manual_seed(number)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _settings(model: Any, temperature: float | None) -> Any:
+    """Return how a model generates: one sequence, into the cache that is given."""
+    settings = copy.deepcopy(model.generation_config)
+    settings.update(num_beams=1, num_return_sequences=1, cache_implementation=None, max_length=None)
+    if settings.pad_token_id is None:
+        ends = settings.eos_token_id
+        settings.pad_token_id = ends[0] if isinstance(ends, list) else ends
+    if temperature is not None:
+        sampling = {"do_sample": True, "temperature": temperature}
+        settings.update(**(sampling if temperature else {"do_sample": False, "temperature": None}))
+    return settings
+
+
+def _keep(cache: PooledCache, token_count: int) -> None:
+    """Drop tokens from the end of a cache."""
+    if token_count:
+        cache.crop(token_count - cache.get_seq_length())
+    else:
+        cache.reset()

@@ -1,0 +1,13 @@
+"""Models of transformers to chat with, over sessions of a pool.
+
+Needs the extra ``kvpool[chat]``.
+"""
+
+from __future__ import annotations
+
+from kvpool.integrations._chat.answering import Listener
+from kvpool.integrations._chat.chat_model import PREFILL_TOKENS, ChatModel
+from kvpool.integrations._chat.chat_text import ChatModelError, Prompt
+from kvpool.integrations._chat.token_text import TokenText
+
+__all__ = ["PREFILL_TOKENS", "ChatModel", "ChatModelError", "Listener", "Prompt", "TokenText"]

@@ -1,0 +1,296 @@
+"""`KVLayout`: the geometry of the keys and values of a model, in tokens and in bytes.
+
+An entry holds ``[keys | values]``, each as layer x head x token x dim: *head-major*. The
+tokens of one head lie next to each other, so attention reads one contiguous run per head, and
+a new token is appended in place, without moving those before it.
+
+Where memory comes in pages, the last page of each run is partly empty. A model with small or
+few heads may pack tokens more densely: then a run holds all heads of a layer, or whole tokens.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from kvpool._checks import align_up, check_alignment
+from kvpool.arena import MIN_ALIGNMENT
+from kvpool.errors import InvalidLayoutError
+from kvpool.layout._model_config import cache_shape
+from kvpool.pool import Bytes
+
+__all__ = ["DTYPES", "PACKINGS", "EntryGeometry", "KVLayout", "Packing"]
+
+Packing = Literal["head", "layer", "token"]
+
+PACKINGS: tuple[Packing, ...] = ("head", "layer", "token")
+"""What a run of consecutive tokens holds of each token: one head's key or value, all heads of
+the keys or values of one layer, or all there is."""
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+    "int8": np.dtype(np.int8),
+}
+"""The element types that a cache may have, by name."""
+
+
+@dataclass(frozen=True, slots=True, init=False)
+class KVLayout:
+    """What one token of a model's KV cache is made of.
+
+    Parameters
+    ----------
+    layers : int
+        Layers that have a cache.
+    kv_heads : int
+        Key-value heads per layer (fewer than query heads under grouped-query attention).
+    head_dim : int
+        Elements of one head.
+    dtype : dtype or str
+        ``float32``, ``float16``, ``bfloat16`` or ``int8``.
+    packing : {"head", "layer", "token"}
+        What lies next to each other: the tokens of a head, so that attention reads one
+        contiguous range per head; or, with fewer partly empty pages, all heads of a layer,
+        or all of a token. Views are zero-copy and have the same shape in each.
+
+    Raises
+    ------
+    InvalidLayoutError
+        A dimension is no whole number of at least 1, or the dtype or packing is another.
+
+    Examples
+    --------
+    >>> layout = KVLayout(layers=32, kv_heads=8, head_dim=128, dtype="bfloat16")
+    >>> layout.bytes_per_token
+    131072
+    """
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: np.dtype[Any]
+    packing: Packing
+
+    def __init__(
+        self,
+        layers: int,
+        kv_heads: int,
+        head_dim: int,
+        dtype: DTypeLike = "float16",
+        packing: Packing = "head",
+    ) -> None:
+        object.__setattr__(self, "layers", _dimension("layers", layers))
+        object.__setattr__(self, "kv_heads", _dimension("kv_heads", kv_heads))
+        object.__setattr__(self, "head_dim", _dimension("head_dim", head_dim))
+        object.__setattr__(self, "dtype", _element_type(dtype))
+        if packing not in PACKINGS:
+            raise InvalidLayoutError(f"packing {packing!r} is none of {', '.join(PACKINGS)}")
+        object.__setattr__(self, "packing", packing)
+
+    @classmethod
+    def from_config(cls, config: Any, dtype: Any = None) -> Self:
+        """Return the layout of a model's cache, from its configuration.
+
+        Parameters
+        ----------
+        config : object
+            As a ``PreTrainedConfig`` of Hugging Face transformers: ``num_hidden_layers``,
+            ``num_attention_heads``, ``num_key_value_heads``, ``head_dim`` or ``hidden_size``,
+            ``layer_types``; inside ``text_config`` where the model has several parts.
+        dtype : dtype, str or torch.dtype, optional
+            By default the configuration's own.
+
+        Raises
+        ------
+        InvalidLayoutError
+            Something is missing, or a layer is of a type that keeps other things than the keys
+            and values of each token; the text names it.
+
+        Examples
+        --------
+        >>> from types import SimpleNamespace
+        >>> config = SimpleNamespace(
+        ...     num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8, head_dim=128
+        ... )
+        >>> print(KVLayout.from_config(config, dtype="bfloat16"))
+        32 x 8 x 128 bfloat16
+        """
+        return cls(*cache_shape(config, dtype))
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of the keys and values of one token over all layers."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
+
+    def geometry(self, max_context_length: int, alignment: int = MIN_ALIGNMENT) -> EntryGeometry:
+        """Return where everything lies in an entry for that many tokens.
+
+        Parameters
+        ----------
+        max_context_length : int
+        alignment : int, default 64
+            Bytes, a power of two: every run starts at a multiple of it.
+
+        Raises
+        ------
+        InvalidLayoutError
+            `max_context_length` is no whole number of at least 1.
+        """
+        length = _dimension("max_context_length", max_context_length)
+        return EntryGeometry(self, length, check_alignment(alignment))
+
+    def __str__(self) -> str:
+        packing = "" if self.packing == "head" else f" by {self.packing}"
+        return f"{self.layers} x {self.kv_heads} x {self.head_dim} {self.dtype}{packing}"
+
+
+class EntryGeometry:
+    """Byte offsets and strides inside an entry.
+
+    Parameters
+    ----------
+    layout : KVLayout
+    max_context_length : int
+        Tokens that each run has room for.
+    alignment : int, default 64
+        Bytes: each run starts at a multiple of it.
+
+    Attributes
+    ----------
+    token_stride, head_stride, layer_stride : int
+        Bytes from one token, head or layer to the next.
+    value_offset : int
+        Bytes from a key to the value of the same token; keys start at 0.
+    nbytes : int
+        Bytes of the whole entry.
+    groups, runs_per_group : int
+        The runs of one group fill together: those of a layer, or the only one of the entry.
+    """
+
+    __slots__ = (
+        "_strides",
+        "groups",
+        "head_stride",
+        "layer_stride",
+        "layout",
+        "max_context_length",
+        "nbytes",
+        "runs_per_group",
+        "token_stride",
+        "value_offset",
+    )
+
+    def __init__(
+        self, layout: KVLayout, max_context_length: int, alignment: int = MIN_ALIGNMENT
+    ) -> None:
+        self.layout = layout
+        self.max_context_length = max_context_length
+        row = layout.head_dim * layout.dtype.itemsize  # one head's key, or value, of one token
+        heads, layers = layout.kv_heads, layout.layers
+        self.groups = 1 if layout.packing == "token" else layers
+        runs = {"head": 2 * layers * heads, "layer": 2 * layers, "token": 1}[layout.packing]
+        self.runs_per_group = runs // self.groups
+        self.token_stride = layout.bytes_per_token // runs
+        run = align_up(max_context_length * self.token_stride, alignment)
+        self.nbytes = runs * run
+        if layout.packing == "head":
+            self.head_stride, self.layer_stride, self.value_offset = (
+                run,
+                heads * run,
+                runs // 2 * run,
+            )
+        elif layout.packing == "layer":
+            self.head_stride, self.layer_stride, self.value_offset = row, run, layers * run
+        else:
+            self.head_stride, self.layer_stride = row, heads * row
+            self.value_offset = layers * heads * row
+        self._strides = (self.head_stride, self.token_stride, layout.dtype.itemsize)
+
+    def group(self, layer: int) -> int:
+        """Return the group of the runs that hold a layer."""
+        return layer if self.groups > 1 else 0
+
+    def bytes_in_pages(self, tokens: int, page_size: int) -> int:
+        """Return the bytes of the pages that hold the first tokens, the last ones partly empty.
+
+        Parameters
+        ----------
+        tokens : int
+            Of all layers.
+        page_size : int
+            Bytes; the runs start with a page.
+        """
+        pages = -(-tokens * self.token_stride // page_size)
+        return self.groups * self.runs_per_group * pages * page_size
+
+    def run_offsets(self, group: int) -> list[int]:
+        """Return where the runs of a group start: bytes from the start of the entry."""
+        if self.layout.packing == "token":
+            return [0]
+        heads = self.layout.kv_heads if self.layout.packing == "head" else 1
+        return [
+            region * self.value_offset + group * self.layer_stride + head * self.head_stride
+            for region in range(2)
+            for head in range(heads)
+        ]
+
+    def layer_view(self, root: Bytes, layer: int, start: int, count: int) -> NDArray[Any]:
+        """Return tokens of one layer as an array over the bytes of an entry.
+
+        Parameters
+        ----------
+        root : ndarray of uint8, shape (nbytes,)
+        layer, start, count : int
+            Not checked beyond the bounds of `root`.
+
+        Returns
+        -------
+        ndarray, shape (2, kv_heads, count, head_dim)
+            Keys and values.
+        """
+        layout = self.layout
+        return np.ndarray(
+            (2, layout.kv_heads, count, layout.head_dim),
+            layout.dtype,
+            root,
+            layer * self.layer_stride + start * self.token_stride,
+            (self.value_offset, *self._strides),
+        )
+
+    def full_view(self, root: Bytes, start: int, count: int) -> NDArray[Any]:
+        """Return tokens of all layers: shape (2, layers, kv_heads, count, head_dim)."""
+        layout = self.layout
+        return np.ndarray(
+            (2, layout.layers, layout.kv_heads, count, layout.head_dim),
+            layout.dtype,
+            root,
+            start * self.token_stride,
+            (self.value_offset, self.layer_stride, *self._strides),
+        )
+
+
+def _dimension(name: str, value: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise InvalidLayoutError(f"{name} must be a whole number, not {value!r}") from None
+    if number < 1:
+        raise InvalidLayoutError(f"{name} must be at least 1, not {number}")
+    return number
+
+
+def _element_type(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        element = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
+    except TypeError:
+        element = None
+    if element not in DTYPES.values() or element is None:
+        raise InvalidLayoutError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+    return element

@@ -1,0 +1,7 @@
+"""The manager: one entry per session, in one bounded pool."""
+
+from __future__ import annotations
+
+from kvpool.manager._manager import KVCacheManager
+
+__all__ = ["KVCacheManager"]

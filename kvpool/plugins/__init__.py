@@ -1,0 +1,7 @@
+"""How plugins are found, chosen and refused."""
+
+from __future__ import annotations
+
+from kvpool.plugins._registry import PluginRegistry, PluginReport, PluginState, PluginWarning
+
+__all__ = ["PluginRegistry", "PluginReport", "PluginState", "PluginWarning"]

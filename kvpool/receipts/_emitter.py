@@ -1,0 +1,180 @@
+"""`ReceiptEmitter`: turns what happened to a pool into receipts, in order."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from kvpool.eviction.base import EvictionReason
+from kvpool.receipts._stream import ReceiptStream
+from kvpool.receipts.types import (
+    SCHEMA_VERSION,
+    KvEvictionBatchReceipt,
+    KvEvictionReceipt,
+    KvPoolSnapshotReceipt,
+    timestamp,
+)
+from kvpool.stats import MemoryStats, PoolStats
+
+__all__ = ["ReceiptEmitter"]
+
+
+class ReceiptEmitter:
+    """Makes the receipts of one manager, and queues them in a stream.
+
+    Parameters
+    ----------
+    stream : ReceiptStream
+        Where they go. What is emitted is only queued: `ReceiptStream.deliver` hands it to
+        the sinks, once the manager has released its lock.
+    pool_id : str, optional
+        32 hexadecimal digits; by default random.
+
+    Notes
+    -----
+    Not thread-safe: the manager holds its lock around every call, so sequence, timestamps and
+    totals have one order. Figures before and after an eviction are both taken under one lock
+    of the pool, so that nothing but the eviction lies between them.
+    """
+
+    def __init__(self, stream: ReceiptStream, pool_id: str | None = None) -> None:
+        self.stream = stream
+        self.pool_id = pool_id or secrets.token_hex(16)
+        self._sequence = 0
+        self._bytes_evicted = self._bytes_moved = 0
+
+    def note_moved(self, nbytes: int) -> None:
+        """Note that an entry left a block of `nbytes` bytes, as charged, for a larger one."""
+        self._bytes_moved += nbytes
+
+    def emit_eviction_receipt(
+        self,
+        session_id: str,
+        session_number: int,
+        reason: EvictionReason,
+        *,
+        charged: int,
+        before: MemoryStats,
+        after: MemoryStats,
+        sessions_before: int,
+    ) -> KvEvictionReceipt:
+        """Record that one entry left.
+
+        Parameters
+        ----------
+        session_id : str
+        session_number : int
+            Which entry of the manager it was: 1 for the first one made.
+        reason : EvictionReason
+        charged : int
+            Bytes that its block is charged with. Those that are not back yet are pending.
+        before, after : MemoryStats
+            Of the pool, right before and after its block was deallocated.
+        sessions_before : int
+            Entries, this one included.
+        """
+        freed = before.used - after.used
+        self._bytes_evicted += freed
+        receipt = KvEvictionReceipt(
+            **self._common(after, after.capacity),
+            session_id=_printable(session_id),
+            session_number=session_number,
+            bytes_freed=freed,
+            bytes_pending=max(charged - freed, 0),  # the last fork frees its base's pages too
+            pool_used_before=before.used,
+            pool_used_after=after.used,
+            fragmentation_before=_fragmentation(before),
+            fragmentation_after=_fragmentation(after),
+            sessions_before=sessions_before,
+            sessions_after=sessions_before - 1,
+            eviction_reason=reason,
+        )
+        self.stream.put(receipt)
+        return receipt
+
+    def emit_batch_eviction_receipt(
+        self,
+        count: int,
+        total_bytes_freed: int,
+        *,
+        before: MemoryStats,
+        after: MemoryStats,
+        seconds: float,
+    ) -> KvEvictionBatchReceipt:
+        """Record that the last `count` evictions were one step.
+
+        Parameters
+        ----------
+        count : int
+            Their receipts were emitted right before this one.
+        total_bytes_freed : int
+            What they gave back at once.
+        before, after : MemoryStats
+            Of the pool, before the first of them and after the last.
+        seconds : float
+            How long the step took.
+        """
+        receipt = KvEvictionBatchReceipt(
+            **self._common(after, after.capacity),
+            count=count,
+            total_bytes_freed=total_bytes_freed,
+            pool_used_before=before.used,
+            pool_used_after=after.used,
+            fragmentation_before=_fragmentation(before),
+            fragmentation_after=_fragmentation(after),
+            duration_ms=_exact(round(seconds * 1e3, 6)),
+        )
+        self.stream.put(receipt)
+        return receipt
+
+    def emit_pool_snapshot(self, stats: PoolStats) -> KvPoolSnapshotReceipt:
+        """Record the state of the pool.
+
+        Parameters
+        ----------
+        stats : PoolStats
+            All figures of one moment.
+        """
+        receipt = KvPoolSnapshotReceipt(
+            **self._common(stats, stats.total_capacity),
+            pool_used=stats.used_memory,
+            utilization=_exact(stats.utilization),
+            fragmentation=_fragmentation(stats),
+            active_sessions=stats.active_entries,
+            total_sessions_created=stats.allocations,
+            total_evictions=stats.evictions,
+            cache_hits=stats.hits,
+            cache_misses=stats.misses,
+        )
+        self.stream.put(receipt)
+        return receipt
+
+    def _common(self, stats: MemoryStats | PoolStats, pool_total: int) -> dict[str, Any]:
+        """Return what every receipt has; the figures are of one moment, the number is the next."""
+        sequence = self._sequence
+        self._sequence += 1
+        return {
+            "pool_id": self.pool_id,
+            "sequence": sequence,
+            "timestamp": timestamp(),
+            "pool_total": pool_total,
+            "bytes_allocated_total": stats.bytes_allocated,
+            "bytes_freed_total": stats.bytes_freed,
+            "bytes_evicted_total": self._bytes_evicted,
+            "bytes_moved_total": self._bytes_moved + stats.bytes_trimmed,
+            "schema_version": SCHEMA_VERSION,
+        }
+
+
+def _fragmentation(stats: MemoryStats | PoolStats) -> float:
+    return _exact(round(stats.fragmentation, 5))
+
+
+def _exact(number: float) -> float:
+    """Return a whole number as an int: canonical JSON writes it so, and fast."""
+    return int(number) if number.is_integer() else number
+
+
+def _printable(text: str) -> str:
+    """Return a text that is Unicode: lone surrogates, which JSON cannot carry, escaped."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")

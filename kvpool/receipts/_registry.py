@@ -1,0 +1,87 @@
+"""The sinks that can be chosen by name, and the choice of some for a manager."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+
+from kvpool.plugins import PluginRegistry
+from kvpool.receipts._emitter import ReceiptEmitter
+from kvpool.receipts._hookspec import ReceiptSinkSpec
+from kvpool.receipts._stream import ReceiptStream
+from kvpool.receipts.sink import ReceiptSink, SinkFactory
+
+__all__ = ["Receipts", "create_sink", "open_emitter", "registry"]
+
+Receipts = bool | str | ReceiptSink | Iterable[str | ReceiptSink]
+"""What a manager takes for its argument ``receipts``."""
+
+registry: PluginRegistry[SinkFactory] = PluginRegistry(
+    "receipt sink",
+    group="kvpool.sinks",
+    hook="kvpool_receipt_sink",
+    spec=ReceiptSinkSpec,
+    provides=SinkFactory,
+    default="logging",
+    disabled_variable="KVPOOL_DISABLED_SINKS",
+)
+
+
+def create_sink(name: str, **options: object) -> ReceiptSink:
+    """Return a new sink.
+
+    Parameters
+    ----------
+    name : str
+    **options
+        As the sink says.
+
+    Raises
+    ------
+    PluginError
+        The sink cannot be chosen; the text says why, and lists what there is.
+    ReceiptError
+        The sink cannot be opened.
+    """
+    return registry.choose(name).create(**options)
+
+
+def open_emitter(receipts: Receipts) -> ReceiptEmitter | None:
+    """Return what makes and delivers the receipts of one manager; None if they are off.
+
+    Parameters
+    ----------
+    receipts : bool, str, ReceiptSink, or some of the latter two
+        True for the sinks that ``$KVPOOL_RECEIPTS`` names, separated by commas, or else for
+        ``"logging"``; False for none; or sinks and names of sinks. ``KVPOOL_RECEIPTS=0``
+        turns receipts off, whatever is given here.
+
+    Raises
+    ------
+    PluginError, ReceiptError
+        As for `create_sink`. Sinks that were opened by name before are closed again.
+    """
+    configured = os.environ.get("KVPOOL_RECEIPTS", "").strip()
+    if receipts is False or configured == "0":
+        return None
+    if receipts is True:
+        names = (name.strip() for name in configured.split(","))
+        receipts = [name for name in names if name not in {"", "1"}] or [str(registry.default)]
+    elif isinstance(receipts, (str, ReceiptSink)):
+        receipts = [receipts]
+    return ReceiptEmitter(ReceiptStream(_open_all(receipts)))
+
+
+def _open_all(chosen: Iterable[str | ReceiptSink]) -> list[ReceiptSink]:
+    opened: list[ReceiptSink] = []
+    by_name: list[ReceiptSink] = []
+    try:
+        for one in chosen:
+            if isinstance(one, str):
+                by_name.append(one := create_sink(one))
+            opened.append(one)
+    except BaseException:
+        for sink in by_name:
+            sink.close()
+        raise
+    return opened

@@ -1,0 +1,194 @@
+"""What a replay writes: tokens from an endless tape, and the proof that they are still there."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import xxhash
+from numpy.typing import NDArray
+
+from kvpool.entry import KVCacheEntry
+from kvpool.layout import KVLayout
+from kvpool.replay._request import TraceRequest
+
+__all__ = ["Run", "TokenTape", "request_runs", "split"]
+
+_LONGEST_PERIOD = 8191  # tokens; like all periods odd, so that blocks of 2**n fall everywhere
+_SHORTEST_PERIOD = 251
+_STRIDE = 7919  # tokens from the start of one request to that of the next: a prime
+
+
+class Run(NamedTuple):
+    """Tokens that follow each other on the tape.
+
+    Attributes
+    ----------
+    start : int
+        Position on the tape, which is endless: any number from 0 on.
+    length : int
+        Tokens.
+    """
+
+    start: int
+    length: int
+
+
+def split(runs: Iterable[Run], count: int) -> tuple[list[Run], list[Run]]:
+    """Return the runs of the first `count` tokens, and those of the rest."""
+    head, tail = [], []
+    for run in runs:
+        taken = min(run.length, count)
+        count -= taken
+        if taken:
+            head.append(Run(run.start, taken))
+        if run.length > taken:
+            tail.append(Run(run.start + taken, run.length - taken))
+    return head, tail
+
+
+def joined(runs: Iterable[Run]) -> list[Run]:
+    """Return runs with those made one that follow each other on the tape."""
+    result: list[Run] = []
+    for run in runs:
+        if result and result[-1].start + result[-1].length == run.start:
+            result[-1] = Run(result[-1].start, result[-1].length + run.length)
+        elif run.length:
+            result.append(run)
+    return result
+
+
+def request_runs(
+    request: TraceRequest, number: int, block_tokens: int | None
+) -> tuple[list[Run], list[Run]]:
+    """Return what a request writes.
+
+    Parameters
+    ----------
+    request : TraceRequest
+    number : int
+        Of the request; those next to each other write different tokens.
+    block_tokens : int or None
+        Tokens of the blocks that the request names. The content of a block follows from its
+        id alone, so prompts with ids in common have tokens in common.
+
+    Returns
+    -------
+    prompt, generated : list of Run
+    """
+    start = number * _STRIDE
+    if block_tokens is None:
+        prompt = [Run(start, request.prompt_tokens)]
+        return prompt, [Run(start + request.prompt_tokens, request.generated_tokens)]
+    blocks = (Run(block * block_tokens, block_tokens) for block in request.blocks)
+    prompt, _ = split(joined(blocks), request.prompt_tokens)
+    return prompt, [Run(start, request.generated_tokens)]
+
+
+class TokenTape:
+    """An endless tape of tokens with random keys and values, the same for every equal layout.
+
+    Parameters
+    ----------
+    layout : KVLayout
+    budget : int, default 8 MiB
+        Bytes of tokens before the tape repeats itself, about: between 251 and 8191 tokens.
+
+    Attributes
+    ----------
+    period : int
+        Tokens after which the tape repeats itself.
+
+    Notes
+    -----
+    The tape lies in memory twice, end to end, so nearly every run is one slice of it.
+    """
+
+    def __init__(self, layout: KVLayout, budget: int = 8 << 20) -> None:
+        self.layout = layout
+        wanted = min(budget // layout.bytes_per_token, _LONGEST_PERIOD)
+        self.period = period = max(wanted | 1, _SHORTEST_PERIOD)
+        lead = (2, layout.layers, layout.kv_heads)
+        width = layout.head_dim * layout.dtype.itemsize
+        self._bytes = np.empty((*lead, 2 * period, width), np.uint8)
+        noise = np.random.default_rng(20231116).bytes(self._bytes.nbytes // 2)
+        self._bytes[..., :period, :] = np.frombuffer(noise, np.uint8).reshape(*lead, period, width)
+        self._bytes[..., period:, :] = self._bytes[..., :period, :]
+        self._tokens: NDArray[Any] = self._bytes.view(layout.dtype)
+        keys, values = self._tokens
+        self._singles = [
+            (keys[:, :, at : at + 1], values[:, :, at : at + 1]) for at in range(period)
+        ]
+
+    def tokens(self, runs: Iterable[Run]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return keys and values of some runs, at least one token.
+
+        Returns
+        -------
+        keys, values : ndarray, shape (layers, kv_heads, tokens, head_dim)
+            A part of the tape if the tokens lie in one piece there, and else a copy.
+        """
+        pieces = [self._tokens[..., start:end, :] for start, end in self._pieces(runs)]
+        keys, values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=3)
+        return keys, values
+
+    def singles(self, runs: Iterable[Run]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """Yield keys and values of one token after the other, each as `tokens` returns it."""
+        doubled = self._singles
+        period = self.period
+        return itertools.chain.from_iterable(
+            doubled[start:end] if end <= period else doubled[start:] + doubled[: end - period]
+            for start, end in self._pieces(runs)
+        )
+
+    def faults(self, entry: KVCacheEntry, runs: Iterable[Run]) -> list[str]:
+        """Read an entry through its views and compare it with what it should hold.
+
+        The bytes of each head's run, and those of the same tokens on the tape, are reduced
+        to a checksum (XXH3, 64 bits) each.
+
+        Returns
+        -------
+        list of str
+            Which layers and heads differ; empty if all is well.
+
+        Raises
+        ------
+        EntryRemovedError
+        """
+        pieces = list(self._pieces(runs))
+        return [
+            f"{name} of layer {layer}, head {head}"
+            for layer in range(self.layout.layers)
+            for region, name, view in (
+                (0, "keys", entry.key(layer)),
+                (1, "values", entry.value(layer)),
+            )
+            for head, run in enumerate(view.view(np.uint8))
+            if _digest(run) != self._checksum((region, layer, head), pieces)
+        ]
+
+    def _checksum(self, row: tuple[int, int, int], pieces: list[tuple[int, int]]) -> int:
+        tape = self._bytes[row]
+        state = xxhash.xxh3_64()
+        for start, end in pieces:
+            state.update(tape[start:end])
+        return state.intdigest()
+
+    def _pieces(self, runs: Iterable[Run]) -> Iterator[tuple[int, int]]:
+        """Yield runs as slices of the array, whose start lies in the first of its two copies."""
+        period = self.period
+        for run in runs:
+            start, left = run.start % period, run.length
+            while left > 0:
+                end = min(start + left, 2 * period)
+                yield start, end
+                left -= end - start
+                start = 0  # the second copy ends where the first begins
+
+
+def _digest(run: NDArray[np.uint8]) -> int:
+    # A head's tokens lie in one piece unless they are packed otherwise; then they are copied.
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(run).data)

@@ -1,0 +1,217 @@
+"""The formats of public traces: what a line means, and how a format is recognised."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import enum
+import json
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from kvpool.replay._request import TraceRequest
+
+__all__ = [
+    "AZURE_COLUMNS",
+    "MOONCAKE_BLOCK_TOKENS",
+    "LineError",
+    "LineParser",
+    "TraceFormat",
+    "azure_parser",
+    "is_azure_header",
+    "mooncake_request",
+    "recognise",
+]
+
+AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+"""The columns that an Azure trace must have; others may stand beside them."""
+
+MOONCAKE_BLOCK_TOKENS = 512
+"""Tokens of the blocks that Mooncake's ids name."""
+
+LineParser = Callable[[str], TraceRequest]
+
+
+class LineError(ValueError):
+    """What is wrong with a line; whoever knows its place makes the error."""
+
+
+class TraceFormat(enum.StrEnum):
+    """The formats that can be replayed."""
+
+    AZURE = "azure"
+    """Azure's LLM inference traces: CSV, one row per request, no sessions."""
+    MOONCAKE = "mooncake"
+    """Mooncake's traces: JSON lines, with the ids of the blocks of each prompt."""
+
+    @property
+    def block_tokens(self) -> int | None:
+        """Tokens of a block; None where the format names no blocks."""
+        return MOONCAKE_BLOCK_TOKENS if self is TraceFormat.MOONCAKE else None
+
+
+def recognise(first_line: str, suffix: str) -> TraceFormat | None:
+    """Return the format of a trace by its first line, and where that is unclear by its name.
+
+    Parameters
+    ----------
+    first_line : str
+        The first that is not blank.
+    suffix : str
+        Of the file's name, for example ``".csv"``.
+    """
+    if first_line.lstrip().startswith("{"):
+        return TraceFormat.MOONCAKE
+    if is_azure_header(first_line):
+        return TraceFormat.AZURE
+    by_suffix = {
+        ".csv": TraceFormat.AZURE,
+        ".json": TraceFormat.MOONCAKE,
+        ".jsonl": TraceFormat.MOONCAKE,
+        ".ndjson": TraceFormat.MOONCAKE,
+    }
+    return by_suffix.get(suffix.lower())
+
+
+# -- Azure -------------------------------------------------------------------------------
+
+
+def is_azure_header(line: str) -> bool:
+    """Tell whether a line names all columns of an Azure trace."""
+    try:
+        return set(AZURE_COLUMNS) <= set(_fields(line))
+    except LineError:
+        return False
+
+
+def azure_parser(header: str) -> LineParser:
+    """Return what reads the rows below a header.
+
+    Raises
+    ------
+    LineError
+        The header lacks a column.
+    """
+    columns = _fields(header)
+    missing = [column for column in AZURE_COLUMNS if column not in columns]
+    if missing:
+        raise LineError(f"the header lacks {', '.join(missing)}")
+    when, prompt, generated = map(columns.index, AZURE_COLUMNS)
+
+    def parse(line: str) -> TraceRequest:
+        row = _fields(line)
+        if len(row) != len(columns):
+            raise LineError(f"it has {len(row)} fields, the header {len(columns)}")
+        return _request(
+            _seconds(row[when]),
+            _written_count(AZURE_COLUMNS[1], row[prompt]),
+            _written_count(AZURE_COLUMNS[2], row[generated]),
+        )
+
+    return parse
+
+
+def _fields(line: str) -> list[str]:
+    try:
+        row = next(csv.reader([line], strict=True), [])
+    except csv.Error as error:
+        raise LineError(f"it is no CSV ({error})") from None
+    return [field.strip() for field in row]
+
+
+def _seconds(text: str) -> float:
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError:
+        raise LineError(f"{AZURE_COLUMNS[0]} is no date and time") from None
+    # The traces give no zone; only differences count, so any zone does.
+    return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
+
+
+def _written_count(name: str, text: str) -> int:
+    digits = text.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()):
+        raise LineError(f"{name} is no whole number")
+    try:
+        number = int(text)
+    except ValueError:  # more digits than Python reads
+        raise LineError(f"{name} has {len(digits)} digits") from None
+    return _count(name, number)
+
+
+# -- Mooncake ----------------------------------------------------------------------------
+
+
+def mooncake_request(line: str) -> TraceRequest:
+    """Return the request of a line.
+
+    Raises
+    ------
+    LineError
+        It says none.
+    """
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise LineError(f"it is no JSON ({error})") from None
+    if not isinstance(row, dict):
+        raise LineError("it is no JSON object")
+    prompt = _count("input_length", _field(row, "input_length"))
+    blocks = _blocks(_field(row, "hash_ids"))
+    wanted = -(-prompt // MOONCAKE_BLOCK_TOKENS)
+    if len(blocks) != wanted:
+        raise LineError(
+            f"hash_ids has {len(blocks)} ids, {prompt} tokens are {wanted} blocks "
+            f"of {MOONCAKE_BLOCK_TOKENS}"
+        )
+    generated = _count("output_length", _field(row, "output_length"))
+    return _request(_milliseconds(_field(row, "timestamp")) / 1000, prompt, generated, blocks)
+
+
+def _field(row: dict[str, Any], name: str) -> Any:
+    if name not in row:
+        raise LineError(f"{name} is missing")
+    return row[name]
+
+
+def _milliseconds(value: Any) -> float:
+    try:
+        number = float(value) if _is_number(value) else math.nan
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise LineError("timestamp is no finite number")
+    return number
+
+
+def _blocks(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list):
+        raise LineError("hash_ids is no list")
+    for block in value:
+        if not isinstance(block, int) or isinstance(block, bool) or block < 0:
+            raise LineError(f"hash_ids holds {block!r:.40}, which is no id")
+    return tuple(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# -- both --------------------------------------------------------------------------------
+
+
+def _count(name: str, value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise LineError(f"{name} is no whole number")
+    if value < 0:
+        raise LineError(f"{name} is negative")
+    return value
+
+
+def _request(
+    arrival: float, prompt: int, generated: int, blocks: Sequence[int] = ()
+) -> TraceRequest:
+    if not prompt + generated:
+        raise LineError("the request has no tokens")
+    return TraceRequest(arrival, prompt, generated, tuple(blocks))

@@ -1,0 +1,135 @@
+"""The sessions of a replay: what each should hold, and which one a request continues."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+
+from kvpool.cache_key import CacheKey
+from kvpool.entry import KVCacheEntry
+from kvpool.replay._content import Run
+from kvpool.replay._request import TraceRequest
+
+__all__ = ["PAGED_BLOCK_TOKENS", "Session", "SessionTable"]
+
+PAGED_BLOCK_TOKENS = 16
+"""Tokens of a block of a paged cache, as most servers have it; for comparison only."""
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as the replay left it, to be found so again.
+
+    Attributes
+    ----------
+    key : CacheKey
+    entry : KVCacheEntry
+    runs : list of Run
+        The tokens that the entry should hold.
+    request : TraceRequest
+        The one that was served last.
+    """
+
+    key: CacheKey
+    entry: KVCacheEntry
+    runs: list[Run]
+    request: TraceRequest
+
+
+class SessionTable:
+    """The sessions that are in the pool.
+
+    Parameters
+    ----------
+    block_tokens : int or None
+        Tokens of the blocks that a request names; None if it names none.
+
+    Attributes
+    ----------
+    live_tokens, paged_tokens : int
+        Tokens that all sessions hold; and those that blocks of `PAGED_BLOCK_TOKENS` for
+        them have room for, as many for each session as it needs.
+    """
+
+    def __init__(self, block_tokens: int | None) -> None:
+        self.live_tokens = self.paged_tokens = 0
+        self._block_tokens = block_tokens
+        self._by_key: dict[CacheKey, Session] = {}
+        # A block's id names all before it too, so the last ids of a prompt stand for all of it.
+        self._by_last_block: dict[int, Session] = {}
+        self._holders: Counter[int] = Counter()  # sessions that hold a block, for each id
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __iter__(self) -> Iterator[Session]:
+        return iter(list(self._by_key.values()))
+
+    def put(self, session: Session) -> None:
+        """Note a session that was served, instead of what was known of it before."""
+        self.forget((session.key,))
+        self._by_key[session.key] = session
+        self._count(session.request.tokens, 1)
+        self._holders.update(session.request.blocks)
+        self._by_last_block.update(dict.fromkeys(self._last_blocks(session.request), session))
+
+    def forget(self, keys: Iterable[CacheKey]) -> None:
+        """Forget the sessions of some keys, as far as they are known."""
+        for key in keys:
+            session = self._by_key.pop(key, None)
+            if session is None:
+                continue
+            self._count(session.request.tokens, -1)
+            for block in session.request.blocks:
+                self._holders[block] -= 1
+                if not self._holders[block]:
+                    del self._holders[block]
+            for block in self._last_blocks(session.request):
+                if self._by_last_block.get(block) is session:
+                    del self._by_last_block[block]
+
+    def keep_only(self, keys: Collection[CacheKey]) -> None:
+        """Forget all sessions but those of some keys."""
+        self.forget(self._by_key.keys() - set(keys))
+
+    def continued_by(self, request: TraceRequest) -> tuple[Session, int] | None:
+        """Find the session that a request continues, and the tokens that both begin with.
+
+        A request continues a session if the session's prompt is where its own begins, but
+        for the last block if that is not full. A request that only begins like a session, as
+        all do that have a system prompt in common, is another session: continuing there would
+        destroy what the other one holds.
+
+        Returns
+        -------
+        tuple of Session and int, or None
+            The session with the longest such prompt.
+        """
+        size = self._block_tokens
+        if size is None:
+            return None
+        blocks = request.blocks
+        for depth in range(len(blocks), 0, -1):
+            session = self._by_last_block.get(blocks[depth - 1])
+            if session is not None and session.request.blocks[:depth] == blocks[:depth]:
+                held = session.request.prompt_tokens
+                return session, min(depth * size, held, request.prompt_tokens)
+        return None
+
+    def resident_prefix(self, request: TraceRequest) -> int:
+        """Return how many first tokens of a request's prompt some session holds."""
+        size = self._block_tokens or 0
+        for depth in range(len(request.blocks), 0, -1):
+            if request.blocks[depth - 1] in self._holders:
+                return min(depth * size, request.prompt_tokens)
+        return 0
+
+    def _count(self, tokens: int, sign: int) -> None:
+        self.live_tokens += sign * tokens
+        self.paged_tokens += sign * -(-tokens // PAGED_BLOCK_TOKENS) * PAGED_BLOCK_TOKENS
+
+    def _last_blocks(self, request: TraceRequest) -> tuple[int, ...]:
+        """Return the ids of the last full block and of the block behind it, if there is one."""
+        full = request.prompt_tokens // self._block_tokens if self._block_tokens else 0
+        return request.blocks[max(full - 1, 0) :]

@@ -1,0 +1,162 @@
+"""What `Capability.FORK` promises, as tests."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from kvpool.arena import Capability
+from kvpool.errors import ArenaError, UnsupportedError
+from kvpool.testing._process import pages_present
+from kvpool.testing._suites.arena_suite import CYCLE_BYTES, PAGES, ArenaSuite, as_array, pattern
+
+if TYPE_CHECKING:
+    from kvpool.arena import Arena
+
+__all__ = ["ForkConformance"]
+
+
+class ForkConformance(ArenaSuite):
+    """A fork shows the arena, page by page, until the page is written through it."""
+
+    def can_fork(self, arena: Arena) -> bool:
+        """Tell whether an arena claims to."""
+        return Capability.FORK in arena.info.capabilities
+
+    def test_forks_are_there_or_refused(self, arena: Arena, page_size: int) -> None:
+        """Where there are forks there is a limit of at least one, and pages that come and go."""
+        if self.can_fork(arena):
+            assert arena.info.fork_limit > 0
+            assert Capability.ELASTIC in arena.info.capabilities
+            buffer = arena.fork(page_size, 2 * page_size).buffer
+            assert (buffer.format, buffer.nbytes, buffer.readonly) == ("B", 2 * page_size, False)
+        else:
+            assert arena.info.fork_limit == 0
+            with pytest.raises(UnsupportedError, match=f"{self.backend}.*fork"):
+                arena.fork(page_size, 2 * page_size)
+
+    def test_fork_is_private_both_ways(self, arena: Arena, page_size: int) -> None:
+        """It shows the arena; what is written to a page of either is not seen by the other."""
+        if not self.can_fork(arena):
+            return
+        view = as_array(arena)
+        view[:] = expected = pattern(arena.info.size)
+        fork = as_array(arena.fork(page_size, 4 * page_size))
+        assert np.array_equal(fork, expected[page_size : 5 * page_size])
+        fork[page_size + 7] = 0
+        assert np.array_equal(view, expected)
+        view[2 * page_size : 3 * page_size] = 0
+        shown = expected[page_size : 5 * page_size].copy()
+        shown[page_size + 7] = 0
+        assert np.array_equal(fork, shown)
+
+    def test_forks_share_nothing_that_they_wrote(self, arena: Arena, page_size: int) -> None:
+        """Two forks of a range, and a second look at one of them."""
+        if not self.can_fork(arena):
+            return
+        first, second = (arena.fork(0, 2 * page_size) for _ in range(2))
+        as_array(first)[0], as_array(second)[0] = 1, 2
+        assert (as_array(first)[0], as_array(second)[0], as_array(arena)[0]) == (1, 2, 0)
+
+    def test_fork_follows_the_arena_until_it_writes(self, arena: Arena, page_size: int) -> None:
+        """Pages that were not written show what the arena has there now."""
+        if not self.can_fork(arena):
+            return
+        view = as_array(arena)
+        view[:] = 1
+        fork = as_array(arena.fork(0, 4 * page_size))
+        fork[0] = 9
+        view[: 2 * page_size] = 2
+        arena.decommit(2 * page_size, page_size)
+        assert fork[:page_size].tolist() == [9] + [1] * (page_size - 1)
+        for page, value in ((1, 2), (2, 0), (3, 1)):
+            assert np.all(fork[page * page_size : (page + 1) * page_size] == value)
+
+    def test_own_pages_outlive_those_below(self, arena: Arena, page_size: int) -> None:
+        """What a fork wrote stays where the arena gives its pages back."""
+        if not self.can_fork(arena):
+            return
+        as_array(arena)[:] = 1
+        fork = as_array(arena.fork(0, arena.info.size))
+        fork[::page_size] = 2
+        arena.decommit(0, arena.info.size)
+        assert fork.sum() == arena.info.size + PAGES
+
+    def test_decommit_of_a_fork_shows_the_arena_again(self, arena: Arena, page_size: int) -> None:
+        """Its own pages of the range go, and no others."""
+        if not self.can_fork(arena):
+            return
+        as_array(arena)[:] = 1
+        fork = arena.fork(page_size, 4 * page_size)
+        view = as_array(fork)
+        view[:] = 2
+        fork.decommit(page_size, 2 * page_size)
+        assert view[:: page_size // 2].tolist() == [2, 2, 1, 1, 1, 1, 2, 2]
+        present = pages_present(view.ctypes.data, view.nbytes)
+        assert present in (None, view.nbytes // 4096)
+        view[page_size] = 3
+        assert as_array(arena).max() == 1
+
+    def test_pages_of_forks_are_not_the_arenas(self, arena: Arena, page_size: int) -> None:
+        """`committed_bytes` counts the arena's; where it had none, writing may make some."""
+        if not self.can_fork(arena) or arena.committed_bytes() is None:
+            return
+        arena.decommit(0, arena.info.size)
+        as_array(arena)[: 2 * page_size] = 1
+        fork = as_array(arena.fork(0, arena.info.size))
+        fork[: 2 * page_size] = 2
+        assert arena.committed_bytes() == 2 * page_size
+        fork[2 * page_size] = 2
+        assert arena.committed_bytes() in (2 * page_size, 3 * page_size)
+        arena.decommit(0, arena.info.size)
+        assert arena.committed_bytes() == 0
+        assert fork[: 2 * page_size + 1].min() == 2
+
+    @pytest.mark.parametrize(
+        ("offset", "nbytes"),
+        [(0.5, 1), (0, 0.5), (-1, 1), (0, -1), (0, 0), (PAGES, 1), (0, PAGES + 1), (PAGES - 1, 2)],
+    )
+    def test_fork_of_a_bad_range_is_refused(
+        self, arena: Arena, page_size: int, offset: float, nbytes: float
+    ) -> None:
+        """A range (here in pages) that is empty, of broken pages, or outside."""
+        view = as_array(arena)
+        view[:] = expected = pattern(arena.info.size)
+        with pytest.raises(ArenaError, match="fork"):
+            arena.fork(int(offset * page_size), int(nbytes * page_size))
+        assert np.array_equal(view, expected)
+
+    def test_fork_of_a_closed_arena_is_refused(self, arena: Arena, page_size: int) -> None:
+        """As everything else is."""
+        arena.close()
+        with pytest.raises(ArenaError):
+            arena.fork(0, page_size)
+
+    def test_fork_survives_the_arena(self, page_size: int) -> None:
+        """A view of a fork can be read and written when arena and fork are gone."""
+        with contextlib.closing(self.create_arena(PAGES * page_size)) as arena:
+            if not self.can_fork(arena):
+                return
+            as_array(arena)[:] = expected = pattern(arena.info.size)
+            view = as_array(arena.fork(page_size, 2 * page_size))[5:]
+        del arena
+        gc.collect()
+        assert np.array_equal(view, expected[page_size + 5 : 3 * page_size])
+        view[:] = 7
+        assert view.sum() == 7 * view.size
+
+    def test_forks_leak_nothing(self, page_size: int) -> None:
+        """Forks that are gone hold no descriptor and no memory."""
+        size = -(-CYCLE_BYTES // page_size) * page_size
+        with contextlib.closing(self.create_arena(size)) as arena:
+            if not self.can_fork(arena):
+                return
+
+            def cycle() -> None:
+                as_array(arena.fork(0, size))[::4096] = 1
+
+            self._check_leaks(cycle)

@@ -1,0 +1,15 @@
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import pytest
+
+from tests.support import needs
+
+
+@pytest.fixture(scope="session")
+def chatting() -> Any:
+    """The module `tests.support.chatting`, which imports torch and transformers."""
+    needs.transformers()
+    return importlib.import_module("tests.support.chatting")

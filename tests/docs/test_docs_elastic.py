@@ -1,0 +1,74 @@
+"""The figures in `docs/elastic.md`, held against what the library computes."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+
+from kvpool.layout import DTYPES, PACKINGS, KVLayout, Packing
+from tests.support.docs_pages import DOCS
+
+PAGE_SIZE = 4096
+TOKENS = (100, 300, 1000, 10_000)
+HEAD = "| layers x heads x dim | packing | runs | tokens in a page | 100 | 300 | 1,000 | 10,000 |"
+LAYOUTS = (
+    (32, 8, 128, "float16"),
+    (32, 8, 128, "int8"),
+    (32, 32, 128, "float16"),
+    (16, 8, 64, "float16"),
+    (24, 2, 64, "float16"),
+)
+
+
+def wasted(layout: KVLayout, tokens: int) -> float:
+    """Return the part of the committed bytes that no token is in, over 64 lengths from one on."""
+    geometry = layout.geometry(tokens, PAGE_SIZE)
+    lengths = range(tokens, tokens + 64)
+    pages = sum(geometry.bytes_in_pages(length, PAGE_SIZE) for length in lengths)
+    return 1 - sum(lengths) * layout.bytes_per_token / pages
+
+
+def row(layout: KVLayout) -> str:
+    geometry = layout.geometry(1, PAGE_SIZE)
+    name = f"{layout.layers} x {layout.kv_heads} x {layout.head_dim} {layout.dtype}"
+    runs = geometry.groups * geometry.runs_per_group
+    per_page = str(Fraction(PAGE_SIZE, geometry.token_stride))
+    shares = (f"{wasted(layout, tokens):.2%}" for tokens in TOKENS)
+    return f"| {' | '.join((name, layout.packing, str(runs), per_page, *shares))} |"
+
+
+def test_the_table_of_page_tails() -> None:
+    page = (DOCS / "elastic.md").read_text(encoding="utf-8")
+    shown = page.partition(HEAD)[2].partition("\n\n")[0].splitlines()[2:]
+    layouts = [KVLayout(*shape, packing=packing) for shape in LAYOUTS for packing in PACKINGS]
+    assert shown == [row(layout) for layout in layouts]
+
+
+def tables(packing: Packing, context: int, tokens: int) -> int:
+    """Return the page tables of the last level that a session has, each for 2 MiB."""
+    geometry = KVLayout(32, 8, 128, "float16", packing).geometry(context, PAGE_SIZE)
+    touched = set[int]()
+    for group in range(geometry.groups):
+        for start in geometry.run_offsets(group):
+            end = start + tokens * geometry.token_stride
+            touched.update(range(start >> 21, -(-end >> 21)))
+    return len(touched)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+def test_the_table_of_page_tables(packing: Packing) -> None:
+    sizes = (f"{tables(packing, context, 300) * 4} KiB" for context in (131_072, 4096))
+    expected = f"| {packing} | {' | '.join(sizes)} |"
+    assert expected in (DOCS / "elastic.md").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_layout_wastes_more_than_a_page_of_each_run(packing: Packing, dtype: str) -> None:
+    layout = KVLayout(3, 2, 80, dtype, packing)
+    geometry = layout.geometry(5000, PAGE_SIZE)
+    runs = geometry.groups * geometry.runs_per_group
+    for tokens in (0, 1, 16, 17, 999, 5000):
+        nbytes = tokens * layout.bytes_per_token
+        assert nbytes <= geometry.bytes_in_pages(tokens, PAGE_SIZE) < nbytes + runs * PAGE_SIZE

@@ -1,0 +1,59 @@
+"""The reference pages, held against what they describe."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import kvpool
+import kvpool_ctypes
+import kvpool_mmap
+import kvpool_numpy
+from tests.support.docs_pages import DOCS, ROOT
+
+PACKAGES = (kvpool, kvpool_numpy, kvpool_mmap, kvpool_ctypes)
+VARIABLE = re.compile(r"\bKVPOOL_[A-Z_]*[A-Z]\b")
+
+
+def sources() -> list[Path]:
+    """Return the files of the library and its backends."""
+    folders = [Path(path) for package in PACKAGES for path in package.__path__]
+    return [file for folder in folders for file in folder.rglob("*.py")]
+
+
+def variables(files: list[Path]) -> set[str]:
+    return {name for file in files for name in VARIABLE.findall(file.read_text(encoding="utf-8"))}
+
+
+def test_every_variable_of_the_library_is_listed() -> None:
+    page = (DOCS / "reference/environment.md").read_text(encoding="utf-8")
+    library, _, _ = page.partition("## For contributors")
+    assert set(VARIABLE.findall(library)) == variables(sources())
+
+
+def test_every_variable_of_contributors_is_there() -> None:
+    page = (DOCS / "reference/environment.md").read_text(encoding="utf-8")
+    _, _, contributors = page.partition("## For contributors")
+    listed = set(VARIABLE.findall(contributors))
+    files = [ROOT / "noxfile.py"]
+    for folder in ("benchmarks", "scripts", "tests"):
+        files += (ROOT / folder).rglob("*.py")
+    assert listed
+    assert listed <= variables([file for file in files if file != Path(__file__)])
+
+
+def test_every_error_can_be_looked_up() -> None:
+    """Errors that pages name are errors that kvpool has."""
+    known = {
+        name
+        for file in sources()
+        for name in re.findall(r"\bclass (\w+Error)\b", file.read_text(encoding="utf-8"))
+    }
+    pages = [page for page in DOCS.rglob("*.md") if "_build" not in page.parts]
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"`(\w+Error)`", page.read_text(encoding="utf-8"))
+    }
+    builtin = {"MemoryError", "ValueError", "KeyError"}
+    assert named - builtin <= known

@@ -1,0 +1,50 @@
+"""What some tests need and not every machine has: the public traces, torch, transformers.
+
+Where it is missing, the test is skipped and says why. Where the environment variable
+KVPOOL_REQUIRE names it (``traces,torch``), the test fails instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+BESIDE_THE_REPOSITORY = Path(__file__).parents[3] / "shared" / "traces"
+
+
+def traces() -> Path:
+    """Return the directory of the traces: $KVPOOL_TRACES, or ../shared/traces."""
+    configured = os.environ.get("KVPOOL_TRACES")
+    directory = Path(configured) if configured else BESIDE_THE_REPOSITORY
+    if not directory.is_dir():
+        missing("traces", f"there is no directory {directory}; set KVPOOL_TRACES")
+    return directory
+
+
+def torch() -> Any:
+    """Return the module torch."""
+    try:
+        return importlib.import_module("torch")
+    except ImportError as error:
+        missing("torch", f"torch cannot be imported: {error}")
+
+
+def transformers() -> Any:
+    """Return the module transformers, which needs torch as well."""
+    try:
+        importlib.import_module("torch")
+        return importlib.import_module("transformers")
+    except ImportError as error:
+        missing("transformers", f"torch and transformers cannot be imported: {error}")
+
+
+def missing(name: str, reason: str) -> NoReturn:
+    """Skip the test, or fail it where KVPOOL_REQUIRE names what is missing."""
+    required = {word.strip() for word in os.environ.get("KVPOOL_REQUIRE", "").split(",")}
+    if name in required:
+        pytest.fail(f"KVPOOL_REQUIRE asks for {name}, and {reason}")
+    pytest.skip(f"needs {name}: {reason}")
