@@ -111,8 +111,9 @@ def docs(session: nox.Session) -> None:
     """Gate: the pages build without a warning, and every example in them runs.
 
     The examples are the doctests of the docstrings and the Python blocks of the README and of
-    the pages. Those of `docs/stack`, and the page of the benchmarks, are what their records
-    say. All of them are in `docs/_build/html` afterwards.
+    the pages. Those of `docs/stack` and the page of the benchmarks are what their records
+    say, and the table of packages is what they import. All of them are in `docs/_build/html`
+    afterwards.
     """
     require(session, NEWEST)
     install_project(session, "requirements/docs.txt")
@@ -124,6 +125,7 @@ def docs(session: nox.Session) -> None:
     examples.remove(WITH_TORCH)
     session.run("python", "-m", "scripts.stack", "render", "--check")
     session.run("python", "-m", "benchmarks.page", "--check")
+    session.run("python", "-m", "scripts.architecture", "--check")
     modules = ["--doctest-modules", "--ignore-glob=/*/kvpool/integrations/*", "--pyargs", *MODULES]
     session.run("pytest", "--quiet", *sorted(examples), *modules, env=TEST_ENVIRONMENT)
 

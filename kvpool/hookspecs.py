@@ -12,10 +12,13 @@ kvpool::
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pluggy
 
-from kvpool.arena import ArenaBackend
-from kvpool.eviction.base import PolicyFactory
+if TYPE_CHECKING:  # the registries below read the hooks, not the other way round
+    from kvpool.arena import ArenaBackend
+    from kvpool.eviction import PolicyFactory
 
 __all__ = ["PROJECT", "ArenaBackendSpec", "EvictionPolicySpec", "hookimpl", "hookspec"]
 
