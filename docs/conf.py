@@ -1,7 +1,8 @@
 """How the pages are built: Sphinx, Markdown by MyST, docstrings by numpydoc.
 
 The reference follows the code: it documents every public module that is there and every command,
-so a new name needs no edit here.
+so a new name needs no edit here. What an internal module defines is documented in the module that
+exports it.
 """
 
 from __future__ import annotations
@@ -13,17 +14,21 @@ import pkgutil
 import re
 from importlib.metadata import version as version_of
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
+from sphinx.ext.autodoc import mock
+from sphinx.pycode import ModuleAnalyzer
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
 from kvpool.cli import app as command_line
 
 if TYPE_CHECKING:
+    from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
+    from sphinx.environment import BuildEnvironment
 
 project = "kvpool"
 author = "The kvpool authors"
@@ -53,42 +58,11 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!kvpool).*"), (r"py:.*", r"kvpool.*\.[A-Z
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_mock_imports = ["torch", "transformers"]
+autodoc_mock_imports = ["tokenizers", "torch", "transformers"]
 numpydoc_show_class_members = False
 
 
 NOT_A_LIBRARY = {"kvpool.cli"}  # its reference is the page of its commands
-
-
-# Packages that users import from: what they export stands on their pages.
-FRONTS = (
-    "kvpool",
-    "kvpool.entry",
-    "kvpool.eviction",
-    "kvpool.layout",
-    "kvpool.ledger",
-    "kvpool.manager",
-    "kvpool.plugins",
-    "kvpool.pool",
-    "kvpool.receipts",
-    "kvpool.replay",
-    "kvpool.testing",
-)
-
-
-def _names_by_home() -> dict[str, list[tuple[str, str]]]:
-    """Return front and name of what the fronts export, by the module that defines it.
-
-    It stands on the page of its front, and the page of the module that defines it points there.
-    """
-    homes: dict[str, list[tuple[str, str]]] = {}
-    for front in FRONTS:
-        package = importlib.import_module(front)
-        for name in package.__all__:
-            exported = getattr(package, name)
-            if inspect.isclass(exported) or inspect.isfunction(exported):
-                homes.setdefault(exported.__module__, []).append((front, name))
-    return homes
 
 
 def _public_modules(package: str) -> dict[str, list[str]]:
@@ -103,7 +77,50 @@ def _public_modules(package: str) -> dict[str, list[str]]:
     return tree
 
 
-autosummary_context = {"exported": _names_by_home(), "submodules": _public_modules("kvpool")}
+def _homes(modules: list[str]) -> dict[str, dict[str, str]]:
+    """Return the classes and functions that modules export, each with the module it names.
+
+    Each is documented on the page of that module, and the other pages point there.
+    """
+    homes: dict[str, dict[str, str]] = {}
+    for name in modules:
+        module = importlib.import_module(name)
+        exported = {one: getattr(module, one) for one in getattr(module, "__all__", ())}
+        homes[name] = {
+            one: value.__module__
+            for one, value in exported.items()
+            if inspect.isclass(value) or inspect.isfunction(value)
+        }
+    return homes
+
+
+def _sources(front: str) -> str:
+    """Return the text of a public module, and of the internal modules that it is the front of."""
+    file = Path(inspect.getfile(importlib.import_module(front)))
+    if file.name == "__init__.py":
+        behind = sorted(file.parent.rglob("_[!_]*.py")) + sorted(file.parent.glob("_[!_]*/**/*.py"))
+    else:
+        behind = sorted(file.with_name(f"_{file.stem}").glob("*.py"))
+    texts = {one: one.read_text(encoding="utf-8") for one in (file, *behind)}
+    return "\n".join(texts.values())
+
+
+SUBMODULES = _public_modules("kvpool")
+PUBLIC = [*SUBMODULES, *(name for names in SUBMODULES.values() for name in names)]
+with mock(autodoc_mock_imports):
+    HOMES = _homes(PUBLIC)
+autosummary_context = {
+    "submodules": SUBMODULES,
+    "elsewhere": {
+        module: [f"{home}.{name}" for name, home in homes.items() if home != module]
+        for module, homes in HOMES.items()
+    },
+}
+# Sphinx looks in the module that a class names for the order of its members and the texts of its
+# attributes. A class of an internal module names the front.
+for front in PUBLIC:
+    if front != "kvpool":
+        ModuleAnalyzer.cache["module", front] = ModuleAnalyzer.for_string(_sources(front), front)
 
 # Files at the root of the repository, where its readers look for them, and their pages here.
 DOCS = Path(__file__).parent
@@ -172,7 +189,29 @@ def _signature(
     return f"(*, {fields})" if (signature or "").startswith("(*") else f"({fields})", None
 
 
+def _bases(_app: Sphinx, _name: str, _class: type, _options: object, bases: list[type]) -> None:
+    """Leave internal classes out of the bases of a class."""
+    bases[:] = [one for one in bases if "._" not in getattr(one, "__module__", "")] or [object]
+
+
+def _reference(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any) -> Any:
+    """Find what is documented in one module under the names that other modules export it by.
+
+    `KVCacheManager` and `kvpool.KVCacheManager` are `kvpool.manager.KVCacheManager`.
+    """
+    target = str(node.get("reftarget"))
+    module = max((one for one in PUBLIC if target.startswith(f"{one}.")), key=len, default="kvpool")
+    name, dot, rest = target.removeprefix(f"{module}.").partition(".")
+    if node.get("refdomain") != "py" or name not in HOMES[module]:
+        return None
+    found = f"{HOMES[module][name]}.{name}{dot}{rest}"
+    python = env.domains.python_domain
+    return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found, node, content)
+
+
 def setup(app: Sphinx) -> None:
     """Tell Sphinx of what is done here while it reads."""
+    app.connect("autodoc-process-bases", _bases)
+    app.connect("missing-reference", _reference)
     app.connect("source-read", _read)
     app.connect("autodoc-process-signature", _signature)

@@ -14,13 +14,11 @@ import enum
 import operator
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kvpool.errors import ArenaError, InvalidOptionError, InvalidSizeError, UnsupportedError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
 
 __all__ = ["MIN_ALIGNMENT", "Arena", "ArenaBackend", "ArenaFork", "ArenaInfo", "Capability"]
 

@@ -8,6 +8,41 @@ handles them. Raising one of them changes nothing: the pool is as it was before 
 
 from __future__ import annotations
 
+__all__ = [
+    "AddressSpaceExhaustedError",
+    "ArenaError",
+    "BrokenPluginError",
+    "ContextOverflowError",
+    "DoubleFreeError",
+    "EntryError",
+    "EntryExistsError",
+    "EntryKindError",
+    "EntryNotFoundError",
+    "EntryRemovedError",
+    "ForeignBlockError",
+    "IntegrityError",
+    "InvalidAlignmentError",
+    "InvalidLayoutError",
+    "InvalidOptionError",
+    "InvalidSizeError",
+    "InvalidTokensError",
+    "InvalidTtlError",
+    "InvalidViewError",
+    "KVPoolError",
+    "LayerIndexError",
+    "LayerMismatchError",
+    "MissingExtraError",
+    "PluginConflictError",
+    "PluginDisabledError",
+    "PluginError",
+    "PoolClosedError",
+    "PoolError",
+    "PoolExhaustedError",
+    "StaleBlockError",
+    "UnknownPluginError",
+    "UnsupportedError",
+]
+
 
 class KVPoolError(Exception):
     """Base class of all errors raised by kvpool."""

@@ -41,7 +41,7 @@ class _Imports(ast.NodeVisitor):
             self.names += [f"{node.module}.{alias.name}" for alias in node.names]
 
     def visit_If(self, node: ast.If) -> None:
-        checking = isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        checking = ast.unparse(node.test) in {"TYPE_CHECKING", "typing.TYPE_CHECKING"}
         for one in [*(() if checking and not self._typing else node.body), *node.orelse]:
             self.visit(one)
 

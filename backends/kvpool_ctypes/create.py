@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 assert sys.platform == "linux", "imported on Linux only"  # type checkers rely on it too
 
-__all__ = ["create"]
+__all__ = [
+    "HUGE_PAGES",
+    "create",
+]
 
 HUGE_PAGES = ("none", "transparent", "explicit")
 

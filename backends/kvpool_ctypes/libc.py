@@ -11,8 +11,17 @@ import sys
 assert sys.platform == "linux", "imported on Linux only"  # type checkers rely on it too
 
 __all__ = [
+    "FALLOC_FL_KEEP_SIZE",
+    "FALLOC_FL_PUNCH_HOLE",
+    "MADV_POPULATE_WRITE",
+    "MAP_FIXED",
+    "MAX_NODES",
+    "MFD_CLOEXEC",
     "MFD_HUGETLB_2MB",
+    "MLOCK_ONFAULT",
+    "MPOL_BIND",
     "NUMA_SYSCALLS",
+    "PROT_NONE",
     "advise_huge",
     "bind_to_node",
     "discard",

@@ -19,6 +19,7 @@ assert sys.platform == "linux", "imported on Linux only"  # type checkers rely o
 
 __all__ = [
     "EXPLICIT_HUGE_PAGE",
+    "SPARSE_SIZE",
     "available_memory",
     "capabilities",
     "fork_limit",

@@ -20,7 +20,12 @@ from kvpool_mmap.fork import fork_limit
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["create", "sparse_size"]
+__all__ = [
+    "SPARSE_FILE",
+    "SPARSE_MEMORY",
+    "create",
+    "sparse_size",
+]
 
 SPARSE_MEMORY = 32 << 40
 """Bytes: a quarter of what the address space of a process has on common machines."""

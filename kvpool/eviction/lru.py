@@ -10,7 +10,10 @@ from kvpool.cache_key import CacheKey
 from kvpool.eviction.base import EvictionPolicy, EvictionReason, PolicyFactory
 from kvpool.hookspecs import hookimpl
 
-__all__ = ["LruPolicy"]
+__all__ = [
+    "LruPolicy",
+    "kvpool_eviction_policy",
+]
 
 
 class LruPolicy(EvictionPolicy):

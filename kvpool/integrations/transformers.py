@@ -5,8 +5,11 @@ Needs the extra ``kvpool[transformers]``; the guide is the page "transformers".
 
 from __future__ import annotations
 
+from kvpool import _exports
 from kvpool.integrations._transformers.attention import register_attention
 from kvpool.integrations._transformers.cache import PooledCache
 from kvpool.integrations._transformers.prefix import PrefixCache, PrefixMatch
 
 __all__ = ["PooledCache", "PrefixCache", "PrefixMatch", "register_attention"]
+
+_exports.publish(__name__)

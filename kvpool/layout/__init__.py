@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kvpool import _exports
 from kvpool.layout._layout import DTYPES, PACKINGS, EntryGeometry, KVLayout, Packing
 from kvpool.layout._model_config import LayerKind, layer_kinds
 
@@ -14,3 +15,5 @@ __all__ = [
     "Packing",
     "layer_kinds",
 ]
+
+_exports.publish(__name__)

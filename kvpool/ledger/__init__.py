@@ -6,11 +6,13 @@ read by `kvpool.ledger.ed25519`, which needs the extra ``kvpool[sign]``.
 
 from __future__ import annotations
 
+from kvpool import _exports
 from kvpool.ledger._lines import (
     ZERO,
     Checkpoint,
     Header,
     ReceiptLine,
+    Recovery,
     Redaction,
     Rotation,
     Seal,
@@ -31,6 +33,7 @@ __all__ = [
     "Header",
     "LedgerSink",
     "ReceiptLine",
+    "Recovery",
     "Redaction",
     "Redactor",
     "Rotation",
@@ -44,3 +47,5 @@ __all__ = [
     "signed_bytes",
     "verify",
 ]
+
+_exports.publish(__name__)

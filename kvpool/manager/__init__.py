@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from kvpool import _exports
 from kvpool.manager._manager import KVCacheManager
 
 __all__ = ["KVCacheManager"]
+
+_exports.publish(__name__)

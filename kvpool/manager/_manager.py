@@ -95,6 +95,7 @@ class KVCacheManager(Closing):
 
     Examples
     --------
+    >>> from kvpool import CacheKey, KVLayout
     >>> layout = KVLayout(layers=2, kv_heads=2, head_dim=64)
     >>> with KVCacheManager(1 << 20, backend="numpy", layout=layout) as manager:
     ...     entry = manager.get_or_create_cache(CacheKey("chat", 1), max_context_length=256)

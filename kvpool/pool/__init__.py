@@ -6,10 +6,13 @@ have written. `open_pool` opens whichever the backend can give.
 
 from __future__ import annotations
 
+from kvpool import _exports
 from kvpool.pool._allocator import OffsetAllocator
 from kvpool.pool._block import Bytes, MemoryBlock
 from kvpool.pool._deallocation import Release
+from kvpool.pool._free_plan import FreePlan
 from kvpool.pool._opening import ElasticPool, open_pool
+from kvpool.pool._pages import RunGeometry
 from kvpool.pool._pool import MemoryPool
 from kvpool.pool._usage import BlockUsage
 
@@ -17,9 +20,13 @@ __all__ = [
     "BlockUsage",
     "Bytes",
     "ElasticPool",
+    "FreePlan",
     "MemoryBlock",
     "MemoryPool",
     "OffsetAllocator",
     "Release",
+    "RunGeometry",
     "open_pool",
 ]
+
+_exports.publish(__name__)

@@ -58,7 +58,7 @@ class ElasticPool(MemoryPool):
 
     Examples
     --------
-    >>> from kvpool.layout._layout import KVLayout
+    >>> from kvpool import KVLayout
     >>> layout = KVLayout(layers=1, kv_heads=2, head_dim=64, dtype="float16")
     >>> pool = ElasticPool(1 << 20, backend="mmap")
     >>> block = pool.reserve(layout.geometry(1 << 20, pool.granule))

@@ -9,10 +9,12 @@ loads one, and ``import kvpool`` stays quick.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING
+import importlib
+import typing
 
-if TYPE_CHECKING:
+from kvpool import _exports
+
+if typing.TYPE_CHECKING:
     from kvpool.ledger import Finding, LedgerSink, VerifyReport, verify
     from kvpool.receipts._emitter import ReceiptEmitter
     from kvpool.receipts._registry import Receipts, create_sink, open_emitter, registry
@@ -79,12 +81,14 @@ _HOMES = {
     "verify": "ledger",
 }
 
-if not TYPE_CHECKING:  # whoever checks types knows the names from above, and no others
+if not typing.TYPE_CHECKING:  # whoever checks types knows the names from above, and no others
 
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"kvpool.{_HOMES[name]}"), name)
+        exported: object = getattr(importlib.import_module(f"kvpool.{_HOMES[name]}"), name)
+        _exports.publish_as(__name__, exported)
+        return exported
 
     def __dir__() -> list[str]:
         return [*globals(), *__all__]

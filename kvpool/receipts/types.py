@@ -17,11 +17,16 @@ from kvpool.eviction.base import EvictionReason
 __all__ = [
     "SCHEMA_VERSION",
     "BaseReceipt",
+    "Count",
+    "Duration",
     "KvEvictionBatchReceipt",
     "KvEvictionReceipt",
     "KvPoolSnapshotReceipt",
+    "PoolId",
     "Receipt",
+    "Share",
     "Timestamp",
+    "Version",
     "timestamp",
 ]
 

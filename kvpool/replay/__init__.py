@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from kvpool.replay._content import TokenTape, request_runs
+from kvpool import _exports
+from kvpool.replay._content import Run, TokenTape, request_runs
 from kvpool.replay._driver import Replay
 from kvpool.replay._errors import BrokenLineError, TraceError
 from kvpool.replay._formats import TraceFormat
@@ -10,12 +11,15 @@ from kvpool.replay._generated import BLOCK_TOKENS, conversations
 from kvpool.replay._reader import TraceReader
 from kvpool.replay._report import ReplayReport, Tally, Utilization
 from kvpool.replay._request import TraceRequest
+from kvpool.replay._sessions import Session
 
 __all__ = [
     "BLOCK_TOKENS",
     "BrokenLineError",
     "Replay",
     "ReplayReport",
+    "Run",
+    "Session",
     "Tally",
     "TokenTape",
     "TraceError",
@@ -26,3 +30,5 @@ __all__ = [
     "conversations",
     "request_runs",
 ]
+
+_exports.publish(__name__)

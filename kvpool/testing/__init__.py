@@ -12,9 +12,12 @@ This package needs pytest; nothing else in kvpool imports it.
 
 from __future__ import annotations
 
+from kvpool import _exports
 from kvpool.testing._process import Holdings, pages_present
 from kvpool.testing._suites import SUITES
 from kvpool.testing._suites.arenas import ArenaConformance
 from kvpool.testing._suites.policies import PolicyConformance
 
 __all__ = ["SUITES", "ArenaConformance", "Holdings", "PolicyConformance", "pages_present"]
+
+_exports.publish(__name__)

@@ -173,7 +173,7 @@ def kvpool_eviction_policy():
 USE_IT = """
 from kvpool.cache_key import CacheKey
 from kvpool.errors import KVPoolError
-from kvpool.manager._manager import KVCacheManager
+from kvpool.manager import KVCacheManager
 
 def survivors(policy):
     with KVCacheManager(256, "numpy", policy=policy) as manager:

@@ -12,7 +12,12 @@ from kvpool.hookspecs import hookimpl
 from kvpool.receipts.sink import ReceiptSink, SinkFactory
 from kvpool.receipts.types import KvEvictionBatchReceipt, KvEvictionReceipt, Receipt
 
-__all__ = ["LoggingSink", "kvpool_receipt_sink", "summary_line"]
+__all__ = [
+    "LOGGER",
+    "LoggingSink",
+    "kvpool_receipt_sink",
+    "summary_line",
+]
 
 LOGGER = "kvpool.receipts"
 

@@ -19,7 +19,10 @@ from kvpool.receipts.sink import ReceiptSink
 from kvpool.receipts.sinks.log import summary_line
 from kvpool.receipts.types import Receipt
 
-__all__ = ["OpenTelemetrySink"]
+__all__ = [
+    "EPOCH",
+    "OpenTelemetrySink",
+]
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
