@@ -432,10 +432,11 @@ class KVCacheManager(Closing):
         Views that are alive stay valid.
         """
         with self._lock:
-            if self._closed:
-                return
-            self._closed = True
-            self._store.close()
+            if not self._closed:
+                self._closed = True
+                self._store.close()
+        # Outside of the lock, and in a second call as well: a call that was interrupted here
+        # left sinks open. Closing the stream twice does nothing.
         if self.receipts is not None:
             self.receipts.stream.close()
 

@@ -150,7 +150,8 @@ class MemoryPool(LeasedMemory):
         Returns
         -------
         bool
-            False if a view of it is alive: it stays as it is.
+            False if a view of it is alive: it stays as it is. True if it has ended; its
+            bytes may still wait for its forks.
 
         Raises
         ------
@@ -159,7 +160,10 @@ class MemoryPool(LeasedMemory):
         with self._lock:
             self._begin()
             self._table.require_live(block, "reclaim")
-            return not is_leased(block) and self._table.deallocate(block, releases)
+            if is_leased(block):
+                return False
+            self._table.deallocate(block, releases)
+            return True
 
     def make_room(
         self,
