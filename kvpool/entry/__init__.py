@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from kvpool import _exports
-from kvpool.entry._entry import EntryOwner, KVCacheEntry
-from kvpool.entry._pool_entry import PoolEntry
+from kvpool.entry._entry import KVCacheEntry, NewTokens, PoolEntry
+from kvpool.entry._keeper import STANDALONE, Keeper
 
-__all__ = ["EntryOwner", "KVCacheEntry", "PoolEntry"]
+__all__ = ["STANDALONE", "KVCacheEntry", "Keeper", "NewTokens", "PoolEntry"]
 
 _exports.publish(__name__)

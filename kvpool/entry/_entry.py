@@ -1,35 +1,182 @@
-"""`KVCacheEntry`: the keys and values of a session, appended in place, read without a copy."""
+"""Entries: `PoolEntry`, any block of a session, and `KVCacheEntry`, whose block has a layout."""
 
 from __future__ import annotations
 
 import contextlib
+import itertools
+import operator
+import threading
 import time
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
-from kvpool.entry._pool_entry import PoolEntry
-from kvpool.entry._token_arrays import checked_pair
-from kvpool.entry._token_store import RoomMaker, TokenStore, TokenWriter
+from kvpool.entry._keeper import STANDALONE, Keeper, Standalone
+from kvpool.entry._tokens import TokenCount, as_token_arrays
 from kvpool.errors import (
+    ContextOverflowError,
+    EntryError,
     EntryRemovedError,
     InvalidTokensError,
+    LayerIndexError,
+    PoolExhaustedError,
+    StaleBlockError,
 )
 from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.pool import Bytes, MemoryBlock, MemoryPool
 
-__all__ = ["EntryOwner", "KVCacheEntry"]
+__all__ = ["KVCacheEntry", "NewTokens", "PoolEntry"]
+
+_uses = itertools.count(1)  # tells the order of two uses if the clock stands still between them
 
 
-class EntryOwner(RoomMaker, Protocol):
-    """Who keeps an entry among others. Called without a lock of the entry."""
+class PoolEntry:
+    """A block that belongs to a session.
 
-    def fork(self, entry: KVCacheEntry, session_id: str) -> KVCacheEntry:
-        """Make a fork of the entry, and keep it too; EntryRemovedError if it is kept no more."""
+    Parameters
+    ----------
+    pool : MemoryPool
+    block : MemoryBlock
+        A live block of `pool`.
+    session_id : str
+        Shown in errors.
+    keeper : Keeper, optional
+        The manager, as the entry sees it. By default the entry has no manager.
+
+    Attributes
+    ----------
+    created_at, last_accessed : float
+        Seconds of the keeper's clock. A call that raises does not count as a use.
+    last_use : int
+        Greater for the later of two uses, even if they were of two entries.
+    use_noted : bool
+        Whether the keeper knows of a use that it has not told its eviction policy yet.
+    """
+
+    def __init__(
+        self,
+        pool: MemoryPool,
+        block: MemoryBlock,
+        session_id: str,
+        keeper: Keeper = STANDALONE,
+    ) -> None:
+        self.pool = pool
+        self.block = block
+        self.session_id = session_id
+        self.created_at = self.last_accessed = keeper.now()
+        self.last_use = next(_uses)
+        self.use_noted = False
+        self._keeper = keeper
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the block."""
+        return self.block.size
+
+    def data(self) -> Bytes:
+        """Return all bytes of the entry.
+
+        Returns
+        -------
+        ndarray of uint8, shape (size_bytes,)
+            Writable and zero-copy. It is a lease: the entry is not evicted while this array, or
+            an array made from it, lives.
+
+        Raises
+        ------
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        root = self._lease()
+        self._note_use()
+        return root
+
+    def _lease(self) -> Bytes:
+        try:
+            return self.pool.lease(self.block)
+        except StaleBlockError:
+            raise self._gone() from None
+
+    def _gone(self) -> EntryRemovedError:
+        return EntryRemovedError(f"the entry of session {self.session_id!r} was removed or evicted")
+
+    def _note_use(self) -> None:
+        """Note a use that succeeded. The caller holds a lease, so the entry is still there."""
+        keeper = self._keeper
+        self.last_accessed = keeper.now()
+        self.last_use = next(_uses)
+        if not self.use_noted:
+            self.use_noted = True
+            keeper.note_use(self)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.session_id!r}: {self.size_bytes} bytes>"
 
 
-class KVCacheEntry(TokenStore):
+class NewTokens:
+    """The place of new tokens of one layer in an entry; `KVCacheEntry.writing` makes it.
+
+    Unpacks to two arrays of shape (kv_heads, count, head_dim), one for the keys and one for the
+    values. They may hold anything until they are written.
+
+    Attributes
+    ----------
+    root : ndarray of uint8
+        All bytes of the entry. This is the same array as before for as long as a lease lives,
+        unless the entry was moved to another block or gave up pages that it shared with its
+        forks.
+    geometry : EntryGeometry
+        Where everything lies in `root`.
+    layer, start, count : int
+        The tokens have the positions ``start`` to ``start + count - 1`` of this layer.
+    """
+
+    __slots__ = ("count", "geometry", "layer", "root", "start")
+
+    def __init__(
+        self, root: Bytes, geometry: EntryGeometry, layer: int, start: int, count: int
+    ) -> None:
+        self.root = root
+        self.geometry = geometry
+        self.layer = layer
+        self.start = start
+        self.count = count
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return iter(self.geometry.layer_view(self.root, self.layer, self.start, self.count))
+
+
+class _Writing:
+    """What `KVCacheEntry.writing` returns: a generator as a context manager.
+
+    The generator holds the lock of the entry by a plain ``with``, so an interrupt at any moment
+    lets go of it. `contextlib.contextmanager` would do the same for twice the time.
+    """
+
+    __slots__ = ("_steps",)
+
+    def __init__(self, steps: Generator[NewTokens, None, None]) -> None:
+        self._steps = steps
+
+    def __enter__(self) -> NewTokens:
+        return next(self._steps)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            next(self._steps, None)
+        else:
+            self._steps.close()
+
+
+class KVCacheEntry(PoolEntry):
     """The keys and values of one session.
 
     Parameters
@@ -38,24 +185,26 @@ class KVCacheEntry(TokenStore):
     block : MemoryBlock
         A live block of `pool` with at least ``geometry.nbytes`` bytes.
     session_id : str
+        Shown in errors.
     geometry : EntryGeometry
         From `KVLayout.geometry`.
-    clock, on_use
-        As for `PoolEntry`.
-    owner : EntryOwner, optional
-        Without one, an entry that lacks pages raises.
+    keeper : Keeper, optional
+        The manager, as the entry sees it. By default the entry has no manager, and a write
+        raises if the pool lacks pages for it.
 
     Notes
     -----
     *Pages.* In an elastic pool an entry costs the pages of the tokens that it holds. A write
-    that needs pages which the budget lacks has others evicted, and else changes nothing.
+    that needs more pages than the budget has left evicts other entries.
 
     *Views are leases.* While an array from `key`, `value`, `keys` or `values`, or anything
-    derived from it, lives, the entry is not evicted; removed by hand, it keeps its bytes until
-    the last view is gone.
+    derived from such an array, lives, the entry is not evicted. An entry that is removed by
+    hand keeps its bytes until its last view is gone.
 
-    *Threads.* Any method may be called from any thread. Appends to one entry follow one
-    another; appends to different entries do not wait for each other.
+    *Threads.* Any method may be called from any thread. Appends to one entry wait for each
+    other; appends to different entries do not.
+
+    *Errors.* Every method is atomic: on any error nothing has changed.
 
     Examples
     --------
@@ -76,13 +225,12 @@ class KVCacheEntry(TokenStore):
         block: MemoryBlock,
         session_id: str,
         geometry: EntryGeometry,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        on_use: Callable[[PoolEntry], object] | None = None,
-        owner: EntryOwner | None = None,
+        keeper: Keeper = STANDALONE,
     ) -> None:
-        super().__init__(pool, block, session_id, geometry, clock=clock, on_use=on_use, room=owner)
-        self._owner = owner
+        super().__init__(pool, block, session_id, keeper)
+        self._geometry = geometry
+        self._tokens = TokenCount(geometry.layout.layers)
+        self._lock = threading.Lock()  # guards _tokens, _geometry and block
 
     @classmethod
     def create(
@@ -93,17 +241,70 @@ class KVCacheEntry(TokenStore):
         session_id: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> KVCacheEntry:
-        """Reserve an entry in a pool.
+        """Reserve an entry without a manager in a pool.
+
+        Parameters
+        ----------
+        pool : MemoryPool
+        layout : KVLayout
+        max_context_length : int
+            Tokens that the entry has room for.
+        session_id : str
+            Shown in errors.
+        clock : callable, default `time.monotonic`
+            Returns seconds.
 
         Raises
         ------
         InvalidLayoutError
-            `max_context_length` is less than 1.
+            `max_context_length` is not a whole number of at least 1.
         PoolExhaustedError
-            It does not fit.
+            The pool has no free range for the entry.
+        PoolClosedError
+            The pool is closed.
         """
         geometry = layout.geometry(max_context_length, pool.granule)
-        return cls(pool, pool.reserve(geometry), session_id, geometry, clock=clock)
+        return cls(pool, pool.reserve(geometry), session_id, geometry, Standalone(clock))
+
+    # -- what it is ----------------------------------------------------------------------
+
+    @property
+    def layout(self) -> KVLayout:
+        """The geometry of one token."""
+        return self._geometry.layout
+
+    @property
+    def max_context_length(self) -> int:
+        """Tokens that the entry has room for."""
+        return self._geometry.max_context_length
+
+    @property
+    def token_count(self) -> int:
+        """Tokens that every layer holds."""
+        return self._tokens.complete
+
+    @property
+    def committed_bytes(self) -> int:
+        """Bytes that the pool charges for this entry. Pages of a parent are the parent's."""
+        return self.block.charged
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether any page of the entry is shared with its parent or with a fork.
+
+        Tokens in such pages must not be changed in place. Appending is always safe.
+        """
+        return self.block.base is not None or self.block.lent > 0
+
+    def held(self, layer: int) -> int:
+        """Return the tokens that one layer holds.
+
+        Raises
+        ------
+        LayerIndexError
+            The layout has no such layer.
+        """
+        return self._tokens.of(self._check_layer(layer))
 
     # -- writing -------------------------------------------------------------------------
 
@@ -126,60 +327,23 @@ class KVCacheEntry(TokenStore):
 
         Raises
         ------
-        InvalidTokensError, LayerIndexError, LayerMismatchError, ContextOverflowError
-            Nothing has changed.
+        InvalidTokensError
+            The shape or dtype of `keys` or `values` does not fit the layout.
+        LayerIndexError
+            The layout has no such layer.
+        LayerMismatchError
+            The layer has appended in this step already, or another number of tokens than the
+            layers before it.
+        ContextOverflowError
+            The layer would hold more than `max_context_length` tokens.
         PoolExhaustedError
-            The pages cannot be had, whoever is evicted; nothing has changed.
+            The pool lacks pages, and evicting every entry that may be evicted is not enough.
         EntryRemovedError
+            The entry was removed or evicted.
         """
-        lead = (self.layout.kv_heads,)
-        new_keys, new_values, count = checked_pair(self.layout, lead, keys, values, self.session_id)
-        self._check_layer(layer)
-
-        def put(root: Bytes, geometry: EntryGeometry, start: int) -> None:
-            target = geometry.layer_view(root, layer, start, count)
-            target[0] = new_keys
-            target[1] = new_values
-
-        return self._write(layer, count, put)
-
-    def append_with(self, layer: int, count: int, put: TokenWriter) -> int:
-        """Let the caller put the next tokens of one layer in place; else as `append`.
-
-        For arrays that NumPy does not know, such as tensors.
-
-        Parameters
-        ----------
-        layer : int
-        count : int
-            Tokens to come, at least 1.
-        put : callable
-            Called with the bytes of the entry, their geometry, and the position of the first
-            token to write. The bytes are the array that every view is based on: the same one as
-            before for as long as a lease lives and the entry does not move or part from its
-            forks. It is called under the lock of the entry, so it must not call the entry.
-
-        Returns
-        -------
-        int
-            Tokens that the layer now holds.
-
-        Raises
-        ------
-        InvalidTokensError, LayerIndexError, LayerMismatchError, ContextOverflowError
-            Nothing was written; nothing has changed.
-        PoolExhaustedError
-            The pages cannot be had, whoever is evicted; nothing has changed.
-        EntryRemovedError
-
-        Notes
-        -----
-        Where `put` raises, the layer holds the tokens that it held before.
-        """
-        if count < 1:
-            raise InvalidTokensError(f"session {self.session_id!r} gets {count} tokens to append")
-        self._check_layer(layer)
-        return self._write(layer, count, put)
+        lead = (self._geometry.layout.kv_heads,)
+        arrays = as_token_arrays(self._geometry.layout, lead, keys, values, self.session_id)
+        return self._write(self._check_layer(layer), *arrays)
 
     def extend(self, keys: ArrayLike, values: ArrayLike) -> int:
         """Write the next tokens of all layers at once.
@@ -187,7 +351,7 @@ class KVCacheEntry(TokenStore):
         Parameters
         ----------
         keys, values : array, shape (layers, kv_heads, tokens, head_dim), or without tokens for one
-            Of the layout's dtype.
+            Of the layout's dtype. Nothing is cast.
 
         Returns
         -------
@@ -196,44 +360,200 @@ class KVCacheEntry(TokenStore):
 
         Raises
         ------
-        InvalidTokensError, LayerMismatchError, ContextOverflowError, PoolExhaustedError
-            Nothing has changed.
+        InvalidTokensError
+            The shape or dtype of `keys` or `values` does not fit the layout.
+        LayerMismatchError
+            Some layers hold more tokens than the others.
+        ContextOverflowError
+            The entry would hold more than `max_context_length` tokens.
+        PoolExhaustedError
+            The pool lacks pages, and evicting every entry that may be evicted is not enough.
         EntryRemovedError
+            The entry was removed or evicted.
         """
-        lead = (self.layout.layers, self.layout.kv_heads)
-        new_keys, new_values, count = checked_pair(self.layout, lead, keys, values, self.session_id)
+        lead = (self._geometry.layout.layers, self._geometry.layout.kv_heads)
+        arrays = as_token_arrays(self._geometry.layout, lead, keys, values, self.session_id)
+        return self._write(None, *arrays)
 
-        def put(root: Bytes, geometry: EntryGeometry, start: int) -> None:
-            target = geometry.full_view(root, start, count)
-            target[0] = new_keys
-            target[1] = new_values
+    def writing(self, layer: int, count: int) -> AbstractContextManager[NewTokens]:
+        """Let the caller write the next tokens of one layer in place, inside a ``with`` block.
 
-        return self._write(None, count, put)
-
-    def truncate(self, token_count: int) -> None:
-        """Drop the tokens from position `token_count` on, and any that not all layers hold.
-
-        Views taken before still show what was there until it is written again. In an elastic
-        pool the pages go back, unless such a view is alive; see `trim`.
+        This is what `append` does, for tokens that are not in NumPy arrays yet. The tokens count
+        when the block ends. If the block raises, the layer holds the tokens that it held before.
 
         Parameters
         ----------
-        token_count : int
-            Tokens to keep, between 0 and `token_count`.
+        layer : int
+        count : int
+            Tokens to write, at least 1.
+
+        Returns
+        -------
+        context manager of NewTokens
+            What it gives unpacks to the keys and the values to be written, each an array of
+            shape (kv_heads, count, head_dim).
 
         Raises
         ------
         InvalidTokensError
-            It is no whole number, or the entry does not hold that many; nothing has changed.
+            `count` is not a whole number of at least 1.
+        LayerIndexError
+            The layout has no such layer.
+        LayerMismatchError
+            The layer has appended in this step already, or another number of tokens than the
+            layers before it.
+        ContextOverflowError
+            The layer would hold more than `max_context_length` tokens.
+        PoolExhaustedError
+            The pool lacks pages, and evicting every entry that may be evicted is not enough.
         EntryRemovedError
+            The entry was removed or evicted.
+
+        Notes
+        -----
+        The block runs under the lock of the entry: it must not call the entry's methods.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> pool = MemoryPool(1 << 20, backend="numpy")
+        >>> layout = KVLayout(layers=1, kv_heads=2, head_dim=4, dtype="float32")
+        >>> entry = KVCacheEntry.create(pool, layout, max_context_length=16, session_id="chat-42")
+        >>> with entry.writing(0, 3) as (keys, values):
+        ...     keys[:], values[:] = 1, 2
+        >>> float(entry.value(0).mean())
+        2.0
+        """
+        return _Writing(self._writing(self._check_layer(layer), self._check_count(count)))
+
+    def _writing(self, layer: int, count: int) -> Generator[NewTokens, None, None]:
+        while True:
+            with self._lock:
+                try:
+                    start, root, is_forked = self._place(layer, count)
+                except PoolExhaustedError as shortage:
+                    missing = shortage.requested
+                else:
+                    place = NewTokens(root, self._geometry, layer, start, count)
+                    try:
+                        yield place
+                        self._note_use()
+                    finally:
+                        if is_forked:
+                            self.pool.settle(self.block)
+                        del root, place.root  # a traceback or a caller must not keep the lease
+                    self._tokens.append(layer, count)
+                    return
+            self._make_room(missing)
+
+    def _write(
+        self, layer: int | None, keys: NDArray[Any], values: NDArray[Any], count: int
+    ) -> int:
+        """Write tokens of a layer, or of all, that are at hand: `writing` without its cost."""
+        while True:
+            try:
+                with self._lock:
+                    start, target, is_forked = self._place(layer, count)
+                    try:
+                        geometry = self._geometry
+                        if layer is None:
+                            target = geometry.full_view(target, start, count)
+                        else:
+                            target = geometry.layer_view(target, layer, start, count)
+                        target[0] = keys
+                        target[1] = values
+                        self._note_use()
+                    finally:
+                        if is_forked:
+                            self.pool.settle(self.block)
+                        del target  # a traceback that is kept must not keep the lease
+                    if layer is None:
+                        return self._tokens.extend(count)
+                    return self._tokens.append(layer, count)
+            except PoolExhaustedError as shortage:
+                missing = shortage.requested
+            self._make_room(missing)
+
+    def _place(self, layer: int | None, count: int) -> tuple[int, Bytes, bool]:
+        """Find where `count` tokens of a layer, or of all, go. The caller holds the lock.
+
+        Returns
+        -------
+        start : int
+            The position of the first token.
+        root : ndarray of uint8
+            The bytes of the entry, leased, with the pages for the tokens.
+        is_forked : bool
+            Whether the pool's `settle` is to be called once the tokens are written.
+        """
+        geometry = self._geometry
+        try:
+            if layer is None:
+                start = self._tokens.check_extend(self.session_id)
+            else:
+                start = self._tokens.check_append(layer, count, self.session_id)
+            end = start + count
+            if end > geometry.max_context_length:
+                raise ContextOverflowError(
+                    f"session {self.session_id!r} holds {start} tokens, {count} more would exceed "
+                    f"its max_context_length of {geometry.max_context_length}"
+                )
+        except EntryError:
+            # Raises EntryRemovedError if the entry is gone: that is what the caller must know.
+            self._lease()
+            raise
+        block, stride = self.block, geometry.token_stride
+        group = None if layer is None else geometry.group(layer)
+        is_forked = self._commit(block, geometry, group, start * stride, end * stride)
+        return start, self._lease(), is_forked
+
+    def _commit(
+        self, block: MemoryBlock, geometry: EntryGeometry, group: int | None, start: int, end: int
+    ) -> bool:
+        """Have pages committed for tokens; return whether that may have taken new pages."""
+        runs = block.runs
+        if runs is None:
+            return False
+        if start >= block.lent and runs.has(group, start, end):
+            return False  # as for most tokens
+        groups = range(geometry.groups) if group is None else (group,)
+        with self._removal_named():
+            self.pool.commit(block, groups, start, end)
+        return True
+
+    def _make_room(self, nbytes: int) -> None:
+        """Have other entries evicted until `nbytes` more bytes can be committed."""
+        lease = self._lease()  # so that this entry is not evicted for itself
+        try:
+            self._keeper.make_room(self, nbytes)
+        finally:
+            del lease
+
+    def truncate(self, token_count: int) -> None:
+        """Drop the tokens from position `token_count` on, and those that not all layers hold.
+
+        Views taken before still show what was there until it is written again. In an elastic
+        pool the pages go back to the pool, unless such a view is alive; see `trim`.
+
+        Parameters
+        ----------
+        token_count : int
+            Tokens to keep, between 0 and the entry's `token_count`.
+
+        Raises
+        ------
+        InvalidTokensError
+            It is not a whole number, or the entry holds fewer tokens.
+        EntryRemovedError
+            The entry was removed or evicted.
         """
         with self._lock:
             kept = self._check_kept(token_count)
             lease = self._lease()
-            self._tokens.truncate(kept)
             self._note_use()
+            self._tokens.truncate(kept)
             del lease  # it would keep the pages
-            with contextlib.suppress(EntryRemovedError):  # by others, just now
+            with contextlib.suppress(EntryRemovedError):  # by another thread, just now
                 self._trim()
 
     def trim(self) -> None:
@@ -242,20 +562,27 @@ class KVCacheEntry(TokenStore):
         Raises
         ------
         EntryRemovedError
+            The entry was removed or evicted.
         """
         with self._lock:
             self._trim()
 
+    def _trim(self) -> None:
+        with self._removal_named():
+            self.pool.trim(self.block, self._tokens.longest * self._geometry.token_stride)
+
+    # -- forks and moves -----------------------------------------------------------------
+
     def fork(self, session_id: str) -> KVCacheEntry:
         """Make an entry that begins with the tokens that all layers of this one hold.
 
-        Both go on by themselves: what one writes the other never shows. Where the pool can,
-        the tokens are shared, not copied, until they are written; see `MemoryPool.fork`.
+        What one of the two writes later, the other never shows. If the pool can share pages,
+        the tokens are not copied until they are written; see `MemoryPool.fork`.
 
         Parameters
         ----------
         session_id : str
-            Of the fork. If a manager keeps this entry it keeps the fork too, under a key
+            Of the fork. If a manager keeps this entry, it keeps the fork too, under a key
             with the same namespace and this id.
 
         Returns
@@ -268,42 +595,56 @@ class KVCacheEntry(TokenStore):
         EntryExistsError
             The manager has an entry of that key.
         PoolExhaustedError
-            Tokens had to be copied, and there is no room; nothing has changed.
+            The tokens had to be copied, and the pool has no room for the copy.
         EntryRemovedError
+            The entry was removed or evicted.
+        PoolClosedError
+            The manager was closed, or does not exist any more.
         """
-        if self._owner is not None:
-            return self._owner.fork(self, session_id)
-        return self.fork_for(session_id)
+        return self._keeper.fork(self, session_id)
 
-    def fork_for(
-        self,
-        session_id: str,
-        on_use: Callable[[PoolEntry], object] | None = None,
-        owner: EntryOwner | None = None,
-    ) -> KVCacheEntry:
-        """Make a fork as `fork` does, for an owner who takes it in."""
+    def fork_for(self, session_id: str, keeper: Keeper) -> KVCacheEntry:
+        """Make a fork as `fork` does, for a keeper that takes it in.
+
+        Raises
+        ------
+        PoolExhaustedError
+            The tokens had to be copied, and the pool has no room for the copy.
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
         with self._lock:
             root, held = self._lease(), self._tokens.complete
-            stride = self._geometry.token_stride
-            shared = self.pool.fork(self.block, held * stride)
-            block, shown = shared or (self.pool.reserve(self._geometry), 0)
-            child = KVCacheEntry(
-                *(self.pool, block, session_id, self._geometry),
-                clock=self._clock,
-                on_use=on_use,
-                owner=owner,
-            )
             try:
-                child._take(self._geometry.full_view(root, 0, held), shown // stride)
-            except BaseException:
-                self.pool.deallocate(block)
-                raise
+                stride = self._geometry.token_stride
+                with self._removal_named():
+                    shared = self.pool.fork(self.block, held * stride)
+                block, inherited = shared or (self.pool.reserve(self._geometry), 0)
+                try:
+                    child = KVCacheEntry(self.pool, block, session_id, self._geometry, keeper)
+                    tokens = self._geometry.full_view(root, 0, held)
+                    child._begin_with(tokens, inherited // stride)
+                    self._note_use()
+                except BaseException:
+                    self.pool.deallocate(block)
+                    raise
             finally:
-                del root  # a traceback that someone keeps must not keep the lease
+                del root  # a traceback that is kept must not keep the lease
         if shared is None:
             self.pool.count_copied_fork()
-        self._note_use()
         return child
+
+    def _begin_with(self, tokens: NDArray[Any], inherited: int) -> None:
+        """Hold these tokens; the block of this entry shows the first `inherited` already."""
+        count = tokens.shape[-2]
+        if inherited < count:
+            geometry = self._geometry
+            stride = geometry.token_stride
+            self._commit(self.block, geometry, None, inherited * stride, count * stride)
+            target = geometry.full_view(self._lease(), inherited, count - inherited)
+            target[...] = tokens[..., inherited:, :]
+            self.pool.settle(self.block)
+        self._tokens.extend(count)
 
     def relocate(self, block: MemoryBlock, geometry: EntryGeometry) -> MemoryBlock:
         """Move the tokens into another block of the same pool, laid out anew.
@@ -320,21 +661,20 @@ class KVCacheEntry(TokenStore):
         Returns
         -------
         MemoryBlock
-            The block that the entry had; to be deallocated by the caller.
+            The block that the entry had. The caller is to deallocate it.
 
         Raises
         ------
         EntryRemovedError
-            The entry is gone; nothing has changed.
+            The entry was removed or evicted.
         PoolExhaustedError
-            There are not enough pages for the tokens; nothing has changed.
+            There are not enough pages for the tokens.
         """
         with self._lock:
             source = self._lease()
+            # Pages for all layers in one step, so that others are evicted for all or not at all.
+            self._commit(block, geometry, None, 0, self._tokens.longest * geometry.token_stride)
             target = self.pool.lease(block)
-            end = self._tokens.longest * geometry.token_stride
-            # In one go, so that others are evicted for all of it or not at all.
-            self.pool.commit(block, range(geometry.groups), 0, end)
             for layer in range(self.layout.layers):
                 held = self._tokens.of(layer)
                 moved = geometry.layer_view(target, layer, 0, held)
@@ -345,14 +685,26 @@ class KVCacheEntry(TokenStore):
     # -- reading -------------------------------------------------------------------------
 
     def data(self) -> Bytes:
-        """Return all bytes of the entry, as `PoolEntry.data`."""
-        with self._lock:  # the block changes where the entry is relocated
+        """Return all bytes of the entry.
+
+        Returns
+        -------
+        ndarray of uint8, shape (size_bytes,)
+            Writable and zero-copy. It is a lease: the entry is not evicted while this array, or
+            an array made from it, lives.
+
+        Raises
+        ------
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        with self._lock:  # `relocate` changes the block
             root = self._lease()
         self._note_use()
         return root
 
     def key(self, layer: int, *, writeable: bool = False) -> NDArray[Any]:
-        """Return the keys of one layer, without a copy. A lease.
+        """Return the keys of one layer, without a copy. This is a lease.
 
         Parameters
         ----------
@@ -368,16 +720,39 @@ class KVCacheEntry(TokenStore):
 
         Raises
         ------
-        LayerIndexError, EntryRemovedError
+        LayerIndexError
+            The layout has no such layer.
+        EntryRemovedError
+            The entry was removed or evicted.
         """
         return self._view(layer, 0, writeable)
 
     def value(self, layer: int, *, writeable: bool = False) -> NDArray[Any]:
-        """Return the values of one layer, without a copy; as `key`."""
+        """Return the values of one layer, without a copy. This is a lease.
+
+        Parameters
+        ----------
+        layer : int
+        writeable : bool, default False
+            Whether tokens may be changed through the view.
+
+        Returns
+        -------
+        ndarray, shape (kv_heads, tokens, head_dim)
+            Contiguous per head. It covers the tokens that this layer holds now; take a new
+            view after an append.
+
+        Raises
+        ------
+        LayerIndexError
+            The layout has no such layer.
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
         return self._view(layer, 1, writeable)
 
     def keys(self) -> NDArray[Any]:
-        """Return the keys of all layers, without a copy. A lease.
+        """Return the keys of all layers, without a copy. This is a lease.
 
         Returns
         -------
@@ -387,9 +762,84 @@ class KVCacheEntry(TokenStore):
         Raises
         ------
         EntryRemovedError
+            The entry was removed or evicted.
         """
-        return self._complete_view(0)
+        return self._view(None, 0, writeable=False)
 
     def values(self) -> NDArray[Any]:
-        """Return the values of all layers, without a copy; as `keys`."""
-        return self._complete_view(1)
+        """Return the values of all layers, without a copy. This is a lease.
+
+        Returns
+        -------
+        ndarray, shape (layers, kv_heads, token_count, head_dim)
+            Read-only; contiguous per head.
+
+        Raises
+        ------
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        return self._view(None, 1, writeable=False)
+
+    def _view(self, layer: int | None, region: int, writeable: bool) -> NDArray[Any]:
+        if layer is not None:
+            layer = self._check_layer(layer)
+        with self._lock:
+            geometry, tokens = self._geometry, self._tokens
+            if layer is None:
+                both = geometry.full_view(self._lease(), 0, tokens.complete)
+            else:
+                both = geometry.layer_view(self._lease(), layer, 0, tokens.of(layer))
+        self._note_use()
+        view: NDArray[Any] = both[region]
+        view.setflags(write=writeable)
+        return view
+
+    # -- checks --------------------------------------------------------------------------
+
+    def _check_layer(self, layer: int) -> int:
+        layers = self._geometry.layout.layers
+        if layer.__class__ is int and 0 <= layer < layers:
+            return layer  # as nearly always, without another call
+        try:
+            number = operator.index(layer)
+        except TypeError:
+            number = -1
+        if not 0 <= number < layers:
+            raise LayerIndexError(
+                f"session {self.session_id!r} has no layer {layer!r}: it has {layers}"
+            )
+        return number
+
+    def _check_count(self, count: int) -> int:
+        try:
+            number = operator.index(count)
+        except TypeError:
+            number = 0
+        if number < 1:
+            raise InvalidTokensError(
+                f"session {self.session_id!r} gets {count!r} tokens to append: "
+                "the count must be a whole number of at least 1"
+            )
+        return number
+
+    def _check_kept(self, token_count: int) -> int:
+        try:
+            kept = operator.index(token_count)
+        except TypeError:
+            kept = -1
+        if not 0 <= kept <= self._tokens.complete:
+            # Raises EntryRemovedError if the entry is gone: that is what the caller must know.
+            self._lease()
+            raise InvalidTokensError(
+                f"cannot truncate session {self.session_id!r} to {token_count!r} tokens: "
+                f"it holds {self._tokens.complete}"
+            )
+        return kept
+
+    @contextlib.contextmanager
+    def _removal_named(self) -> Iterator[None]:
+        try:
+            yield
+        except StaleBlockError:
+            raise self._gone() from None

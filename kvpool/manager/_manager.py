@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from numpy.typing import ArrayLike
 
@@ -18,13 +17,12 @@ import kvpool.receipts
 from kvpool._closing import Closing
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry, PoolEntry
-from kvpool.errors import EntryNotFoundError, PoolClosedError
+from kvpool.errors import PoolClosedError
 from kvpool.eviction.base import EvictionPolicy
 from kvpool.eviction.registry import create_policy
 from kvpool.layout import KVLayout
-from kvpool.manager._delivering_lock import DeliveringLock
-from kvpool.manager._residents import check_ttl
-from kvpool.manager._session_store import SessionStore, as_cache_entry
+from kvpool.manager._keeper import SessionKeeper, UseLog
+from kvpool.manager._sessions import Sessions, check_ttl
 from kvpool.pool import open_pool
 from kvpool.stats import PoolStats
 
@@ -33,35 +31,61 @@ if TYPE_CHECKING:
 
 __all__ = ["KVCacheManager"]
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _turn(
+    method: Callable[Concatenate[KVCacheManager, P], T],
+) -> Callable[Concatenate[KVCacheManager, P], T]:
+    """Make a method of the manager one turn: under its lock, after what was due before.
+
+    The lock is taken by a plain ``with``, so that an interrupt at any moment lets go of it.
+    Receipts are delivered after the lock was released, so that no sink runs under it.
+    """
+
+    @functools.wraps(method)
+    def turn(self: KVCacheManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            with self._lock:
+                self._begin()
+                return method(self, *args, **kwargs)
+        finally:
+            if self.receipts is not None:
+                self.receipts.stream.deliver()
+
+    return turn
+
 
 class KVCacheManager(Closing):
-    """Keeps one entry per session and evicts when a new one needs the bytes.
+    """Keeps one entry per session, and evicts entries when a new one needs their bytes.
 
     Parameters
     ----------
     capacity : int
-        Bytes of the pool; what an elastic pool may commit.
+        Bytes of the pool; in an elastic pool, the bytes that may be committed.
     backend : str, optional
-        As for `MemoryPool`.
+        Name of the backend that holds the bytes. By default ``$KVPOOL_BACKEND``, else
+        ``"numpy"``.
     layout : KVLayout, optional
         For entries that are created without one.
     ttl : float, optional
         Seconds for which an entry stays without being used. By default forever.
     policy : str or EvictionPolicy, default "lru"
-        Who goes first when bytes are needed: a policy, or the name of one.
+        The order in which entries are evicted: a policy, or the name of one.
     clock : callable, default `time.monotonic`
         Returns seconds; never goes back.
     receipts : bool, sink, name of a sink, or several of those, default True
         Where the receipts go of what leaves the pool: True for the standard logging, under
-        ``kvpool.receipts``; False for none, at no cost. See `kvpool.receipts`.
+        ``kvpool.receipts``; False for no receipts, at no cost. See `kvpool.receipts`.
         ``KVPOOL_RECEIPTS=0`` turns them off as well.
     snapshot_interval : float, optional
         Seconds of `clock` after which the next call makes a receipt of the pool's state.
     elastic : bool, optional
-        Whether an entry costs the pages of its tokens, or its whole block. By default the
-        former where the backend has elastic arenas; see `ElasticPool`.
+        Whether an entry costs the pages of its tokens (True) or its whole block (False). By
+        default by page if the backend has elastic arenas; see `ElasticPool`.
     secure : bool, default False
-        As for `MemoryPool`.
+        Whether bytes are set to zero as soon as they are free; see `MemoryPool`.
     **backend_options
         Handed to the backend; an elastic pool takes ``address_space`` too.
 
@@ -74,24 +98,35 @@ class KVCacheManager(Closing):
 
     Raises
     ------
-    InvalidSizeError, PluginError, ArenaError
-        As for `MemoryPool`, and for a policy that cannot be chosen.
+    InvalidSizeError
+        `capacity` is not a whole number of bytes, or is less than the smallest pool.
+    InvalidTtlError
+        `ttl` or `snapshot_interval` is not a number above 0.
+    PluginError
+        The backend, the policy or a sink cannot be chosen.
+    ArenaError
+        The system refuses to create the arena.
 
     Notes
     -----
-    *What is never evicted*: an entry with a live view, and a pinned one.
+    *What is never evicted*: an entry with a live view, and a pinned entry.
 
     *What counts as a use*: being found or created by key, and every call of the entry's own
     methods that does not raise.
 
+    *Errors.* Every method is atomic: on any error nothing has changed.
+
     *Threads.* All methods may be called by any thread at any time. Inside a finalizer
-    (``__del__``, the callback of a weak reference) only `remove_later` may: it takes no lock,
-    and the garbage collector can run finalizers in the middle of another call.
+    (``__del__``, the callback of a weak reference) only `remove_later` may be called: it takes
+    no lock, and the garbage collector can run finalizers in the middle of another call.
 
     *Cost of what has expired.* Every call looks again at each entry that has expired and stays
     because it is leased or pinned: one or two microseconds for each.
 
-    A manager is true, however few entries it has.
+    *Lifetime.* A manager that nothing refers to any more frees its memory at once, closed or
+    not, without waiting for the garbage collector. Entries and views that are still held keep it.
+
+    A manager is true, even without entries.
 
     Examples
     --------
@@ -121,6 +156,7 @@ class KVCacheManager(Closing):
         seconds = check_ttl(ttl)
         interval = check_ttl(snapshot_interval)
         chosen = create_policy(policy) if isinstance(policy, str) else policy
+        next_snapshot = clock() + interval
         self.pool = open_pool(capacity, backend, elastic, secure=secure, **backend_options)
         try:
             self.receipts = kvpool.receipts.open_emitter(receipts)
@@ -128,21 +164,27 @@ class KVCacheManager(Closing):
             self.pool.close()
             raise
         self.layout = layout
-        self._store = SessionStore(
-            *(self.pool, chosen, layout, seconds, clock, self.receipts),
-            owner_of=partial(_Keeper, weakref.ref(self)),
+        uses: UseLog = deque()
+        keeper_of = functools.partial(
+            SessionKeeper,
+            weakref.WeakMethod(self.make_room),
+            weakref.WeakMethod(self._fork_of),
+            uses,
+            clock,
         )
-        self._lock: AbstractContextManager[object] = (
-            threading.Lock() if self.receipts is None else DeliveringLock(self.receipts.stream)
+        self._sessions = Sessions(
+            self.pool, chosen, layout, seconds, clock, self.receipts, uses, keeper_of
         )
-        self._removals: deque[CacheKey] = deque()  # keys to remove, not yet settled
+        self._lock = threading.Lock()  # guards _sessions and what follows
+        self._removals: deque[CacheKey] = deque()  # keys to be removed by the next call
         self._closed = False
         self._clock = clock
         self._snapshot_interval = interval
-        self._next_snapshot = clock() + interval
+        self._next_snapshot = next_snapshot
 
     # -- making and finding entries ------------------------------------------------------
 
+    @_turn
     def create_cache_entry(
         self,
         key: CacheKey,
@@ -161,7 +203,7 @@ class KVCacheManager(Closing):
         layout : KVLayout, optional
             By default the manager's.
         ttl : float, optional
-            Seconds; by default the manager's.
+            Seconds for which it stays without being used; by default the manager's.
 
         Returns
         -------
@@ -171,27 +213,34 @@ class KVCacheManager(Closing):
         ------
         EntryExistsError
             The key has an entry already.
-        InvalidLayoutError, InvalidTtlError
-            An argument is out of range, or there is no layout.
+        InvalidLayoutError
+            `max_context_length` is not a whole number of at least 1, or there is no layout.
+        InvalidTtlError
+            `ttl` is not a number above 0.
         PoolExhaustedError
-            It would not fit even if everything that may go were evicted; nothing was.
+            It would not fit even if every entry that may be evicted were evicted.
         PoolClosedError
+            The manager is closed.
         """
-        with self._lock:
-            self._begin()
-            return self._store.create(key, max_context_length, layout, ttl)
+        return self._sessions.create(key, max_context_length, layout, ttl)
 
+    @_turn
     def get_cache_entry(self, key: CacheKey) -> PoolEntry | None:
         """Find the entry of a session: a hit, which is a use, or a miss.
 
         Returns
         -------
         PoolEntry or None
-        """
-        with self._lock:
-            self._begin()
-            return self._store.look_up(key)
+            None if the key has no entry.
 
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
+        """
+        return self._sessions.look_up(key)
+
+    @_turn
     def fork_cache_entry(
         self, key: CacheKey, new_key: CacheKey, *, ttl: float | None = None
     ) -> KVCacheEntry:
@@ -202,8 +251,9 @@ class KVCacheManager(Closing):
         key : CacheKey
             Of the session that is forked.
         new_key : CacheKey
+            Of the fork.
         ttl : float, optional
-            Seconds, for the new session; by default the manager's.
+            Seconds for which the new entry stays without being used; by default the manager's.
 
         Returns
         -------
@@ -212,17 +262,23 @@ class KVCacheManager(Closing):
 
         Raises
         ------
-        EntryNotFoundError, EntryExistsError
-            `key` has no entry, or `new_key` has one.
+        EntryNotFoundError
+            `key` has no entry.
         EntryKindError
             The entry of `key` is raw.
-        InvalidTtlError, PoolExhaustedError, PoolClosedError
-            As for `create_cache_entry`.
+        EntryExistsError
+            `new_key` has an entry already.
+        InvalidTtlError
+            `ttl` is not a number above 0.
+        PoolExhaustedError
+            The tokens have to be copied, and the copy would not fit even if every other entry
+            that may be evicted were evicted.
+        PoolClosedError
+            The manager is closed.
         """
-        with self._lock:
-            self._begin()
-            return self._store.fork(key, new_key, ttl)
+        return self._sessions.fork(key, new_key, ttl)
 
+    @_turn
     def get_or_create_cache(
         self,
         key: CacheKey,
@@ -234,12 +290,17 @@ class KVCacheManager(Closing):
         """Find the entry of a session, or make it. A hit is a use.
 
         An entry with room for fewer tokens is grown: it moves to a larger block, with its
-        tokens; views taken before keep showing the old one.
+        tokens. Views taken before keep showing the old block.
 
         Parameters
         ----------
-        key, max_context_length, layout, ttl
-            As for `create_cache_entry`; `ttl` is for a new entry only.
+        key : CacheKey
+        max_context_length : int
+            Tokens that the entry has room for, at least.
+        layout : KVLayout, optional
+            By default the manager's.
+        ttl : float, optional
+            Seconds for which a new entry stays without being used; by default the manager's.
 
         Returns
         -------
@@ -250,23 +311,47 @@ class KVCacheManager(Closing):
         ------
         EntryKindError
             The key has an entry that is raw, or has another layout.
-        InvalidLayoutError, InvalidTtlError, PoolExhaustedError, PoolClosedError
-            As for `create_cache_entry`. An entry that cannot grow stays as it is.
+        InvalidLayoutError
+            `max_context_length` is not a whole number of at least 1, or there is no layout.
+        InvalidTtlError
+            `ttl` is not a number above 0.
+        PoolExhaustedError
+            It would not fit even if every other entry that may be evicted were evicted.
+        PoolClosedError
+            The manager is closed.
         """
-        with self._lock:
-            self._begin()
-            return self._store.find_or_create(key, max_context_length, layout, ttl)
+        return self._sessions.find_or_create(key, max_context_length, layout, ttl)
 
+    @_turn
     def allocate_entry(self, key: CacheKey, size: int, *, ttl: float | None = None) -> PoolEntry:
-        """Make a raw entry of `size` bytes for a new session, as `create_cache_entry` does.
+        """Make a raw entry for a new session, evicting others if that makes it fit.
+
+        Parameters
+        ----------
+        key : CacheKey
+        size : int
+            Bytes of the entry.
+        ttl : float, optional
+            Seconds for which it stays without being used; by default the manager's.
+
+        Returns
+        -------
+        PoolEntry
 
         Raises
         ------
-        EntryExistsError, InvalidSizeError, InvalidTtlError, PoolExhaustedError, PoolClosedError
+        EntryExistsError
+            The key has an entry already.
+        InvalidSizeError
+            `size` is not a whole number of at least 1.
+        InvalidTtlError
+            `ttl` is not a number above 0.
+        PoolExhaustedError
+            It would not fit even if every entry that may be evicted were evicted.
+        PoolClosedError
+            The manager is closed.
         """
-        with self._lock:
-            self._begin()
-            return self._store.create_raw(key, size, ttl)
+        return self._sessions.create_raw(key, size, ttl)
 
     def update_cache(self, key: CacheKey, keys: ArrayLike, values: ArrayLike) -> int:
         """Append tokens to all layers of a session's entry; a use.
@@ -275,7 +360,7 @@ class KVCacheManager(Closing):
         ----------
         key : CacheKey
         keys, values : array, shape (layers, kv_heads, tokens, head_dim)
-            As for `KVCacheEntry.extend`.
+            Of the layout's dtype. Nothing is cast.
 
         Returns
         -------
@@ -287,17 +372,23 @@ class KVCacheManager(Closing):
         EntryNotFoundError
             The key has no entry.
         EntryKindError
-            It has a raw one.
-        InvalidTokensError, LayerMismatchError, ContextOverflowError
-            As for `KVCacheEntry.extend`; nothing has changed.
+            The entry is raw.
+        InvalidTokensError
+            The shape or dtype of `keys` or `values` does not fit the layout.
+        LayerMismatchError
+            Some layers hold more tokens than the others.
+        ContextOverflowError
+            The entry would hold more than its `max_context_length` tokens.
+        PoolExhaustedError
+            The pool lacks pages, and evicting every entry that may be evicted is not enough.
+        PoolClosedError
+            The manager is closed.
         """
-        with self._lock:
-            self._begin()
-            entry = as_cache_entry(key, self._store.residents.require(key).entry)
-        return entry.extend(keys, values)
+        return self._cache_entry(key).extend(keys, values)
 
     # -- letting entries go --------------------------------------------------------------
 
+    @_turn
     def remove_cache_entry(self, key: CacheKey) -> PoolEntry | None:
         """Remove the entry of a session, pinned or not.
 
@@ -306,40 +397,80 @@ class KVCacheManager(Closing):
         Returns
         -------
         PoolEntry or None
-            The entry, which cannot be used any more; None for a key without an entry, and
-            then no counter moves.
+            The entry, which cannot be used any more; None if the key has no entry, and
+            then no counter changes.
+
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
         """
-        with self._lock:
-            self._begin()
-            return self._store.remove(key)
+        return self._sessions.remove(key)
 
     def remove_later(self, key: CacheKey) -> None:
         """Have the entry of a session removed at the start of the manager's next call.
 
-        Takes no lock, so that a finalizer may call it. It is for whatever entry the key has
-        then; without one nothing happens. What is left when the manager is closed goes with it.
+        Takes no lock, so that a finalizer may call it. What is removed is the entry that the
+        key has then; without one nothing happens. An entry that is left when the manager is
+        closed goes with it.
         """
         if not self._closed:
             self._removals.append(key)
 
-    def evict_lru_entries(self, required: int) -> list[CacheKey]:
-        """Evict in the order of the policy until `required` bytes fit in one free range.
+    @_turn
+    def make_room(self, nbytes: int) -> list[CacheKey]:
+        """Evict entries, in the order of the policy, until `nbytes` more bytes can be used.
+
+        In an elastic pool so many bytes can then be committed; in another pool so many bytes
+        are free in one range.
+
+        Parameters
+        ----------
+        nbytes : int
+            At least 1.
 
         Returns
         -------
         list of CacheKey
-            Who had to go, in order; empty if there was room already.
+            The keys of the evicted entries, in order; empty if there was room already.
 
         Raises
         ------
         InvalidSizeError
-            `required` is less than 1.
+            `nbytes` is not a whole number of at least 1.
         PoolExhaustedError
-            Evicting all that may go would not be enough; nobody was evicted.
+            Evicting every entry that may be evicted would not be enough.
+        PoolClosedError
+            The manager is closed.
         """
-        with self._lock:
-            self._begin()
-            return self._store.make_room(required)
+        return self._sessions.make_room(nbytes)
+
+    def evict_lru_entries(self, required: int) -> list[CacheKey]:
+        """Evict entries until `required` bytes can be used: another name of `make_room`.
+
+        Entries are evicted in the order of the manager's policy, whether that is ``"lru"`` or
+        not.
+
+        Parameters
+        ----------
+        required : int
+            Bytes, at least 1.
+
+        Returns
+        -------
+        list of CacheKey
+            The keys of the evicted entries, in order; empty if there was room already.
+
+        Raises
+        ------
+        InvalidSizeError
+            `required` is not a whole number of at least 1.
+        PoolExhaustedError
+            Evicting every entry that may be evicted would not be enough.
+        PoolClosedError
+            The manager is closed.
+        """
+        return self.make_room(required)
 
     def evict_expired(self) -> list[CacheKey]:
         """Evict the entries that were not used for longer than their time to live.
@@ -349,22 +480,34 @@ class KVCacheManager(Closing):
         Returns
         -------
         list of CacheKey
-            Who went; leased and pinned entries stay.
-        """
-        with self._lock:
-            return self._begin()
+            The keys of the evicted entries; leased and pinned entries stay.
 
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
+        """
+        try:
+            with self._lock:
+                return self._begin()
+        finally:
+            if self.receipts is not None:
+                self.receipts.stream.deliver()
+
+    @_turn
     def pin(self, key: CacheKey) -> None:
         """Keep an entry from being evicted until it is unpinned as often as it was pinned.
 
         Raises
         ------
         EntryNotFoundError
+            The key has no entry.
+        PoolClosedError
+            The manager is closed.
         """
-        with self._lock:
-            self._begin()
-            self._store.residents.require(key).pins += 1
+        self._sessions.pin(key)
 
+    @_turn
     def unpin(self, key: CacheKey) -> None:
         """Take one pin back.
 
@@ -372,59 +515,80 @@ class KVCacheManager(Closing):
         ------
         EntryNotFoundError
             The key has no entry, or its entry is not pinned.
+        PoolClosedError
+            The manager is closed.
         """
-        with self._lock:
-            self._begin()
-            resident = self._store.residents.require(key)
-            if not resident.pins:
-                raise EntryNotFoundError(f"the entry for {key!s} is not pinned")
-            resident.pins -= 1
+        self._sessions.unpin(key)
 
     # -- the whole -----------------------------------------------------------------------
 
+    @_turn
     def __len__(self) -> int:
-        with self._lock:
-            self._begin()
-            return len(self._store.residents)
+        return len(self._sessions)
 
     def __bool__(self) -> bool:
-        return True  # an empty manager is no missing one
+        return True  # not "has it entries": `if manager` asks whether there is a manager
 
+    @_turn
     def __contains__(self, key: CacheKey) -> bool:
-        """Tell whether a session has an entry; neither a use nor a look-up that counts."""
-        with self._lock:
-            self._begin()
-            return self._store.residents.get(key) is not None
+        """Tell whether a session has an entry. Neither a use, nor a hit or a miss."""
+        return key in self._sessions
 
+    @_turn
     def session_keys(self) -> list[CacheKey]:
-        """Return the keys of all entries, the oldest entry first."""
-        with self._lock:
-            self._begin()
-            return list(self._store.residents)
+        """Return the keys of all entries, the oldest entry first.
 
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
+        """
+        return self._sessions.keys()
+
+    @_turn
     def get_stats(self) -> PoolStats:
-        """Return the figures of the manager and its pool, all of one moment."""
-        with self._lock:
-            self._begin()
-            return self._store.stats()
+        """Return the figures of the manager and its pool, all of one moment.
 
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
+        """
+        return self._sessions.stats()
+
+    def stats(self) -> PoolStats:
+        """Return the figures of the manager and its pool: another name of `get_stats`.
+
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
+        """
+        return self.get_stats()
+
+    @_turn
     def emit_pool_snapshot(self) -> None:
-        """Make a receipt of the state of the pool; nothing where receipts are off."""
-        with self._lock:
-            self._begin()
-            self._store.emit_snapshot()
+        """Make a receipt of the state of the pool; without receipts do nothing.
 
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
+        """
+        self._sessions.emit_snapshot()
+
+    @_turn
     def check_integrity(self) -> None:
         """Prove that entries, policy, pool and counters agree.
 
         Raises
         ------
         IntegrityError
-            They do not; the text says where.
+            They do not agree; the text says where.
+        PoolClosedError
+            The manager is closed.
         """
-        with self._lock:
-            self._begin()
-            self._store.check_integrity()
+        self._sessions.check_integrity()
 
     def close(self) -> None:
         """Let all entries go and give the arena up; a second call does nothing.
@@ -434,48 +598,36 @@ class KVCacheManager(Closing):
         with self._lock:
             if not self._closed:
                 self._closed = True
-                self._store.close()
+                self._sessions.close()
         # Outside of the lock, and in a second call as well: a call that was interrupted here
         # left sinks open. Closing the stream twice does nothing.
         if self.receipts is not None:
             self.receipts.stream.close()
 
-    def _fork_entry(self, key: CacheKey, entry: KVCacheEntry, new_key: CacheKey) -> KVCacheEntry:
-        with self._lock:
-            self._begin()
-            self._store.require_entry(key, entry)
-            return self._store.fork(key, new_key, None)
+    @_turn
+    def _cache_entry(self, key: CacheKey) -> KVCacheEntry:
+        return self._sessions.cache_entry(key)
+
+    @_turn
+    def _fork_of(self, entry: KVCacheEntry, key: CacheKey, new_key: CacheKey) -> KVCacheEntry:
+        return self._sessions.fork(key, new_key, None, entry)
 
     def _begin(self) -> list[CacheKey]:
-        """Under the lock, before anything else: refuse if closed, let go who has to."""
+        """Under the lock, before anything else: refuse if closed, do what is due.
+
+        Returns
+        -------
+        list of CacheKey
+            Entries that expired and were evicted.
+        """
         if self._closed:
             raise PoolClosedError("the manager is closed")
-        self._store.residents.settle()
+        sessions = self._sessions
+        sessions.apply_uses()
         while self._removals:
-            self._store.remove(self._removals.popleft())
-        gone = self._store.evict_expired()
+            sessions.remove(self._removals.popleft())
+        gone = sessions.evict_expired()
         if self._next_snapshot < math.inf and self._clock() >= self._next_snapshot:
             self._next_snapshot = self._clock() + self._snapshot_interval
-            self._store.emit_snapshot()
+            sessions.emit_snapshot()
         return gone
-
-
-class _Keeper:
-    """The manager as the owner of one entry; see `EntryOwner`. It does not keep the manager."""
-
-    def __init__(self, manager: weakref.ref[KVCacheManager], key: CacheKey) -> None:
-        self._manager = manager
-        self._key = key
-
-    def make_room(self, nbytes: int) -> None:
-        self._require_manager().evict_lru_entries(nbytes)
-
-    def fork(self, entry: KVCacheEntry, session_id: str) -> KVCacheEntry:
-        new_key = CacheKey(self._key.namespace, session_id)
-        return self._require_manager()._fork_entry(self._key, entry, new_key)
-
-    def _require_manager(self) -> KVCacheManager:
-        manager = self._manager()
-        if manager is None:
-            raise PoolClosedError(f"the manager that kept the entry of {self._key!s} is gone")
-        return manager

@@ -309,4 +309,5 @@ class Replay(Closing):
 def _count_only(entry: KVCacheEntry, count: int) -> None:
     """Have an entry hold tokens that nobody writes."""
     for layer in range(entry.layout.layers if count else 0):
-        entry.append_with(layer, count, lambda _root, _geometry, _start: None)
+        with entry.writing(layer, count):
+            pass

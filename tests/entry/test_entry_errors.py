@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvpool.entry._entry import KVCacheEntry
-from kvpool.entry._pool_entry import PoolEntry
+from kvpool.entry._entry import KVCacheEntry, PoolEntry
 from kvpool.errors import (
     ContextOverflowError,
     EntryError,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvpool.entry._token_count import TokenCount
+from kvpool.entry._tokens import TokenCount
 from kvpool.errors import LayerMismatchError
 
 

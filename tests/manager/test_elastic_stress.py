@@ -22,9 +22,8 @@ from kvpool.errors import (
     LayerMismatchError,
     PoolExhaustedError,
 )
-from kvpool.layout import EntryGeometry, KVLayout
+from kvpool.layout import KVLayout
 from kvpool.manager._manager import KVCacheManager
-from kvpool.pool import Bytes
 from tests.support.page_counts import kernel_bytes
 from tests.support.sessions import key_of
 from tests.support.workers import Worker, run_all
@@ -92,12 +91,10 @@ class Chaos(Worker):
             self.draws.sample(range(LAYOUT.layers), LAYOUT.layers) if layer is None else [layer]
         )
         for each in layers:
-
-            def put(root: Bytes, geometry: EntryGeometry, start: int, layer: int = each) -> None:
-                tokens = stamps(LAYOUT.kv_heads, count, first=start, number=self.number)
-                geometry.layer_view(root, layer, start, count)[:] = tokens
-
-            entry.append_with(each, count, put)
+            with entry.writing(each, count) as place:
+                tokens = stamps(LAYOUT.kv_heads, count, first=place.start, number=self.number)
+                keys, values = place
+                keys[:] = values[:] = tokens
 
     def append(self, number: int) -> None:
         self.write(self.session(number), self.draws.randrange(LAYOUT.layers), 3)

@@ -11,6 +11,7 @@ import pytest
 
 from kvpool.errors import IntegrityError
 from kvpool.eviction.base import EvictionReason
+from kvpool.eviction.lru import LruPolicy
 from kvpool.manager._manager import KVCacheManager
 from kvpool.stats import PoolStats
 from tests.support.sessions import LAYOUT, Clock, key_of
@@ -161,15 +162,14 @@ def test_figures_are_of_one_moment(manager: KVCacheManager) -> None:
         thread.join()
 
 
-@pytest.mark.parametrize("damage", ["count", "policy", "block freed", "block shared"])
+@pytest.mark.parametrize("damage", ["policy", "block freed", "block shared"])
 def test_damage_is_found(damage: str) -> None:
-    with KVCacheManager(4 * NBYTES, "numpy", LAYOUT) as manager:
+    policy = LruPolicy()
+    with KVCacheManager(4 * NBYTES, "numpy", LAYOUT, policy=policy) as manager:
         entries = [manager.create_cache_entry(key_of(number), CONTEXT) for number in range(3)]
         manager.check_integrity()
-        if damage == "count":
-            manager._store._allocations += 1
-        elif damage == "policy":
-            manager._store.residents.policy.admit(key_of(9), NBYTES)
+        if damage == "policy":
+            policy.admit(key_of(9), NBYTES)
         elif damage == "block freed":
             manager.pool.deallocate(entries[1].block)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from pathlib import Path
 
-__all__ = ["assert_nothing_is_left", "mapped", "open_files"]
+__all__ = ["arenas", "assert_nothing_is_left", "mapped", "open_files"]
 
 
 def open_files(part: str) -> list[str]:
@@ -27,8 +27,12 @@ def mapped(part: str) -> list[str]:
     return [line for line in lines if part in line]
 
 
+def arenas() -> list[str]:
+    """Return what is mapped and open of arenas in memory."""
+    return mapped("memfd:kvpool") + open_files("memfd:kvpool")
+
+
 def assert_nothing_is_left() -> None:
     """Check that no arena in memory is mapped or open."""
     gc.collect()
-    assert mapped("memfd:kvpool") == []
-    assert open_files("memfd:kvpool") == []
+    assert arenas() == []

@@ -23,7 +23,7 @@ from kvpool.integrations._transformers.tensors import (
     check_states,
     dtype_name,
 )
-from kvpool.layout import EntryGeometry, KVLayout
+from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.pool import Bytes, ElasticPool
 
@@ -133,24 +133,26 @@ class PooledSession:
         if keys.requires_grad or values.requires_grad:
             keys, values = keys.detach(), values.detach()  # no gradient flows through a pool
 
-        def write(root: Bytes, geometry: EntryGeometry, start: int) -> None:
+        try:
+            return self._write(entry, layer, keys, values, window)
+        except ContextOverflowError:
+            self._with_room(self.held(layer) + count, self._grow)
+            return self._write(entry, layer, keys, values, window)
+
+    def _write(
+        self, entry: KVCacheEntry, layer: int, keys: Any, values: Any, window: int | None
+    ) -> tuple[Any, Any]:
+        with entry.writing(layer, keys.shape[-2]) as place:
+            root, geometry, start = place.root, place.geometry, place.start
             tensors = self._tensors
             if tensors is None or tensors.root is not root or tensors.geometry is not geometry:
                 self._root = root
                 self._tensors = tensors = EntryTensors(root, geometry, self.rows)
-            new_keys, new_values = tensors.tokens(layer, start, count)
+            new_keys, new_values = tensors.tokens(layer, start, place.count)
             new_keys.copy_(keys)
             new_values.copy_(values)
             first = 0 if window is None else max(start - window + 1, 0)
-            attended.append(tensors.tokens(layer, first, start + count - first))
-
-        attended: list[tuple[Any, Any]] = []
-        try:
-            entry.append_with(layer, count, write)
-        except ContextOverflowError:
-            self._with_room(self.held(layer) + count, self._grow)
-            entry.append_with(layer, count, write)
-        return attended[0]
+            return tensors.tokens(layer, first, start + place.count - first)
 
     def make(self, rows: int, dtype: Any, tokens: int) -> KVCacheEntry:
         """Make the entry of a batch, instead of one without tokens if there is one.

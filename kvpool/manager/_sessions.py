@@ -1,0 +1,544 @@
+"""The sessions of one manager: creation, look-up, growth, eviction, and their counters."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from kvpool.cache_key import CacheKey
+from kvpool.entry import Keeper, KVCacheEntry, PoolEntry
+from kvpool.errors import (
+    AddressSpaceExhaustedError,
+    EntryExistsError,
+    EntryKindError,
+    EntryNotFoundError,
+    EntryRemovedError,
+    IntegrityError,
+    InvalidLayoutError,
+    InvalidTtlError,
+    PoolClosedError,
+    PoolExhaustedError,
+    StaleBlockError,
+)
+from kvpool.eviction.base import EvictionPolicy, EvictionReason
+from kvpool.layout import EntryGeometry, KVLayout
+from kvpool.manager._expiry import ExpiryQueue
+from kvpool.manager._keeper import UseLog
+from kvpool.pool import MemoryBlock, MemoryPool, Release
+from kvpool.stats import PoolStats
+
+if TYPE_CHECKING:
+    from kvpool.receipts import ReceiptEmitter
+
+__all__ = ["Session", "Sessions", "check_ttl"]
+
+E = TypeVar("E", bound=PoolEntry)
+T = TypeVar("T")
+
+
+class Evictor(Protocol):
+    """A method of the pool that deallocates the first of some blocks until something fits."""
+
+    def __call__(
+        self, nbytes: int, victims: Iterable[MemoryBlock], *, releases: list[Release] | None
+    ) -> list[MemoryBlock]: ...
+
+
+@dataclass(slots=True)
+class Session:
+    """A session that has an entry.
+
+    Attributes
+    ----------
+    entry : PoolEntry
+    ttl : float
+        Seconds for which it stays without being used; infinite if it stays forever.
+    number : int
+        1 for the first entry that its manager made, and so on.
+    pins : int
+        How often it was pinned more than unpinned; while this is not 0, it is not evicted.
+    """
+
+    entry: PoolEntry
+    ttl: float
+    number: int
+    pins: int = 0
+
+    @property
+    def deadline(self) -> float:
+        """Seconds of the clock at which the session expires unless it is used before."""
+        return self.entry.last_accessed + self.ttl
+
+
+class Sessions:
+    """The books of one manager: which sessions have an entry, and who may be evicted.
+
+    Not thread-safe: `KVCacheManager` holds its lock around every call.
+
+    Parameters
+    ----------
+    pool : MemoryPool
+    policy : EvictionPolicy
+    layout : KVLayout or None
+        For entries that are created without one.
+    ttl : float
+        Seconds; for entries that are created without a time to live.
+    clock : callable
+        Returns seconds.
+    receipts : ReceiptEmitter or None
+        Makes a receipt of every entry that leaves.
+    uses : UseLog
+        Read by `apply_uses`.
+    keeper_of : callable
+        Returns the keeper for the entry of a key and session number.
+    """
+
+    def __init__(
+        self,
+        pool: MemoryPool,
+        policy: EvictionPolicy,
+        layout: KVLayout | None,
+        ttl: float,
+        clock: Callable[[], float],
+        receipts: ReceiptEmitter | None,
+        uses: UseLog,
+        keeper_of: Callable[[CacheKey, int], Keeper],
+    ) -> None:
+        self._pool = pool
+        self._policy = policy
+        self._layout = layout
+        self._ttl = ttl
+        self._clock = clock
+        self._receipts = receipts
+        self._uses = uses
+        self._keeper_of = keeper_of
+        self._by_key: dict[CacheKey, Session] = {}  # the oldest session first
+        self._expiry = ExpiryQueue()
+        self._hits = self._misses = self._allocations = 0
+        self._evictions = dict.fromkeys(EvictionReason, 0)
+
+    # -- which sessions there are --------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+    def __contains__(self, key: CacheKey) -> bool:
+        return key in self._by_key
+
+    def keys(self) -> list[CacheKey]:
+        """Return the keys of all sessions, the oldest first."""
+        return list(self._by_key)
+
+    def require(self, key: CacheKey) -> Session:
+        """Return the session of a key.
+
+        Raises
+        ------
+        EntryNotFoundError
+            The key has no entry.
+        """
+        session = self._by_key.get(key)
+        if session is None:
+            raise EntryNotFoundError(f"no entry for {key!s}")
+        return session
+
+    def cache_entry(self, key: CacheKey, layout: KVLayout | None = None) -> KVCacheEntry:
+        """Return the entry of a key, which must have a layout, and this one if it is given.
+
+        Raises
+        ------
+        EntryNotFoundError
+            The key has no entry.
+        EntryKindError
+            The entry is raw, or has another layout.
+        """
+        entry = self.require(key).entry
+        if not isinstance(entry, KVCacheEntry):
+            raise EntryKindError(f"the entry for {key!s} is raw: it has no layout")
+        if layout is not None and layout != entry.layout:
+            raise EntryKindError(
+                f"the entry for {key!s} has the layout {entry.layout}, not {layout}"
+            )
+        return entry
+
+    def look_up(self, key: CacheKey) -> PoolEntry | None:
+        """Find the entry of a key: a hit, which is a use, or a miss."""
+        session = self._by_key.get(key)
+        if session is None:
+            self._misses += 1
+            return None
+        return self._hit(key, session.entry)
+
+    def apply_uses(self) -> None:
+        """Tell the policy of the uses in the log, in the order of each entry's last use."""
+        log = self._uses
+        if not log:  # the usual case, at every call of the manager
+            return
+        used = []
+        while log:
+            key, number = log.popleft()
+            session = self._by_key.get(key)
+            if session is not None and session.number == number:  # not an earlier one of the key
+                session.entry.use_noted = False
+                used.append((session.entry.last_use, key))
+        for _, key in sorted(used):
+            self._policy.touch(key)
+
+    # -- new sessions --------------------------------------------------------------------
+
+    def find_or_create(
+        self, key: CacheKey, max_context_length: int, layout: KVLayout | None, ttl: float | None
+    ) -> KVCacheEntry:
+        """Find the entry of a key, grown if it has room for fewer tokens, or make it.
+
+        A call that raises counts neither as a hit nor as a miss.
+        """
+        if key not in self._by_key:
+            made = self.create(key, max_context_length, layout, ttl)
+            self._misses += 1
+            return made
+        entry = self.cache_entry(key, layout or self._layout)
+        is_int = max_context_length.__class__ is int
+        if not (is_int and 0 < max_context_length <= entry.max_context_length):  # unlike most hits
+            geometry = entry.layout.geometry(max_context_length, self._pool.granule)
+            if geometry.max_context_length > entry.max_context_length:
+                self._grow(key, entry, geometry)
+        return self._hit(key, entry)
+
+    def create(
+        self, key: CacheKey, max_context_length: int, layout: KVLayout | None, ttl: float | None
+    ) -> KVCacheEntry:
+        """Make the entry of a new session."""
+        self._require_absent(key)
+        layout = layout or self._layout
+        if layout is None:
+            raise InvalidLayoutError(
+                f"no layout for {key!s}: pass one, or give the manager one for all its entries"
+            )
+        seconds = self._ttl if ttl is None else check_ttl(ttl)
+        geometry = layout.geometry(max_context_length, self._pool.granule)
+        block = self._with_room(lambda: self._pool.reserve(geometry))
+        return self._admit(
+            key,
+            block,
+            seconds,
+            lambda keeper: KVCacheEntry(self._pool, block, str(key), geometry, keeper),
+        )
+
+    def create_raw(self, key: CacheKey, size: int, ttl: float | None) -> PoolEntry:
+        """Make a raw entry for a new session."""
+        self._require_absent(key)
+        seconds = self._ttl if ttl is None else check_ttl(ttl)
+        block = self._with_room(lambda: self._pool.allocate(size))
+        return self._admit(
+            key, block, seconds, lambda keeper: PoolEntry(self._pool, block, str(key), keeper)
+        )
+
+    def fork(
+        self, key: CacheKey, new_key: CacheKey, ttl: float | None, of: PoolEntry | None = None
+    ) -> KVCacheEntry:
+        """Make a session that begins with the tokens of another.
+
+        Parameters
+        ----------
+        key, new_key : CacheKey
+        ttl : float or None
+        of : PoolEntry, optional
+            The entry that the key must have.
+
+        Raises
+        ------
+        EntryRemovedError
+            The key does not have the entry `of`.
+        """
+        if of is not None and (key not in self._by_key or self._by_key[key].entry is not of):
+            raise EntryRemovedError(
+                f"the entry of session {of.session_id!r} was removed or evicted"
+            )
+        parent = self.cache_entry(key)
+        self._require_absent(new_key)
+        seconds = self._ttl if ttl is None else check_ttl(ttl)
+        keeper = self._keeper_of(new_key, self._allocations + 1)
+        with self._pinned(key):  # room for a copy is not made by evicting what is copied
+            child = self._with_room(lambda: parent.fork_for(str(new_key), keeper))
+        return self._let_in(new_key, child, seconds)
+
+    def _grow(self, key: CacheKey, entry: KVCacheEntry, geometry: EntryGeometry) -> None:
+        with self._pinned(key):  # room for the new block is not made by evicting the old one
+            block = self._with_room(lambda: self._pool.reserve(geometry))
+            try:
+                before = self._with_room(lambda: entry.relocate(block, geometry))
+            except BaseException:
+                self._give_up(block)
+                raise
+        self._give_up(before)
+        self._policy.resize(key, block.size)
+
+    def _require_absent(self, key: CacheKey) -> None:
+        if key in self._by_key:
+            raise EntryExistsError(f"{key!s} has an entry of {self._by_key[key].entry!r} already")
+
+    def _hit(self, key: CacheKey, entry: E) -> E:
+        entry.last_accessed = self._clock()
+        self._policy.touch(key)
+        self._hits += 1
+        return entry
+
+    def _admit(
+        self, key: CacheKey, block: MemoryBlock, ttl: float, make: Callable[[Keeper], E]
+    ) -> E:
+        """Make the entry of a new session; if that fails its block is deallocated."""
+        try:
+            entry = make(self._keeper_of(key, self._allocations + 1))
+        except BaseException:  # from the clock, which is not ours
+            self._give_up(block)
+            raise
+        return self._let_in(key, entry, ttl)
+
+    def _let_in(self, key: CacheKey, entry: E, ttl: float) -> E:
+        """Note the entry of a new session; if that fails its block is deallocated."""
+        session = Session(entry, ttl, self._allocations + 1)
+        try:
+            self._policy.admit(key, entry.size_bytes)
+        except BaseException:  # from the policy, which may know the key already
+            with contextlib.suppress(Exception):
+                self._policy.remove(key)
+            self._give_up(entry.block)
+            raise
+        self._by_key[key] = session
+        if ttl < math.inf:
+            self._expiry.add(key, session.deadline)
+        self._allocations += 1
+        return entry
+
+    def _with_room(self, take: Callable[[], T]) -> T:
+        """Take what needs room, evicting others for it."""
+        while True:  # once more if another user of the pool took the room that was made
+            evictor: Evictor = self._pool.make_room
+            try:
+                return take()
+            except AddressSpaceExhaustedError as shortage:
+                evictor, missing = self._pool.make_space, shortage.requested
+            except PoolExhaustedError as shortage:
+                missing = shortage.requested
+            self._evict(evictor, missing)
+
+    # -- pins ----------------------------------------------------------------------------
+
+    def pin(self, key: CacheKey) -> None:
+        """Keep a session from being evicted until it is unpinned as often as it was pinned."""
+        self.require(key).pins += 1
+
+    def unpin(self, key: CacheKey) -> None:
+        """Take one pin back; EntryNotFoundError if there is none."""
+        session = self.require(key)
+        if not session.pins:
+            raise EntryNotFoundError(f"the entry for {key!s} is not pinned")
+        session.pins -= 1
+
+    @contextlib.contextmanager
+    def _pinned(self, key: CacheKey) -> Iterator[None]:
+        session = self._by_key[key]
+        session.pins += 1
+        try:
+            yield
+        finally:
+            session.pins -= 1
+
+    # -- sessions that leave -------------------------------------------------------------
+
+    def remove(self, key: CacheKey) -> PoolEntry | None:
+        """Remove a session by hand; None if the key has no entry."""
+        session = self._by_key.get(key)
+        if session is None:
+            return None
+        releases, started = self._new_releases(), time.perf_counter()
+        self._pool.deallocate(session.entry.block, releases)
+        self._forget([key], EvictionReason.MANUAL, releases, started)
+        return session.entry
+
+    def make_room(self, nbytes: int) -> list[CacheKey]:
+        """Evict in the order of the policy until `nbytes` may be used; return the keys."""
+        return self._evict(self._pool.make_room, nbytes)
+
+    def _evict(self, make: Evictor, nbytes: int) -> list[CacheKey]:
+        offered: dict[MemoryBlock, CacheKey] = {}
+        releases, started = self._new_releases(), time.perf_counter()
+        gone = make(nbytes, self._victims(offered), releases=releases)
+        keys = [offered[block] for block in gone]
+        self._forget(keys, self._policy.reason, releases, started)
+        return keys
+
+    def _victims(self, offered: dict[MemoryBlock, CacheKey]) -> Iterator[MemoryBlock]:
+        """Yield the blocks of sessions that are not pinned, in the order of the policy.
+
+        `offered` is given the key of each.
+        """
+        for key in self._policy.victims():
+            session = self._by_key[key]
+            if not session.pins:
+                block = session.entry.block
+                offered[block] = key
+                yield block
+
+    def evict_expired(self) -> list[CacheKey]:
+        """Evict the sessions that outlived their time to live, unless leased or pinned."""
+        if not self._expiry:  # the usual case, at every call of the manager
+            return []
+        by_key = self._by_key
+        due = self._expiry.due(self._clock(), lambda key: by_key[key].deadline)
+        expired = [key for key in due if not by_key[key].pins]
+        if not expired:
+            return expired
+        releases, started = self._new_releases(), time.perf_counter()
+        gone = [key for key in expired if self._pool.reclaim(by_key[key].entry.block, releases)]
+        self._forget(gone, EvictionReason.TTL, releases, started)
+        return gone
+
+    def close(self) -> None:
+        """Let all sessions go, and close the pool."""
+        releases, started = self._new_releases(), time.perf_counter()
+        keys = self.keys()
+        try:
+            for key in keys:
+                self._pool.deallocate(self._by_key[key].entry.block, releases)
+        except (PoolClosedError, StaleBlockError):  # the pool was used past the manager
+            releases = None
+        try:
+            self._forget(keys, EvictionReason.CLOSE, releases, started)
+            if releases is not None:
+                self.emit_snapshot()
+        finally:  # even if the policy, which is not ours, raises
+            self._pool.close()
+
+    def _new_releases(self) -> list[Release] | None:
+        """Return where the pool puts the figures for receipts; None if no sink listens."""
+        receipts = self._receipts
+        return [] if receipts is not None and receipts.stream.is_listening else None
+
+    def _forget(
+        self,
+        keys: list[CacheKey],
+        reason: EvictionReason,
+        releases: list[Release] | None,
+        started: float,
+    ) -> None:
+        """Forget sessions whose blocks were deallocated, and make their receipts."""
+        self._evictions[reason] += len(keys)
+        for index, key in enumerate(keys):
+            self._policy.remove(key)
+            session = self._by_key.pop(key)
+            if session.ttl < math.inf:
+                self._expiry.discard(key)
+            if releases is not None and self._receipts is not None:
+                self._receipts.emit_eviction_receipt(
+                    session.entry.session_id,
+                    session.number,
+                    reason,
+                    charged=releases[index].charged,
+                    before=releases[index].before,
+                    after=releases[index].after,
+                    sessions_before=len(self._by_key) + 1,
+                )
+        if releases and len(releases) > 1 and self._receipts is not None:
+            self._receipts.emit_batch_eviction_receipt(
+                len(releases),
+                # A sum: between two members, other threads append tokens and commit pages.
+                sum(one.before.used - one.after.used for one in releases),
+                before=releases[0].before,
+                after=releases[-1].after,
+                seconds=time.perf_counter() - started,
+            )
+
+    def _give_up(self, block: MemoryBlock) -> None:
+        """Deallocate a block that an entry has left, or that did not become an entry."""
+        charged = block.charged
+        self._pool.deallocate(block)
+        if self._receipts is not None:
+            self._receipts.note_moved(charged)
+
+    # -- the whole -----------------------------------------------------------------------
+
+    def emit_snapshot(self) -> None:
+        """Make a receipt of the state of the pool."""
+        if self._receipts is not None:
+            self._receipts.emit_pool_snapshot(self.stats())
+
+    def stats(self) -> PoolStats:
+        """Return the figures of the manager and its pool, all of one moment."""
+        memory = self._pool.stats()
+        return PoolStats(
+            total_capacity=memory.capacity,
+            used_memory=memory.used,
+            active_entries=len(self._by_key),
+            pinned_entries=sum(1 for session in self._by_key.values() if session.pins),
+            parting_entries=memory.parting_blocks,
+            allocations=self._allocations,
+            evictions=sum(self._evictions.values()),
+            evictions_by_reason=MappingProxyType(dict(self._evictions)),
+            fragmentation=memory.fragmentation,
+            hits=self._hits,
+            misses=self._misses,
+            bytes_allocated=memory.bytes_allocated,
+            bytes_freed=memory.bytes_freed,
+            bytes_trimmed=memory.bytes_trimmed,
+            reserved_memory=memory.reserved,
+            address_space=memory.address_space,
+            forks=memory.forks,
+            copied_forks=memory.copied_forks,
+        )
+
+    def check_integrity(self) -> None:
+        """Prove that sessions, policy, expiry queue, pool and counters agree.
+
+        Raises
+        ------
+        IntegrityError
+            They do not agree. This is a bug here, or in the policy.
+        """
+        ranked = list(self._policy.victims())
+        if len(ranked) != len(self._by_key) or set(ranked) != set(self._by_key):
+            odd = set(ranked) ^ set(self._by_key)
+            raise IntegrityError(f"the policy ranks {len(ranked)} sessions; it is wrong on {odd}")
+        for key, session in self._by_key.items():
+            if (key in self._expiry) != (session.ttl < math.inf):
+                raise IntegrityError(
+                    f"{key!s} has ttl {session.ttl}, in the expiry queue: {key in self._expiry}"
+                )
+        if len(self._expiry) > len(self._by_key):
+            raise IntegrityError("the expiry queue has sessions that are gone")
+        self._pool.check_integrity()
+        blocks = {session.entry.block for session in self._by_key.values()}
+        dead = {block for block in blocks if not self._pool.is_live(block)}
+        if len(blocks) != len(self._by_key) or dead:
+            raise IntegrityError(f"entries without a live block of their own: {dead}")
+        left = self._allocations - sum(self._evictions.values())
+        if left != len(self._by_key):
+            raise IntegrityError(
+                f"{self._allocations} entries were made and {sum(self._evictions.values())} left, "
+                f"but there are {len(self._by_key)}"
+            )
+
+
+def check_ttl(ttl: float | None) -> float:
+    """Return a time to live in seconds, infinite for None.
+
+    Raises
+    ------
+    InvalidTtlError
+        It is not a number above 0.
+    """
+    if ttl is None:
+        return math.inf
+    try:
+        valid = ttl > 0
+    except TypeError:
+        valid = False
+    if not valid:
+        raise InvalidTtlError(f"a time to live must be above 0 seconds, not {ttl!r}")
+    return ttl
