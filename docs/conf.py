@@ -12,12 +12,15 @@ import inspect
 import os
 import pkgutil
 import re
+import subprocess
+import sys
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
+from sphinx.errors import ExtensionError
 from sphinx.ext.autodoc import mock
 from sphinx.pycode import ModuleAnalyzer
 from typer.cli import get_docs_for_click
@@ -160,8 +163,20 @@ def _commands() -> str:
     return re.sub(r"^\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", text, flags=re.MULTILINE)
 
 
+def _changes() -> str:
+    """Return the section of the changelog that the fragments of `changelog.d` make together."""
+    command = ["towncrier", "build", "--draft", "--version", "Unreleased", "--date", ""]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise ExtensionError(f"towncrier cannot make a changelog:\n{done.stderr}{done.stdout}")
+    _, _, changes = done.stdout.partition("\n")
+    return f"## Unreleased\n{changes}"
+
+
 def _read(_app: Sphinx, name: str, content: list[str]) -> None:
-    """Put the files that a page names as its text, and the commands, in their place."""
+    """Put in place what pages name: files as their text, the commands, the latest changes."""
     page = DOCS / f"{name}.md"
 
     def text_of(match: re.Match[str]) -> str:
@@ -170,7 +185,9 @@ def _read(_app: Sphinx, name: str, content: list[str]) -> None:
 
     text = _with_links_for(page, content[0], page.parent)
     text = re.sub(r"^<!-- text of: (\S+) -->$", text_of, text, flags=re.MULTILINE)
-    content[0] = re.sub(r"^<!-- commands -->$", lambda _: _commands(), text, flags=re.MULTILINE)
+    text = re.sub(r"^<!-- commands -->$", lambda _: _commands(), text, flags=re.MULTILINE)
+    marker = r"^<!-- towncrier: a release goes below -->$"
+    content[0] = re.sub(marker, lambda _: _changes(), text, flags=re.MULTILINE)
 
 
 def _signature(
