@@ -12,7 +12,13 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_manifests_are_as_they_should_be() -> None:
     stacks = load_all(ROOT)
-    wanted = {"kv-pool-v2": 5, "kv-pool-v3": 6, "contributor-workflow": 1}
+    wanted = {
+        "kv-pool-v2": 5,
+        "kv-pool-v3": 6,
+        "contributor-workflow": 2,
+        "foundations": 3,
+        "engines": 1,
+    }
     assert {name: len(stacks[name].milestones) for name in wanted} == wanted
 
 
