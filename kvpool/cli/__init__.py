@@ -1,4 +1,4 @@
-"""The command ``kvpool``: presentation only, over what the library offers to anyone."""
+"""The command ``kvpool``: presentation only; everything it does is in the public library."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command ``kvpool`` and its subcommands, one module each."""
+"""The command ``kvpool``; each subcommand has its own module."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="kvpool",
-    help="One bounded memory pool for the KV caches of every session.",
+    help="A bounded memory pool for LLM KV caches: replay traces, draw the pool, verify ledgers.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -42,7 +43,7 @@ def _root(
         ),
     ] = False,
 ) -> None:
-    """Take the options that come before a subcommand."""
+    """Accept the options that stand before a subcommand."""
 
 
 app.command("backends")(backends)
@@ -54,7 +55,7 @@ app.add_typer(receipts)
 
 
 def main() -> None:
-    """Run the command; an error of kvpool is one line on standard error, and exit code 1."""
+    """Run the command. A `KVPoolError` becomes one line on standard error and exit code 1."""
     try:
         app()
     except KVPoolError as error:

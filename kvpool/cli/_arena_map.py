@@ -1,4 +1,4 @@
-"""A map of an arena: which part of its bytes belongs to whom."""
+"""A map of an arena: which session holds which bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from kvpool.pool import BlockUsage, MemoryBlock
 
 __all__ = ["ArenaMap", "Segment", "charges", "segments"]
 
-# Backgrounds on which black is easily read; the next owner's differs clearly.
+# Backgrounds on which black text is easy to read; neighbours in the list differ clearly.
 _COLOURS = (
     *("steel_blue1", "light_salmon1", "dark_sea_green2", "plum2", "khaki1", "pale_turquoise1"),
     *("light_coral", "pale_green1", "light_pink1", "sky_blue2", "navajo_white1", "medium_purple1"),
@@ -36,7 +36,7 @@ class Segment:
     offset, size : int
         Bytes.
     owner : int or None
-        A number that stands for whose it is, shown where it begins; None if it is free.
+        Number of the session that holds it, shown at its start; None if it is free.
     """
 
     offset: int
@@ -47,7 +47,7 @@ class Segment:
 def segments(
     ranges: Iterable[tuple[int, int, MemoryBlock | None]], owners: Mapping[MemoryBlock, int]
 ) -> list[Segment]:
-    """Return what `MemoryPool.ranges` says, with the owners of the blocks."""
+    """Return the ranges of `MemoryPool.ranges` as segments, with the owners of the blocks."""
     return [
         Segment(offset, size, owners.get(block) if block is not None else None)
         for offset, size, block in ranges
@@ -57,10 +57,11 @@ def segments(
 def charges(
     usages: Iterable[BlockUsage], owners: Mapping[MemoryBlock, int], capacity: int
 ) -> list[Segment]:
-    """Return what each block is charged with, one after the other, and what is left.
+    """Return the committed bytes of each block, one after the other, then the free bytes.
 
-    That is the map of a pool whose addresses say little, as they are many more than its bytes.
-    A block without an owner has the number -1: nothing that is charged is free.
+    For an elastic pool, which reserves many more addresses than it has bytes: a map of its
+    addresses would be almost empty. A block without an owner gets the number -1, because its
+    bytes are not free.
     """
     parts, end = [], 0
     for usage in usages:
@@ -72,11 +73,11 @@ def charges(
 
 @dataclass(frozen=True, slots=True)
 class ArenaMap:
-    """Draws an arena as rows of signs, as wide as there is room.
+    """Draws an arena as rows of characters, as wide as the console.
 
-    Each owned part has a colour, or is filled with a sign where there are no colours, and
-    begins with its owner's number if that fits. A sign stands for what lies in the middle of
-    its bytes.
+    Each held segment has a colour, or a fill character on a console without colours, and
+    begins with the number of its session if that fits. Each character shows what is in the
+    middle of its range of bytes.
 
     Parameters
     ----------
@@ -89,20 +90,20 @@ class ArenaMap:
     rows: int = 8
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
-        """Yield the rows, and a line that says what a sign is."""
+        """Yield the rows and a legend."""
         width = max(options.max_width, 1)
         marks = _marks(console, options)
         signs = list(self._signs(width * self.rows, marks))
         for start in range(0, len(signs), width):
             yield Text.assemble(*signs[start : start + width])
         size = format_size(self._capacity() / len(signs))
-        yield Text(f"one sign is {size}; a number is a session, {marks.free} is free", "dim")
+        yield Text(f"one character is {size}; numbers are sessions, {marks.free} is free", "dim")
 
     def _capacity(self) -> int:
         return self.parts[-1].offset + self.parts[-1].size
 
     def _signs(self, count: int, marks: _Marks) -> Iterator[tuple[str, str]]:
-        """Yield each sign with its style."""
+        """Yield each character with its style."""
         starts = [part.offset for part in self.parts]
         middles = ((2 * sign + 1) * self._capacity() // (2 * count) for sign in range(count))
         shown = (self.parts[bisect.bisect_right(starts, middle) - 1] for middle in middles)
@@ -118,7 +119,7 @@ class ArenaMap:
 
 
 class _Marks(NamedTuple):
-    """The signs and colours that a console can show."""
+    """The characters and colours that a console can show."""
 
     first: str
     fill: str

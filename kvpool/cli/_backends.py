@@ -1,4 +1,4 @@
-"""``kvpool backends``: what backends there are, and why one cannot be used."""
+"""``kvpool backends``: list the backends, and say why a broken one cannot be used."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from kvpool.arena import ArenaBackend
 from kvpool.backends import registry
+from kvpool.cli._options import JsonOption
 from kvpool.plugins import PluginReport, PluginState
 
 __all__ = ["backends"]
@@ -31,17 +32,17 @@ STYLES = {
 
 
 def backends(
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: JsonOption = False,
     options: Annotated[
-        bool, typer.Option("--options", help="Show the options of each backend too.")
+        bool, typer.Option("--options", help="Also show the options of each backend.")
     ] = False,
 ) -> None:
-    """List the backends, the broken ones with the reason."""
+    """List the storage backends; for a broken one, show the reason."""
     reports = _reports()
     if as_json:
         typer.echo(json.dumps(_document(reports), indent=2))
         return
-    # No markup: the reasons are the texts of errors, which may hold brackets.
+    # Without markup, because reasons are error texts, which may contain brackets.
     console = Console(markup=False, highlight=False, emoji=False)
     console.print(_table(reports))
     if any(report.reason for report in reports):
@@ -52,7 +53,7 @@ def backends(
 
 
 def _reports() -> list[Report]:
-    """Look at all backends; what they warn of is in the rows, what they print is no output."""
+    """Load all backends. Their warnings are in the rows; what they print goes to stderr."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         return registry.reports()
@@ -83,12 +84,12 @@ def _document(reports: list[Report]) -> dict[str, object]:
 
 
 def _choice(reports: list[Report]) -> str:
-    """Say which backend is used where none is named, and whether it can be."""
+    """Return a line that names the default backend, and says whether it can be used."""
     chosen = registry.chosen_name()
     states = [report.state for report in reports if report.name == chosen]
     state = states[0].value if states else "unknown"
     trouble = "" if state == PluginState.OK else f"; it is {state}"
-    return f"Used where none is named: {chosen} ({registry.chosen_by()}){trouble}."
+    return f"Default backend: {chosen} ({registry.chosen_by()}){trouble}."
 
 
 def _table(reports: list[Report]) -> Table:
@@ -110,7 +111,7 @@ def _table(reports: list[Report]) -> Table:
 
 
 def _reasons(reports: list[Report]) -> Table:
-    """Give the reasons the whole width below the table: they are sentences."""
+    """Return a table of the reasons, below the other one: sentences need the whole width."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("name", no_wrap=True)
     table.add_column("reason", overflow="fold")

@@ -1,4 +1,4 @@
-"""``kvpool demo``: the story of a pool in a few seconds, drawn as it happens."""
+"""``kvpool demo``: draw the arena of a small pool while generated requests are served."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from rich.console import Console, Group, RenderableType
 from rich.text import Text
 
 from kvpool.cli._arena_map import ArenaMap, Segment, charges, segments
+from kvpool.cli._displays import Display, LiveDisplay, PrintedDisplay
 from kvpool.cli._interrupts import Interrupts
+from kvpool.cli._options import BackendOption, JsonOption
 from kvpool.cli._replay_outcome import conclude, print_report
 from kvpool.cli._sizes import format_size
-from kvpool.cli._stages import LiveStage, PrintedStage, Stage
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
 from kvpool.pool import ElasticPool, MemoryBlock, MemoryPool
@@ -27,22 +28,23 @@ __all__ = ["demo"]
 
 LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=64, dtype="float16")
 CAPACITY = 20 << 20
-TTL = 300.0  # seconds of the story's clock
+TTL = 300.0  # seconds between arrivals of requests, not of real time
 
 
 @dataclass(frozen=True, slots=True)
-class Chapter:
-    """A part of the story.
+class Phase:
+    """A part of the demo.
 
     Attributes
     ----------
     title : str
-        What is to be seen.
+        What the drawing shows.
     requests : int
+        How many requests are served.
     pause : float
-        Seconds of the story's clock in which nothing happens before.
+        Seconds without requests before the phase, in the time of the requests.
     branches : int
-        Forks of the longest conversation, after the requests.
+        How often the longest conversation is forked, after the requests.
     """
 
     title: str
@@ -52,34 +54,32 @@ class Chapter:
 
     @property
     def steps(self) -> int:
-        """Requests and branches."""
+        """How many requests and forks there are."""
         return self.requests + self.branches
 
 
-STORY = (
-    Chapter("Sessions arrive; each has its part, as long as its tokens.", 36),
-    Chapter("The pool is full: who was idle for the longest time goes (LRU).", 84),
-    Chapter("A pause of 260 s: who was idle for 300 s has expired (TTL).", 1, pause=260),
-    Chapter("Sessions come back: what is still held is not written again.", 39),
-    Chapter("The longest one branches; its forks keep three quarters of it.", 0, branches=4),
+PHASES = (
+    Phase("Sessions arrive. Each takes memory for the tokens that it has.", 36),
+    Phase("The pool is full. The least recently used sessions are evicted (LRU).", 84),
+    Phase("After a pause of 260 s, sessions idle for 300 s have expired (TTL).", 1, pause=260),
+    Phase("Sessions return. Tokens that the pool still holds are not written again.", 39),
+    Phase("The longest session is forked. Each fork keeps three quarters of it.", 0, branches=4),
 )
 
 
 def demo(
-    backend: Annotated[
-        str | None, typer.Option(help="Who holds the bytes; by default, `kvpool backends` tells.")
-    ] = None,
+    backend: BackendOption = None,
     seconds: Annotated[
-        float, typer.Option(min=0, max=60, help="How long it lasts in a terminal, about.")
+        float, typer.Option(min=0, max=60, help="Approximate duration in a terminal.")
     ] = 5.0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Serve generated conversations out of a small pool, and draw its arena."""
+    """Serve generated conversations from a small pool, and draw its arena."""
     console = Console(markup=False, highlight=False, emoji=False)
     with Replay(LAYOUT, CAPACITY, backend, ttl=TTL, block_tokens=BLOCK_TOKENS) as run:
-        scene = _Scene(run, rows=_rows(console))
-        stage = Stage() if as_json else _stage(console, scene, seconds)
-        interrupted = _play(run, stage)
+        drawing = _Drawing(run, rows=_rows(console))
+        display = Display() if as_json else _display(console, drawing, seconds)
+        interrupted = _play(run, display)
         report = run.report()
     if as_json:
         typer.echo(json.dumps(report.as_dict(), indent=2))
@@ -88,38 +88,38 @@ def demo(
     conclude(report, interrupted)
 
 
-def _stage(console: Console, scene: _Scene, seconds: float) -> Stage:
+def _display(console: Console, drawing: _Drawing, seconds: float) -> Display:
     if not console.is_terminal or console.is_dumb_terminal:
-        return PrintedStage(console, scene)
-    steps = sum(chapter.steps for chapter in STORY)
-    # Two thirds of the time for the steps, one for what each chapter came to.
-    return LiveStage(console, scene, seconds * 2 / 3 / steps, seconds / 3 / len(STORY))
+        return PrintedDisplay(console, drawing)
+    steps = sum(phase.steps for phase in PHASES)
+    # Two thirds of the time show the steps, one third shows the end of each phase.
+    return LiveDisplay(console, drawing, seconds * 2 / 3 / steps, seconds / 3 / len(PHASES))
 
 
 def _rows(console: Console) -> int:
-    """Return the rows of the map: the table below it should still be on the same screen."""
+    """Return the rows of the map that leave space for the table below it on one screen."""
     return min(max(console.height - 19, 5), 12) if console.is_terminal else 6
 
 
-def _play(run: Replay, stage: Stage) -> bool:
-    """Tell the story; return whether Ctrl-C came before its end."""
-    requests = conversations(sum(chapter.requests for chapter in STORY))
+def _play(run: Replay, display: Display) -> bool:
+    """Run all phases; return whether Ctrl-C stopped the demo before the end."""
+    requests = conversations(sum(phase.requests for phase in PHASES))
     pause = 0.0
     try:
-        with Interrupts() as interrupts, stage:
-            for chapter in STORY:
-                stage.begin(chapter.title)
-                pause += chapter.pause
-                for request in itertools.islice(requests, chapter.requests):
+        with Interrupts() as interrupts, display:
+            for phase in PHASES:
+                display.begin(phase.title)
+                pause += phase.pause
+                for request in itertools.islice(requests, phase.requests):
                     with interrupts.step():
                         run.serve(replace(request, arrival=request.arrival + pause))
-                    stage.step()
+                    display.step()
                 longest = max(run.sessions(), key=lambda session: session.request.tokens)
-                for _ in range(chapter.branches):
+                for _ in range(phase.branches):
                     with interrupts.step():
                         run.branch(longest, longest.request.tokens * 3 // 4)
-                    stage.step()
-                stage.end()
+                    display.step()
+                display.end()
             with interrupts.step():
                 run.finish()
     except KeyboardInterrupt:
@@ -128,14 +128,14 @@ def _play(run: Replay, stage: Stage) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scene:
-    """What is to be seen of a replay: the map of its arena, and a few figures."""
+class _Drawing:
+    """Draws the arena of a replay, with a few figures."""
 
     run: Replay
     rows: int
 
     def __call__(self, title: str) -> RenderableType:
-        """Return the present scene, under a title."""
+        """Return the drawing of this moment, with a title."""
         run = self.run
         owners = {session.entry.block: int(session.key.id) for session in run.sessions()}
         tally, stats = run.report().tally, run.manager.get_stats()
@@ -159,11 +159,11 @@ def _parts(pool: MemoryPool, owners: dict[MemoryBlock, int]) -> list[Segment]:
 
 
 def _forks(pool: MemoryPool, stats: PoolStats) -> Iterator[str]:
-    """Yield what is to be said of forks, if there are any."""
+    """Yield a line on the forks that are copies, and one on those that share pages."""
     if stats.copied_forks:
         yield f"{stats.copied_forks} forks are copies: this arena cannot share pages."
     if stats.forks:
         forks = [usage for usage in pool.usage() if usage.is_fork]
         shared = format_size(sum(usage.shared for usage in forks))
         own = format_size(sum(usage.committed for usage in forks))
-        yield f"{stats.forks} forks show {shared} of the other's pages; {own} are their own."
+        yield f"{stats.forks} forks share {shared} of pages and have {own} of their own."

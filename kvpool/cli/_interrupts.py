@@ -1,4 +1,4 @@
-"""Ctrl-C that comes between two steps and never in the middle of one."""
+"""Ctrl-C (SIGINT) that takes effect between two steps, never in the middle of one."""
 
 from __future__ import annotations
 
@@ -12,22 +12,37 @@ from typing import Self
 __all__ = ["EXIT_CODE", "Interrupts"]
 
 EXIT_CODE = 130
-"""What a shell expects of a command that Ctrl-C ended."""
+"""The exit code that shells expect of a command that Ctrl-C ended."""
 
 
 class Interrupts:
-    """While entered, Ctrl-C raises KeyboardInterrupt, but after a `step` that is under way.
+    """Handles Ctrl-C while entered, so that each step is completed and can be reported.
 
-    So whatever was done is done as a whole, and can be reported. A second Ctrl-C in one step
-    does not wait for its end.
+    Parameters
+    ----------
+    raises : bool, default True
+        Whether Ctrl-C raises KeyboardInterrupt: at once between two steps, at the end of the
+        step if one is running, and at once if it is pressed a second time in one step. Without
+        it, Ctrl-C only sets `pressed`.
+
+    Attributes
+    ----------
+    pressed : bool
+        Whether Ctrl-C was pressed.
+
+    Notes
+    -----
+    Does nothing outside of the main thread: Python delivers signals to no other thread.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, raises: bool = True) -> None:
+        self.pressed = False
+        self._raises = raises
         self._in_step = self._waiting = False
 
     @contextlib.contextmanager
     def step(self) -> Iterator[None]:
-        """Hold Ctrl-C back until the block is done."""
+        """Hold Ctrl-C back until the block has ended."""
         self._in_step = True
         try:
             yield
@@ -38,7 +53,7 @@ class Interrupts:
             raise KeyboardInterrupt
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # others get no signals
+        if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._interrupt)
         return self
 
@@ -47,6 +62,9 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._before)
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        self.pressed = True
+        if not self._raises:
+            return
         if self._in_step and not self._waiting:
             self._waiting = True
         else:

@@ -1,4 +1,4 @@
-"""``kvpool map``: what sessions reserve, commit and share, drawn from a short run."""
+"""``kvpool map``: draw what sessions reserve, commit and share, after a short run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,15 @@ from rich.text import Text
 
 from kvpool.cache_key import CacheKey
 from kvpool.cli._arena_map import ArenaMap, charges
+from kvpool.cli._options import (
+    RESERVED_TOKENS,
+    BackendOption,
+    ElasticOption,
+    capacity_option,
+)
 from kvpool.cli._picture import save_svg
 from kvpool.cli._session_bars import SessionBar, SessionBars
-from kvpool.cli._sizes import format_size, parse_size
+from kvpool.cli._sizes import counted, format_size
 from kvpool.entry import KVCacheEntry
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
@@ -25,94 +31,89 @@ from kvpool.pool import BlockUsage, ElasticPool
 __all__ = ["memory_map"]
 
 LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=128, dtype="float16")
-_TOKENS, _TOKENS_AFTER_A_FORK = 400, 60  # the medians
+_TOKENS, _TOKENS_AFTER_A_FORK = 400, 60  # medians
 _ROWS = 4
 
 
 def memory_map(
-    backend: Annotated[
-        str | None, typer.Option(help="Who holds the bytes; by default, `kvpool backends` tells.")
-    ] = None,
-    sessions: Annotated[int, typer.Option(min=1, max=40, help="Conversations.")] = 5,
-    forks: Annotated[int, typer.Option(min=0, max=40, help="Branches of them.")] = 4,
-    max_context: Annotated[
-        int, typer.Option(min=1, metavar="TOKENS", help="Reserved for each conversation.")
-    ] = 1024,
-    capacity: Annotated[
-        int,
-        typer.Option(parser=parse_size, metavar="SIZE", show_default="16MiB", help="Of the pool."),
-    ] = 16 << 20,
-    elastic: Annotated[
-        bool | None,
-        typer.Option(
-            "--elastic/--no-elastic", help="Charge pages or whole blocks; by default as can be."
-        ),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Another one makes other conversations.")] = 0,
+    backend: BackendOption = None,
+    sessions: Annotated[int, typer.Option(min=1, max=40, help="Number of conversations.")] = 5,
+    forks: Annotated[
+        int, typer.Option(min=0, max=40, help="Number of forks of these conversations.")
+    ] = 4,
+    max_context: Annotated[int, typer.Option(min=1, metavar="TOKENS", help=RESERVED_TOKENS)] = 1024,
+    capacity: Annotated[int, capacity_option("16MiB")] = 16 << 20,
+    elastic: ElasticOption = None,
+    seed: Annotated[int, typer.Option(help="Seed of the generated conversations.")] = 0,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="FILE.svg", help="Write a picture as well."),
+        typer.Option(
+            "-o", "--output", metavar="FILE.svg", help="Also write the drawing to this SVG file."
+        ),
     ] = None,
 ) -> None:
-    """Draw what generated conversations and their branches reserve, commit and share."""
+    """Draw the memory that generated conversations and their forks reserve, commit and share."""
     if output is not None and output.suffix.lower() != ".svg":
-        raise typer.BadParameter(f"{str(output)!r} does not end with .svg", param_hint="--output")
+        raise typer.BadParameter(
+            f"unsupported picture format {str(output)!r}; use a name that ends in .svg",
+            param_hint="--output",
+        )
     with KVCacheManager(capacity, backend, LAYOUT, receipts=False, elastic=elastic) as manager:
-        story = _Story(manager, max_context, seed)
+        conversations = _Conversations(manager, max_context, seed)
         for _ in range(sessions):
-            story.open()
+            conversations.open()
         for _ in range(forks):
-            story.branch()
-        scene = story.scene()
-        Console(markup=False, highlight=False, emoji=False).print(scene)
+            conversations.branch()
+        drawing = conversations.drawing()
+        Console(markup=False, highlight=False, emoji=False).print(drawing)
         if output is not None:
-            _save(scene, output)
+            _save(drawing, output)
 
 
-def _save(scene: Group, path: Path) -> None:
+def _save(drawing: Group, path: Path) -> None:
     try:
-        save_svg(scene, path, "kvpool map")
+        save_svg(drawing, path, "kvpool map")
     except OSError as error:
         typer.echo(f"kvpool: cannot write {path}: {error.strerror or error}", err=True)
         raise typer.Exit(1) from None
 
 
-class _Story:
-    """Conversations that begin, branch and go on, with real bytes."""
+class _Conversations:
+    """Generated conversations that begin, fork and continue, with real bytes."""
 
     def __init__(self, manager: KVCacheManager, max_context: int, seed: int) -> None:
         self._manager = manager
         self._max_context = max_context
-        self._dice = random.Random(seed)
-        self._sessions: list[tuple[str, KVCacheEntry]] = []  # the present ones and those gone
+        self._random = random.Random(seed)
+        self._sessions: list[tuple[str, KVCacheEntry]] = []  # evicted ones too
 
     def open(self) -> None:
         """Begin a conversation."""
         key = CacheKey("map", len(self._sessions))
         entry = self._manager.create_cache_entry(key, self._max_context)
         self._sessions.append((f"{key.id}", entry))
-        self._say(entry, _TOKENS)
+        self._add_tokens(entry, _TOKENS)
 
     def branch(self) -> None:
-        """Fork a conversation, or a fork of one; both go on."""
-        parent = self._dice.choice(self._manager.session_keys())
+        """Fork a conversation or one of its forks, and add tokens to both."""
+        parent = self._random.choice(self._manager.session_keys())
         key = CacheKey("map", len(self._sessions))
         fork = self._manager.fork_cache_entry(parent, key)
         self._sessions.append((f"{key.id} of {parent.id}", fork))
-        for spoken in (key, parent):
-            if spoken in self._manager:  # the one may have had to go for the other's tokens
-                self._say(self._sessions[int(spoken.id)][1], _TOKENS_AFTER_A_FORK)
+        for session in (key, parent):
+            if session in self._manager:  # adding tokens to one may have evicted the other
+                self._add_tokens(self._sessions[int(session.id)][1], _TOKENS_AFTER_A_FORK)
 
-    def _say(self, entry: KVCacheEntry, median: int) -> None:
-        wanted = max(round(self._dice.lognormvariate(0, 0.6) * median), 1)
+    def _add_tokens(self, entry: KVCacheEntry, median: int) -> None:
+        wanted = max(round(self._random.lognormvariate(0, 0.6) * median), 1)
         count = min(wanted, self._max_context - entry.token_count)
         if count:
             tokens = np.ones((LAYOUT.layers, LAYOUT.kv_heads, count, LAYOUT.head_dim), np.float16)
             entry.extend(tokens, tokens)
 
-    # -- what is to be seen --------------------------------------------------------------
+    # -- drawing -------------------------------------------------------------------------
 
-    def scene(self) -> Group:
+    def drawing(self) -> Group:
         """Return the bars of the sessions, and the map of the budget."""
         pool = self._manager.pool
         numbers = {entry.block: number for number, (_, entry) in enumerate(self._sessions)}
@@ -121,9 +122,9 @@ class _Story:
         )
         bars = [self._bar(numbers[usage.block], usage) for usage in usages]
         return Group(
-            Text(f"What each session has ({pool.arena_info.backend}, layout {LAYOUT})", "bold"),
+            Text(f"Memory of each session ({pool.arena_info.backend}, layout {LAYOUT})", "bold"),
             SessionBars(bars),
-            Text(f"\nWho is charged with the budget of {format_size(pool.capacity)}", "bold"),
+            Text(f"\nUse of the capacity of {format_size(pool.capacity)}", "bold"),
             ArenaMap(charges(usages, numbers, pool.capacity), _ROWS),
             *map(Text, self._notes(usages)),
         )
@@ -132,21 +133,19 @@ class _Story:
         name, entry = self._sessions[number]
         if usage.is_live:
             return SessionBar(name, entry.token_count, usage)
-        return SessionBar(f"{name} (gone)", None, usage)
+        return SessionBar(f"{name} (evicted)", None, usage)
 
     def _notes(self, usages: list[BlockUsage]) -> Iterator[str]:
-        """Yield what the drawing cannot say."""
+        """Yield the lines below the drawing."""
         pool, stats = self._manager.pool, self._manager.get_stats()
         yield (
-            f"{format_size(stats.used_memory)} are charged, of "
-            f"{format_size(stats.reserved_memory)} of addresses; "
-            f"sessions evicted: {stats.evictions}."
+            f"{format_size(stats.used_memory)} committed of "
+            f"{format_size(stats.reserved_memory)} reserved; "
+            f"{counted(stats.evictions, 'session')} evicted."
         )
         if stats.copied_forks:
-            yield f"{stats.copied_forks} forks are copies: nothing is shared here."
+            yield f"{stats.copied_forks} forks are copies: this arena cannot share pages."
         system = pool.committed_bytes() if isinstance(pool, ElasticPool) else None
         if system is not None:
             arena = sum(usage.committed for usage in usages if not usage.is_fork)
-            yield (
-                f"Without the forks' own pages that is {arena:,} bytes; the system says {system:,}."
-            )
+            yield (f"Pages of the arena: {arena:,} bytes by kvpool, {system:,} by the system.")

@@ -1,4 +1,4 @@
-"""Pictures of what a console shows: SVG that needs no font from elsewhere."""
+"""SVG pictures of console output, without web fonts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["save_svg"]
 
 _COLUMNS = 100
 
-# The template of rich without its web fonts: any fixed font does, as each text has its length.
+# Rich's template without web fonts: each text has its length, so any fixed-width font works.
 _SVG = """\
 <svg viewBox="0 0 {width} {height}" xmlns="http://www.w3.org/2000/svg">
 <style>
@@ -41,7 +41,7 @@ _SVG = """\
 
 
 def save_svg(scene: RenderableType, path: Path, title: str) -> None:
-    """Draw something as a wide terminal with all colours would, and write the picture.
+    """Write what a wide terminal with all colours would show, as SVG.
 
     Raises
     ------

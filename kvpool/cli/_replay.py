@@ -1,4 +1,4 @@
-"""``kvpool replay``: a trace, served out of one pool with real bytes."""
+"""``kvpool replay``: serve the requests of a trace from one pool, with real bytes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,17 @@ import typer
 from rich.console import Console
 
 from kvpool.cli._interrupts import Interrupts
+from kvpool.cli._options import (
+    RESERVED_TOKENS,
+    BackendOption,
+    CapacityOption,
+    ElasticOption,
+    JsonOption,
+    alternatives,
+    with_default,
+)
 from kvpool.cli._replay_outcome import conclude, print_report
 from kvpool.cli._replay_progress import ReplayProgress
-from kvpool.cli._sizes import parse_size
 from kvpool.layout import DTYPES, KVLayout, Packing
 from kvpool.receipts import LedgerSink
 from kvpool.replay import Replay, ReplayReport, TraceFormat, TraceReader
@@ -23,67 +31,71 @@ __all__ = ["replay"]
 
 
 def replay(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="The file of the trace.")],
-    backend: Annotated[
-        str | None, typer.Option(help="Who holds the bytes; by default, `kvpool backends` tells.")
-    ] = None,
-    capacity: Annotated[
-        int,
-        typer.Option(parser=parse_size, metavar="SIZE", show_default="512MiB", help="Of the pool."),
-    ] = 512 << 20,
-    layers: Annotated[int, typer.Option(min=1, help="Layers that have a cache.")] = 2,
-    kv_heads: Annotated[int, typer.Option(min=1, help="Key-value heads of a layer.")] = 2,
-    head_dim: Annotated[int, typer.Option(min=1, help="Elements of a head.")] = 64,
-    dtype: Annotated[str, typer.Option(help=f"One of {', '.join(DTYPES)}.")] = "float16",
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace file.")],
+    backend: BackendOption = None,
+    capacity: CapacityOption = 512 << 20,
+    layers: Annotated[int, typer.Option(min=1, help="Layers that cache keys and values.")] = 2,
+    kv_heads: Annotated[int, typer.Option(min=1, help="Key-value heads per layer.")] = 2,
+    head_dim: Annotated[int, typer.Option(min=1, help="Elements per head.")] = 64,
+    dtype: Annotated[
+        str, typer.Option(help=f"Data type of the cache: {alternatives(list(DTYPES))}.")
+    ] = "float16",
     packing: Annotated[
         Packing,
-        typer.Option(help="What lies together of each token: a head, a layer, or all."),
+        typer.Option(help="What is contiguous for one token: a head, a layer, or all layers."),
     ] = "head",
     policy: Annotated[
-        str | None, typer.Option(help="Who goes first when bytes are needed; by default lru.")
+        str | None, typer.Option(help=with_default("Eviction policy.", "lru"))
     ] = None,
     ttl: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Of the trace's time, until an idle session goes."),
-    ] = None,
-    elastic: Annotated[
-        bool | None,
         typer.Option(
-            "--elastic/--no-elastic", help="Charge pages or whole blocks; by default as can be."
+            metavar="SECONDS",
+            help=with_default("Evict sessions idle for this long, in the trace's time.", "never"),
         ),
     ] = None,
+    elastic: ElasticOption = None,
     max_context: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="TOKENS", help="Reserve each entry for so many; by default as needed."
+            min=1,
+            metavar="TOKENS",
+            help=with_default(RESERVED_TOKENS, "the request's own length"),
         ),
     ] = None,
     count_only: Annotated[
         bool,
-        typer.Option("--count-only", help="Charge tokens, but write none: nothing is checked."),
+        typer.Option("--count-only", help="Allocate memory but write and check nothing."),
     ] = False,
     max_requests: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many; by default at the end.")
+        int | None,
+        typer.Option(
+            min=1, help=with_default("Stop after this many requests.", "all of the trace")
+        ),
     ] = None,
     trace_format: Annotated[
-        TraceFormat | None, typer.Option("--format", help="By default, the file tells.")
+        TraceFormat | None,
+        typer.Option(
+            "--format", help=with_default("Trace format.", "detected from the first line")
+        ),
     ] = None,
     skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Count broken lines instead of stopping.")
+        bool,
+        typer.Option("--skip-bad", help="Count malformed lines instead of stopping at the first."),
     ] = False,
     ledger: Annotated[
-        Path | None, typer.Option(help="Keep a ledger of what leaves the pool in this file.")
+        Path | None, typer.Option(help="Write receipts of all evictions to this ledger file.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Serve the requests of a trace, with each token written, read back and checked.
+    """Serve the requests of a trace; write, read back and check each token.
 
-    Reads Azure's LLM inference traces (CSV) and Mooncake's (JSON lines).
+    Reads Azure LLM inference traces (CSV) and Mooncake traces (JSON lines).
     """
     layout = KVLayout(layers, kv_heads, head_dim, dtype, packing)
     with (
         TraceReader(trace, trace_format, skip_bad=skip_bad) as requests,
-        # The replay closes it as well, unless there is none because an option is wrong.
+        # The replay closes the sink too; but if an option is wrong, the replay is never made.
         nullcontext(enter_result=True) if ledger is None else LedgerSink(ledger) as receipts,
         Replay(
             layout,
@@ -112,7 +124,7 @@ def replay(
 
 
 def _serve(run: Replay, requests: TraceReader, limit: int | None) -> bool:
-    """Serve all requests; return whether Ctrl-C came before the last."""
+    """Serve all requests; return whether Ctrl-C stopped it before the last one."""
     try:
         with Interrupts() as interrupts, ReplayProgress(requests) as progress:
             for request in itertools.islice(requests, limit):

@@ -1,4 +1,4 @@
-"""What a replay shows in the end: its figures, and the exit code that goes with them."""
+"""The end of a replay: its figures, and its exit code."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Figure = tuple[str, str]
 def print_report(
     console: Console, report: ReplayReport, title: str, skipped: int | None = None
 ) -> None:
-    """Print what a replay did, how the pool fared, and what figures cannot say.
+    """Print the figures of a replay and of its pool, and notes on them.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def print_report(
     report : ReplayReport
     title : str
     skipped : int, optional
-        Broken lines of the trace; left out where there is no trace.
+        Malformed lines of the trace; None if there is no trace.
     """
     table = Table(box=box.SIMPLE, show_header=False)
     for style in ("", "bold", "", "bold"):
@@ -44,10 +44,10 @@ def print_report(
 
 
 def conclude(report: ReplayReport, interrupted: bool) -> None:
-    """Leave the command with an exit code if the replay failed or was interrupted."""
+    """Exit with an exit code if the replay failed or was interrupted."""
     if report.tally.checksum_failures:
         failures = "; ".join(report.tally.first_failures)
-        typer.echo(f"kvpool: what was read is not what was written: {failures}", err=True)
+        typer.echo(f"kvpool: bytes read differ from bytes written: {failures}", err=True)
         raise typer.Exit(1)
     if interrupted:
         typer.echo(f"kvpool: interrupted after {report.tally.requests:,} requests", err=True)
@@ -98,26 +98,28 @@ def _notes(report: ReplayReport) -> list[str]:
     tally = report.tally
     notes = []
     if not report.names_sessions:
-        notes.append("Hit rate n/a: the trace names no sessions, so each request is one.")
+        notes.append(
+            "Hit rate n/a: the trace has no session ids, so each request is its own session."
+        )
     elif tally.forkable_tokens:
         notes.append(
-            f"{tally.forkable_tokens:,} prompt tokens were written again that another session "
-            "held: a fork would share them."
+            f"{tally.forkable_tokens:,} prompt tokens were written although another session held "
+            "them; a fork would have shared them."
         )
     if tally.rejected and report.max_context_length is None:
-        notes.append("Rejected requests are larger than the whole pool.")
+        notes.append("Rejected requests need more memory than the whole pool has.")
     elif tally.rejected:
         notes.append(
-            f"Rejected requests are larger than the whole pool, or have more than "
+            f"Rejected requests need more memory than the whole pool has, or have more than "
             f"{report.max_context_length:,} tokens."
         )
     if report.committed_by_system is not None:
         notes.append(
-            f"At the end {report.used_in_arena:,} bytes of the arena are charged; the system says "
-            f"{report.committed_by_system:,}."
+            f"Committed at the end: {report.used_in_arena:,} bytes by kvpool's count, "
+            f"{report.committed_by_system:,} by the system's."
         )
     if not report.written:
-        notes.append("Counted only: no byte was written, and so none was checked.")
+        notes.append("With --count-only no byte was written or checked.")
     if not report.complete:
-        notes.append("Incomplete: the sessions that are left were not read again.")
+        notes.append("Incomplete: the remaining sessions were not read back.")
     return notes

@@ -1,4 +1,4 @@
-"""The bar of a replay, on standard error, where that is a terminal."""
+"""The progress bar of a replay, on standard error if that is a terminal."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from kvpool.replay import TraceReader
 
 __all__ = ["ReplayProgress"]
 
-_SECONDS = 0.2  # between two looks, so that the bar costs nothing
+_SECONDS = 0.2  # between two updates, so that the bar costs nothing
 
 
 class ReplayProgress:
-    """Shows how much of a trace was read: its bytes tell, so nobody has to count the rows."""
+    """Shows how much of a trace was read, in bytes: the number of requests is unknown."""
 
     def __init__(self, requests: TraceReader) -> None:
         console = Console(stderr=True, markup=False, highlight=False, emoji=False)
         self._requests = requests
         self._served = self._tokens = 0
-        self._next_look = 0.0
-        # Not even `disable` keeps every version of rich from printing an empty line.
+        self._next_update = 0.0
+        # Not `Progress(disable=True)`: some versions of rich print an empty line even then.
         self._bar = _bar(console, requests.bytes_total) if console.is_terminal else None
 
     def advance(self, tokens: int) -> None:
-        """Note a request that was served."""
+        """Count a request that was served."""
         self._served += 1
         self._tokens += tokens
         now = time.monotonic()
-        if self._bar is not None and now >= self._next_look:
-            self._next_look = now + _SECONDS
+        if self._bar is not None and now >= self._next_update:
+            self._next_update = now + _SECONDS
             self._bar.update(
                 self._bar.task_ids[0],
                 completed=self._requests.bytes_read,

@@ -1,4 +1,4 @@
-"""Bars of sessions: what each reserves, what it is charged with, and what it shares."""
+"""A bar for each session: what it reserves, commits and shares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kvpool.pool import BlockUsage
 
 __all__ = ["SessionBar", "SessionBars"]
 
-_SHORTEST = 16  # signs of a bar
+_SHORTEST = 16  # characters of a bar
 
 
 class SessionBar(NamedTuple):
@@ -27,7 +27,7 @@ class SessionBar(NamedTuple):
     ----------
     name : str
     tokens : int or None
-        None for what remains of a session that is gone, because forks read it.
+        None for a session that was evicted while forks still share its pages.
     usage : BlockUsage
     """
 
@@ -38,7 +38,7 @@ class SessionBar(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SessionBars:
-    """Draws a row for each session: a bar of what is reserved for it, and figures.
+    """Draws a row for each session: figures, and a bar of its reserved range.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ class SessionBars:
     def __rich_console__(
         self, console: Console, options: ConsoleOptions
     ) -> Iterator[RenderableType]:
-        """Yield the table, and a line that says what the signs are."""
+        """Yield the table and a legend."""
         marks = _marks(console, options)
         longest = max(bar.usage.block.size for bar in self.sessions)
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
@@ -72,7 +72,7 @@ class SessionBars:
 
 
 class _Marks(NamedTuple):
-    """Sign and style of each kind of page."""
+    """Character and style of each kind of page."""
 
     own: tuple[str, str]
     shared: tuple[str, str]
@@ -91,36 +91,36 @@ def _marks(console: Console, options: ConsoleOptions) -> _Marks:
 
 @dataclass(frozen=True, slots=True)
 class _Bar:
-    """Pages that are shared, then those of its own, then addresses; as wide as there is room."""
+    """Shared pages, then private pages, then reserved addresses; as wide as the column."""
 
     usage: BlockUsage
-    length: float  # of that room
+    length: float  # fraction of the width of the column
     marks: _Marks
 
     def __rich_console__(self, _console: Console, options: ConsoleOptions) -> Iterator[Text]:
         usage, marks = self.usage, self.marks
         width = max(round(options.max_width * self.length), 1)
         own = usage.committed if usage.is_fork else usage.committed - usage.shared
-        shared = _signs(usage.shared, usage.block.size, width)
-        private = min(_signs(own, usage.block.size, width), width - shared)
+        shared = _characters(usage.shared, usage.block.size, width)
+        private = min(_characters(own, usage.block.size, width), width - shared)
         kinds = (
             (marks.shared, shared),
             (marks.own, private),
             (marks.reserved, width - shared - private),
         )
-        yield Text.assemble(*((sign * count, style) for (sign, style), count in kinds))
+        yield Text.assemble(*((character * count, style) for (character, style), count in kinds))
 
     def __rich_measure__(self, _console: Console, options: ConsoleOptions) -> Measurement:
         return Measurement(min(_SHORTEST, options.max_width), options.max_width)
 
 
-def _signs(part: int, whole: int, width: int) -> int:
-    """Return how many signs stand for a part: at least one, if there is any of it."""
+def _characters(part: int, whole: int, width: int) -> int:
+    """Return how many characters show a part: at least one unless the part is empty."""
     return max(round(width * part / whole), 1) if part else 0
 
 
 def _legend(marks: _Marks) -> Text:
     return Text.assemble(
-        *(marks.own, " its own  ", marks.shared, " shared with a fork  "),
+        *(marks.own, " private  ", marks.shared, " shared with a fork  "),
         *(marks.reserved, " reserved: addresses, no memory"),
     )

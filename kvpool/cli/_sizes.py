@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write and read them."""
+"""Sizes in bytes and counts of things, as people write and read them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 
 import typer
 
-__all__ = ["format_size", "parse_size"]
+__all__ = ["counted", "format_size", "parse_size"]
 
 _UNITS: dict[str, int] = {
     "": 1,
@@ -18,28 +18,27 @@ _BY_LOWER_CASE = {unit.lower(): factor for unit, factor in _UNITS.items()}
 
 
 def parse_size(text: str) -> int:
-    """Return the bytes that a text like ``512MiB``, ``1.5 GiB`` or ``65536`` means.
+    """Return the number of bytes in a text like ``512MiB``, ``1.5 GiB`` or ``65536``.
 
     Raises
     ------
     typer.BadParameter
-        It means none, or no whole number of them.
+        The text is not a number with a known unit, or not a whole number of bytes.
     """
     match = re.fullmatch(r"\s*(\d+)(?:\.(\d+))?\s*([a-z]*)\s*", str(text), re.ASCII | re.IGNORECASE)
     factor = _BY_LOWER_CASE.get(match[3].lower()) if match else None
     if match is None or factor is None:
-        units = ", ".join(unit for unit in _UNITS if unit)
-        raise typer.BadParameter(f"{text!r} is no size: a number and one of {units}")
+        raise typer.BadParameter(f"invalid size {text!r}; expected e.g. 512MiB, 1.5GB or 65536")
     decimals = match[2] or ""
-    scaled = int(match[1] + decimals) * factor  # whole numbers: a float would round
+    scaled = int(match[1] + decimals) * factor  # integers, because a float would round
     nbytes, rest = divmod(scaled, int("1" + "0" * len(decimals)))
     if rest:
-        raise typer.BadParameter(f"{text!r} is no whole number of bytes")
+        raise typer.BadParameter(f"invalid size {text!r}: not a whole number of bytes")
     return nbytes
 
 
 def format_size(nbytes: float) -> str:
-    """Return a number of bytes with the unit that leaves one to four digits before the point.
+    """Return a number of bytes with a binary unit, with at most four digits before the point.
 
     Examples
     --------
@@ -49,8 +48,19 @@ def format_size(nbytes: float) -> str:
     if nbytes < 1024:
         return f"{nbytes:.0f} B"
     size = float(nbytes)
-    for prefix in "KMG":
+    for prefix in "KMGT":
         size /= 1024
         if size < 1024:
             return f"{size:.1f} {prefix}iB"
-    return f"{size / 1024:.1f} TiB"
+    return f"{size / 1024:.1f} PiB"
+
+
+def counted(count: int, name: str, plural: str = "") -> str:
+    """Return a number with the name of what is counted.
+
+    Examples
+    --------
+    >>> counted(1, "line"), counted(2000, "line"), counted(0, "batch", "batches")
+    ('1 line', '2,000 lines', '0 batches')
+    """
+    return f"{count:,} {name if count == 1 else plural or name + 's'}"

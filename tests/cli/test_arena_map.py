@@ -56,8 +56,8 @@ def test_colours_stand_for_owners() -> None:
     assert row.split("m")[0] == again.split("m")[0]
 
 
-def test_the_line_below_says_what_a_sign_is() -> None:
-    assert drawn([Segment(0, 8192, None)], 60, 2)[2].startswith("one sign is 68 B")
+def test_the_legend_says_what_a_character_is() -> None:
+    assert drawn([Segment(0, 8192, None)], 60, 2)[2].startswith("one character is 68 B")
 
 
 def test_without_color_there_is_no_control_character() -> None:

@@ -117,7 +117,7 @@ def test_table_cuts_nothing(folder: Path, columns: str) -> None:
     assert "unknown hook 'kvpool_arena_backnd' in plugin <module 'fake_acme' from" in flowing
     assert "ImportError: no [bold]driver[/bold] here" in flowing
     assert "both the backend 'both' is claimed by first-claimant 1.0 and by second" in flowing
-    assert flowing.endswith("Used where none is named: numpy (the default).")
+    assert flowing.endswith("Default backend: numpy (the default).")
 
 
 def test_noise_of_plugins_is_no_output(folder: Path) -> None:
@@ -144,7 +144,7 @@ def test_options_are_explained() -> None:
 def test_last_line_says_what_is_used(variables: dict[str, str], expected: str) -> None:
     done = run("backends", folder=None, **variables)
     assert done.returncode == 0
-    assert done.stdout.endswith(f"Used where none is named: {expected}\n")
+    assert done.stdout.endswith(f"Default backend: {expected}\n")
 
 
 def test_unknown_command_is_an_error() -> None:

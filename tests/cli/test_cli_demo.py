@@ -22,12 +22,12 @@ def test_in_a_pipe_it_is_plain_text(backend: str) -> None:
     lines = done.stdout.splitlines()
     assert max(map(len, lines)) <= 80
     assert not any(sign < " " for line in lines for sign in line)
-    assert sum("one sign is" in line for line in lines) == 5  # a map for each chapter
+    assert sum("one character is" in line for line in lines) == 5  # a map for each phase
     assert re.search(r"checksum failures +0\b", done.stdout)
     assert backend in done.stdout
 
 
-def test_its_story_has_hits_and_evictions_of_both_kinds() -> None:
+def test_it_has_hits_and_evictions_of_both_kinds() -> None:
     done = run("demo", "--json")
     assert (done.returncode, done.stderr) == (0, "")
     figures = json.loads(done.stdout)
@@ -45,7 +45,7 @@ def test_a_conversation_branches(backend: str) -> None:
     if backend == "numpy":
         assert "4 forks are copies: this arena cannot share pages." in shown
     else:
-        found = re.search(r"4 forks show (\d+\.\d) MiB of the other's pages; (\d+\.\d) MiB", shown)
+        found = re.search(r"4 forks share (\d+\.\d) MiB of pages and have (\d+\.\d) MiB", shown)
         assert found
         assert float(found[1]) > 2 * float(found[2]) > 0
 
@@ -70,7 +70,7 @@ def test_in_a_terminal_it_is_drawn_in_one_place() -> None:
         shown = "".join(chunks)
     assert process.returncode == 0
     assert "\x1b[" in shown
-    assert "Sessions come back" in shown
+    assert "Sessions return" in shown
     assert "checksum failures" in shown
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1  # the cursor is back
 

@@ -113,7 +113,7 @@ def test_tokens_are_only_counted() -> None:
     assert shown["tokens"]["written"] == 1737
     assert shown["bytes"] == {"written": 0, "verified": 0}
     text = run("replay", AZURE, "--count-only").stdout
-    assert "Counted only: no byte was written, and so none was checked." in text
+    assert "With --count-only no byte was written or checked." in text
     assert re.search(r"checksum failures +n/a", text)
 
 
@@ -139,13 +139,13 @@ def test_the_table() -> None:
     assert "mooncake_small.jsonl, layout 2 x 2 x 64 float16, policy lru" in lines[0]
     for wanted in (r"requests +5\b", r"rejected +1\b", r"capacity +2\.0 MiB"):
         assert re.search(wanted, done.stdout)
-    assert "Rejected requests are larger than the whole pool." in done.stdout
+    assert "Rejected requests need more memory than the whole pool has." in done.stdout
 
 
 def test_a_trace_without_sessions_has_no_hit_rate() -> None:
     done = run("replay", AZURE)
     assert re.search(r"hit rate +n/a", done.stdout)
-    assert "the trace names no sessions" in done.stdout
+    assert "the trace has no session ids" in done.stdout
 
 
 # -- broken lines ------------------------------------------------------------------------
@@ -225,7 +225,7 @@ def test_a_checksum_failure_is_shown_and_fails(
     monkeypatch.setattr(Replay, "finish", finish_after_an_accident)
     result = CliRunner().invoke(app, ["replay", AZURE, *as_json])
     assert result.exit_code == 1
-    assert "what was read is not what was written" in result.stderr
+    assert "bytes read differ from bytes written" in result.stderr
     assert "replay/1: values of layer 1, head 0" in result.stderr
     if as_json:
         assert json.loads(result.stdout)["checksum_failures"] == 1
@@ -292,7 +292,7 @@ def test_ctrl_c_ends_it_with_what_there_is(tmp_path: Path, as_json: tuple[str, .
         assert shown["requests"] > 0
         assert shown["checksum_failures"] == 0
     else:
-        assert "Incomplete: the sessions that are left were not read again." in out
+        assert "Incomplete: the remaining sessions were not read back." in out
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals")

@@ -77,3 +77,18 @@ def test_in_another_thread_it_does_nothing() -> None:
     thread.start()
     thread.join()
     assert done == [before]
+
+
+def pressed_in_a_step(interrupts: Interrupts) -> bool:
+    with interrupts.step():
+        press_ctrl_c()
+        press_ctrl_c()
+    return interrupts.pressed
+
+
+def test_it_may_only_be_noted() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts(raises=False) as interrupts:
+        assert not interrupts.pressed
+        assert pressed_in_a_step(interrupts)
+    assert signal.getsignal(signal.SIGINT) is before

@@ -127,7 +127,7 @@ def test_show_reads_around_damage(ledger: Path) -> None:
     ledger.write_bytes(b"".join(lines))
     result = run("show", ledger)
     assert len(result.stdout.splitlines()) == 1 + 15
-    assert result.stderr == "kvpool: 1 line not readable: see `kvpool receipts verify`\n"
+    assert result.stderr == "kvpool: 1 line not readable; see `kvpool receipts verify`\n"
 
 
 @pytest.mark.parametrize("command", ["show", "summary"])
@@ -135,7 +135,7 @@ def test_what_is_no_ledger_is_an_error(tmp_path: Path, command: str) -> None:
     with pytest.raises(LedgerError, match="cannot read the ledger"):
         run(command, tmp_path / "nothing")
     (tmp_path / "a").write_bytes(b"rubbish\n")
-    with pytest.raises(DamagedLedgerError, match="does not begin as a ledger does"):
+    with pytest.raises(DamagedLedgerError, match="does not begin with the header of a ledger"):
         run(command, tmp_path / "a")
 
 

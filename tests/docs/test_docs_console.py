@@ -17,7 +17,7 @@ from tests.support.terminal import KVPOOL, environment
 _VARYING = (
     (re.compile(r"\b(?:[0-9a-f]{32}){1,4}\b"), "HEX"),
     (re.compile(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:\.\d+Z?)?"), "MOMENT"),
-    (re.compile(r"[\d.]+ s a row"), "PERIOD"),
+    (re.compile(r"[\d.]+ s per row"), "PERIOD"),
     (re.compile(r"[█-▏]+ \d+$|(?<=^MOMENT )0$", re.MULTILINE), "BAR"),
 )
 

@@ -1,4 +1,4 @@
-"""``kvpool chat``: many conversations with a model, their caches in one bounded pool."""
+"""``kvpool chat``: chat with a local model, in many sessions that share one pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sessions of a chat: what was said in each, and what of it the pool holds."""
+"""The sessions of a chat: the conversation of each, and its entry in the pool."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ LONGEST_NAME = 24
 
 
 class SessionBook:
-    """Sessions by name, one of them the present one.
+    """Sessions by name; one of them is the current one.
 
     Parameters
     ----------
     manager : KVCacheManager
     model : ChatModel
     system : str, optional
-        What every conversation begins with.
+        System prompt of every conversation.
     max_context_length : int, optional
-        Tokens that a session may hold; by default what the model can attend to.
+        Most tokens of a session; by default the limit of the model.
     clock : callable, default `time.monotonic`
         Returns seconds.
 
     Attributes
     ----------
     manager, model
-    present : ChatSession
+    current : ChatSession
 
     Notes
     -----
-    The pool may take any session back but the one that is answering. What was said stays here,
-    and its tokens are computed again when it is needed.
+    The pool may evict any session except the one that is answering. The conversation stays
+    here, and its tokens are computed again when the session continues.
     """
 
     def __init__(
@@ -58,85 +58,85 @@ class SessionBook:
         self._opening = [] if system is None else [{"role": "system", "content": system}]
         self._clock = clock
         self._sessions: dict[str, ChatSession] = {}
-        self.present = self._add("main")
+        self.current = self._add("main")
 
     def __iter__(self) -> Iterator[ChatSession]:
         return iter(self._sessions.values())
 
     def names(self) -> list[str]:
-        """Return the names of all sessions, the oldest session first."""
+        """Return the names of all sessions, in the order of their creation."""
         return list(self._sessions)
 
     # -- sessions ------------------------------------------------------------------------
 
     def new(self, name: str) -> ChatSession:
-        """Begin a conversation, and turn to it.
+        """Begin a session and make it the current one.
 
         Raises
         ------
         ChatError
-            The name is taken, or is none.
+            The name is taken or invalid.
         """
-        self.present = self._add(self._free_name(name))
-        return self.present
+        self.current = self._add(self._free_name(name))
+        return self.current
 
     def switch(self, name: str) -> ChatSession:
-        """Turn to another session.
+        """Make another session the current one.
 
         Raises
         ------
         ChatError
-            There is none of that name.
+            No session has this name.
         """
-        self.present = self._get(name)
-        return self.present
+        self.current = self._get(name)
+        return self.current
 
     def fork(self, name: str) -> ChatSession:
-        """Begin a session with everything that the present one holds, and turn to it.
+        """Fork the current session and make the fork the current one.
 
         Raises
         ------
         ChatError
-            The name is taken, or is none.
+            The name is taken or invalid.
         PoolExhaustedError
-            The pool has no room for both.
+            The pool has too little free memory for both.
         """
-        parent = self.present
+        parent = self.current
         fork = ChatSession(
             self._free_name(name), list(parent.messages), parent.text, list(parent.tokens)
         )
         if parent.key in self.manager:
             self.model.fork(self.manager, parent.key, fork.key)
             fork.entry = self._entry_of(fork)
-        self.present = self._use(fork)
+        self.current = self._use(fork)
         return fork
 
     def drop(self, name: str) -> ChatSession:
-        """Forget a session; in place of the present one comes the one used last before it.
+        """Remove a session; if it is the current one, the one used last before it becomes current.
 
         Raises
         ------
         ChatError
-            There is none of that name.
+            No session has this name.
         """
         dropped = self._get(name)
         self.manager.remove_cache_entry(dropped.key)
         del self._sessions[name]
-        if dropped is self.present:
+        if dropped is self.current:
             others = sorted(self, key=lambda session: session.used_at)
-            self.present = others[-1] if others else self._add("main")
+            self.current = others[-1] if others else self._add("main")
         return dropped
 
     def reset(self) -> ChatSession:
-        """Forget what was said in the present session."""
-        session = self.present
+        """Empty the current session."""
+        session = self.current
         self.manager.remove_cache_entry(session.key)
         session.entry = None
         session.messages, session.text, session.tokens = list(self._opening), "", []
         return session
 
     def evicted(self) -> list[ChatSession]:
-        """Return the sessions that the pool took back since this was asked for last."""
+        """Return the sessions that the pool evicted since the last call."""
         gone = [
             session
             for session in self
@@ -149,35 +149,35 @@ class SessionBook:
     # -- a turn --------------------------------------------------------------------------
 
     def ask(self, text: str, max_new_tokens: int, listener: Listener) -> Turn:
-        """Say something in the present session, and have it answered.
+        """Add a message to the current session, and have the model answer it.
 
-        Only tokens that the pool does not hold are computed. If no token of an answer comes,
-        for whatever reason, nothing was said; else what there is of the answer stays.
+        Only tokens that the pool does not hold are computed. If the model produces no token,
+        the message is dropped; otherwise the message and the tokens so far are kept.
 
         Parameters
         ----------
         text : str
         max_new_tokens : int
         listener : Listener
-            Takes the tokens of the answer as they come.
+            Receives the tokens of the answer one by one.
 
         Raises
         ------
         ChatError
-            The session has no room for it.
+            The session would exceed `max_context_length`.
         ChatModelError
-            The model's chat template refuses it.
+            The model's chat template refuses the message.
         PoolExhaustedError
-            The session does not fit the pool.
+            The pool has too little memory for the session.
         """
-        session = self._use(self.present)
+        session = self._use(self.current)
         messages = [*session.messages, {"role": "user", "content": text}]
         prompt = self.model.prompt(messages, session.text, session.tokens)
-        room = self._room_behind(prompt, max_new_tokens)
+        limit = self._answer_limit(prompt, max_new_tokens)
         recorder = _Recorder(listener)
         reused = min(session.held, prompt.kept) if session.key in self.manager else 0
         try:
-            self.model.answer(self.manager, session.key, prompt, room, recorder)
+            self.model.answer(self.manager, session.key, prompt, limit, recorder)
         finally:
             session.entry = self._entry_of(session)
             if recorder.tokens:
@@ -189,15 +189,15 @@ class SessionBook:
         has_ended = bool(recorder.tokens) and self.model.is_end(recorder.tokens[-1])
         return Turn(len(prompt.tokens), reused, len(recorder.tokens), was_stopped, not has_ended)
 
-    def _room_behind(self, prompt: Prompt, max_new_tokens: int) -> int:
-        """Return how long an answer may be."""
+    def _answer_limit(self, prompt: Prompt, max_new_tokens: int) -> int:
+        """Return how many tokens the answer may have."""
         limit = self.max_context_length
         if limit is None:
             return max_new_tokens
         if len(prompt.tokens) >= limit:
             raise ChatError(
-                f"session {self.present.name!r} would have {len(prompt.tokens):,} tokens, "
-                f"and may have {limit:,}: say less, /reset it, or begin a /new one"
+                f"session {self.current.name!r} would have {len(prompt.tokens):,} tokens, but at "
+                f"most {limit:,} are allowed; shorten the message, /reset it, or use a /new one"
             )
         return min(max_new_tokens, limit - len(prompt.tokens))
 
@@ -208,7 +208,7 @@ class SessionBook:
         prompt: Prompt,
         answer: list[int],
     ) -> None:
-        """Note what was said. The end of an answer is the template's to write, not the model's."""
+        """Add message and answer. The end token is left out, because the template writes it."""
         said = answer[:-1] if self.model.is_end(answer[-1]) else answer
         content = self.model.text_of(said)
         session.messages = [*messages, {"role": "assistant", "content": content}]
@@ -227,16 +227,16 @@ class SessionBook:
 
     def _get(self, name: str) -> ChatSession:
         if name not in self._sessions:
-            raise ChatError(f"there is no session {name!r}; /sessions shows which there are")
+            raise ChatError(f"unknown session {name!r}; /sessions lists all")
         return self._sessions[name]
 
     def _free_name(self, name: str) -> str:
         if name in self._sessions:
-            raise ChatError(f"there is a session {name!r} already; /switch {name} turns to it")
+            raise ChatError(f"session {name!r} already exists; use /switch {name}")
         is_word = name.isprintable() and not any(map(str.isspace, name))
         if not is_word or not 1 <= len(name) <= LONGEST_NAME:
             raise ChatError(
-                f"{name!r} is no name: at most {LONGEST_NAME} letters or signs, without spaces"
+                f"invalid name {name!r}; use 1 to {LONGEST_NAME} printable characters, not spaces"
             )
         return name
 
@@ -246,14 +246,14 @@ class SessionBook:
 
 
 class _Recorder:
-    """Keeps the tokens of an answer, and hands everything on."""
+    """Keeps the tokens of an answer, and passes them on to a listener."""
 
     def __init__(self, listener: Listener) -> None:
         self.tokens: list[int] = []
         self.on_read = listener.on_read
         self.should_stop = listener.should_stop
-        self._hand_on = listener.on_token
+        self._pass_on = listener.on_token
 
     def on_token(self, token: int) -> None:
         self.tokens.append(token)
-        self._hand_on(token)
+        self._pass_on(token)

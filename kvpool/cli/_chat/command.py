@@ -1,4 +1,4 @@
-"""``kvpool chat``: many conversations with a model, their caches in one bounded pool."""
+"""``kvpool chat``: chat with a local model, in many sessions that share one pool."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ from kvpool.cli._chat.book import SessionBook
 from kvpool.cli._chat.conversation import Conversation
 from kvpool.cli._chat.screen import Screen
 from kvpool.cli._interrupts import EXIT_CODE
-from kvpool.cli._sizes import format_size, parse_size
+from kvpool.cli._options import (
+    RESERVED_TOKENS,
+    BackendOption,
+    CapacityOption,
+    alternatives,
+    with_default,
+)
+from kvpool.cli._sizes import format_size
 from kvpool.errors import KVPoolError
 from kvpool.manager import KVCacheManager
 
@@ -27,7 +34,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 def _dtype(text: str) -> str:
     if text not in DTYPES:
-        raise typer.BadParameter(f"{text!r} is none of {', '.join(DTYPES)}")
+        raise typer.BadParameter(f"unsupported dtype {text!r}; use {alternatives(DTYPES)}")
     return text
 
 
@@ -36,7 +43,7 @@ def chat(
         Path | None,
         typer.Argument(
             metavar="MODEL_DIR",
-            help="A directory with a causal language model of Hugging Face transformers.",
+            help="Directory of a causal language model in Hugging Face format.",
             show_default=False,
         ),
     ] = None,
@@ -44,23 +51,20 @@ def chat(
         bool,
         typer.Option(
             "--tiny",
-            help="Make a tiny model with random weights, in MODEL_DIR if that is given and "
-            "has none.",
+            help="Use a tiny model with random weights. It is saved to MODEL_DIR if that is given "
+            "and has no model yet.",
         ),
     ] = False,
-    capacity: Annotated[
-        int,
-        typer.Option(parser=parse_size, metavar="SIZE", show_default="512MiB", help="Of the pool."),
-    ] = 512 << 20,
-    backend: Annotated[
-        str | None, typer.Option(help="Who holds the bytes; by default, `kvpool backends` tells.")
-    ] = None,
+    capacity: CapacityOption = 512 << 20,
+    backend: BackendOption = None,
     dtype: Annotated[
         str | None,
         typer.Option(
             parser=_dtype,
             metavar="DTYPE",
-            help=f"One of {', '.join(DTYPES)}; by default as the model was saved.",
+            help=with_default(
+                f"Data type of the model: {alternatives(DTYPES)}.", "as the model was saved"
+            ),
         ),
     ] = None,
     max_context: Annotated[
@@ -68,36 +72,39 @@ def chat(
         typer.Option(
             min=2,
             metavar="TOKENS",
-            help="What a session may hold, with room for all of it from the beginning; by "
-            "default it grows, as far as the model can attend.",
+            help=with_default(RESERVED_TOKENS, "as needed, up to the limit of the model"),
         ),
     ] = None,
     max_new_tokens: Annotated[
-        int, typer.Option(min=1, metavar="TOKENS", help="The longest answer.")
+        int, typer.Option(min=1, metavar="TOKENS", help="Longest answer.")
     ] = 256,
     temperature: Annotated[
         float | None,
         typer.Option(
             min=0,
-            help="For sampling; 0 takes the likeliest token. By default as the model's own "
-            "settings say.",
+            help=with_default(
+                "Sampling temperature; 0 always takes the likeliest token.",
+                "the model's own setting",
+            ),
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Makes sampling repeat itself.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the sampling, for repeatable answers.")
+    ] = None,
     system: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What every conversation begins with.")
+        str | None, typer.Option(metavar="TEXT", help="System prompt of every conversation.")
     ] = None,
     history: Annotated[
         Path | None,
-        typer.Option(help="A file that keeps the lines you type for the next time."),
+        typer.Option(help="File in which your input lines are kept for the next start."),
     ] = None,
 ) -> None:
-    """Talk with a local model, in many sessions that share one bounded pool.
+    """Chat with a local model, in many sessions that share one bounded pool.
 
-    A turn computes its new tokens only. A session that the pool evicted is
-    computed again when it goes on. /fork branches a session, /sessions shows
-    all of them, /help says what else there is. Without a terminal, each line
-    is a message or a command, and no prompt is drawn.
+    Each turn computes only its new tokens. An evicted session is computed
+    again when it continues. /fork branches a session, /sessions lists all of
+    them, /help lists the other commands. Without a terminal, each line of
+    standard input is a message or a command.
     """
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     _check_directory(model_dir, tiny)
@@ -119,11 +126,11 @@ def chat(
 def _check_directory(directory: Path | None, tiny: bool) -> None:
     if directory is None:
         if not tiny:
-            _refuse("which model? Give MODEL_DIR, or --tiny for one with random weights")
+            _refuse("no model given; pass MODEL_DIR, or --tiny for a model with random weights")
     elif not directory.is_dir() and not (tiny and not directory.exists()):
-        _refuse(f"there is no directory {directory}")
+        _refuse(f"{directory} is not a directory")
     elif not tiny and not (directory / "config.json").is_file():
-        _refuse(f"{directory} holds no model: there is no config.json in it")
+        _refuse(f"{directory} does not contain a model: config.json is missing")
 
 
 def _load(
@@ -133,7 +140,7 @@ def _load(
     temperature: float | None,
     max_context: int | None,
 ) -> ChatModel:
-    """Return the model, or leave with what is wrong with it."""
+    """Return the model, or exit with the reason why it cannot be loaded."""
     models = _extra("kvpool.integrations._chat.chat_model")
     models.quiet()
     options = {"temperature": temperature, "max_context_length": max_context}
@@ -150,12 +157,12 @@ def _load(
 
 
 def _extra(module: str) -> Any:
-    """Return a module that needs the extra, or leave with what to install."""
+    """Return a module that needs the extra, or exit with what to install."""
     try:
         return import_module(module)
     except ImportError as error:
         reason = error.__cause__ or error
-        _refuse(f'chat needs what is not installed: install "kvpool[chat]" ({reason})')
+        _refuse(f'chat needs optional packages; install "kvpool[chat]" ({reason})')
 
 
 def _refuse(reason: str) -> NoReturn:
@@ -167,8 +174,8 @@ def _greeting(book: SessionBook) -> str:
     stats, token = book.manager.get_stats(), book.model.layout.bytes_per_token
     tokens = stats.total_capacity // token
     return (
-        f"{book.model.name}: a token of its cache has {format_size(token)}, the pool "
-        f"{format_size(stats.total_capacity)}: room for {tokens:,} tokens. /help tells more."
+        f"{book.model.name}: {format_size(token)} per token; the pool of "
+        f"{format_size(stats.total_capacity)} holds {tokens:,} tokens. /help lists the commands."
     )
 
 

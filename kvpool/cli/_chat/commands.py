@@ -1,4 +1,4 @@
-"""The commands of a chat: lines that begin with a slash."""
+"""The commands of ``kvpool chat``: lines that begin with a slash."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["COMMANDS", "Command", "run_command"]
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What a line like ``/fork NAME`` does.
+    """A command, such as ``/fork NAME``.
 
     Attributes
     ----------
     name : str
-        With its slash.
+        With the slash.
     summary : str
     run : callable
-        Takes the book, the screen, and the argument if there is one.
+        Takes the book, the screen, and the argument if the command has one.
     takes_name : bool
-        Whether it has an argument.
+        Whether the command has an argument.
     knows_name : bool
-        Whether that names a session that there is.
+        Whether the argument is the name of an existing session.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Command:
 
     @property
     def usage(self) -> str:
-        """How to write it."""
+        """How the command is written."""
         return f"{self.name} NAME" if self.takes_name else self.name
 
 
@@ -57,21 +57,21 @@ def _switch(book: SessionBook, screen: Screen, name: str) -> None:
 
 
 def _fork(book: SessionBook, screen: Screen, name: str) -> None:
-    parent = book.present.name
+    parent = book.current.name
     fork = book.fork(name)
-    screen.note(f"now in {fork.name}, which begins as {parent}: {_extent(fork)}")
+    screen.note(f"now in {fork.name}, a fork of {parent}: {_extent(fork)}")
 
 
 def _drop(book: SessionBook, screen: Screen, name: str) -> None:
-    was_present = name == book.present.name
+    was_current = name == book.current.name
     book.drop(name)
     screen.note(f"dropped {name}")
-    if was_present:
-        _say_where(screen, book.present)
+    if was_current:
+        _say_where(screen, book.current)
 
 
 def _reset(book: SessionBook, screen: Screen) -> None:
-    screen.note(f"{book.reset().name} begins anew")
+    screen.note(f"{book.reset().name} is empty now")
 
 
 def _sessions(book: SessionBook, screen: Screen) -> None:
@@ -88,9 +88,11 @@ def _help(_book: SessionBook, screen: Screen) -> None:
     table.add_column()
     for command in COMMANDS.values():
         table.add_row(command.usage, command.summary)
-    table.add_row("Ctrl-C", "Stop an answer; what there is of it stays. Clear a line.")
-    table.add_row("Ctrl-D", "Leave.")
-    screen.show(table, "Anything else is said to the model; // at the beginning is one slash.")
+    table.add_row("Ctrl-C", "Stop an answer, or clear the input line. The tokens so far are kept.")
+    table.add_row("Ctrl-D", "Exit.")
+    screen.show(
+        table, "Every other line is sent to the model. Begin it with // to send a leading slash."
+    )
 
 
 def _quit(_book: SessionBook, _screen: Screen) -> None:
@@ -100,40 +102,42 @@ def _quit(_book: SessionBook, _screen: Screen) -> None:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("/new", "Begin a session.", _new, takes_name=True),
-        Command("/switch", "Turn to a session.", _switch, takes_name=True, knows_name=True),
-        Command("/fork", "Branch the session, and turn to the branch.", _fork, takes_name=True),
-        Command("/sessions", "Show all sessions, and what the pool holds of them.", _sessions),
-        Command("/stats", "Show the figures of the pool.", _stats),
-        Command("/drop", "Forget a session.", _drop, takes_name=True, knows_name=True),
-        Command("/reset", "Forget what was said in the present session.", _reset),
-        Command("/help", "Show this.", _help),
-        Command("/quit", "Leave.", _quit),
+        Command("/new", "Start a new session.", _new, takes_name=True),
+        Command("/switch", "Switch to a session.", _switch, takes_name=True, knows_name=True),
+        Command(
+            "/fork", "Fork the current session and switch to the fork.", _fork, takes_name=True
+        ),
+        Command("/sessions", "List all sessions and their memory.", _sessions),
+        Command("/stats", "Show the statistics of the pool.", _stats),
+        Command("/drop", "Delete a session.", _drop, takes_name=True, knows_name=True),
+        Command("/reset", "Empty the current session.", _reset),
+        Command("/help", "Show this list.", _help),
+        Command("/quit", "Exit.", _quit),
     )
 }
-"""By name, in the order of the help."""
+"""All commands by name, in the order of ``/help``."""
 
 
 def run_command(book: SessionBook, screen: Screen, line: str) -> None:
-    """Do what a line that begins with a slash says.
+    """Run the command in a line that begins with a slash.
 
     Raises
     ------
     ChatError
-        There is no such command, or it is not written so.
+        The command is unknown, or its number of arguments is wrong.
     KVPoolError
-        As the command does; nothing has changed.
+        The command failed; nothing has changed.
     EOFError
-        It was ``/quit``: as if there were no more lines.
+        The command was ``/quit``.
     """
     name, *arguments = line.split()
     command = COMMANDS.get(name)
     if command is None:
         near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else "/help shows which there are"
-        raise ChatError(f"there is no command {name}; {hint}")
+        hint = f"did you mean {near[0]}?" if near else "/help lists all"
+        raise ChatError(f"unknown command {name}; {hint}")
     if len(arguments) != command.takes_name:
-        raise ChatError(f"write it so: {command.usage}")
+        raise ChatError(f"usage: {command.usage}")
     command.run(book, screen, *arguments)
 
 
@@ -142,10 +146,10 @@ def _say_where(screen: Screen, session: ChatSession) -> None:
 
 
 def _extent(session: ChatSession) -> str:
-    """Return how much a session is, in words."""
+    """Return the size of a session, in words."""
     if not session.tokens:
-        return "nothing said yet"
+        return "empty"
     text = f"{len(session.tokens):,} tokens"
     if session.entry is None:
-        return f"{text}, none of them in the pool: they will be computed again"
+        return f"{text}, not in the pool; they will be computed again"
     return f"{text}, {format_size(session.entry.committed_bytes)} of the pool"

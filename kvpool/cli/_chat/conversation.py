@@ -1,4 +1,4 @@
-"""The conversation: lines in, answers out, until somebody leaves."""
+"""The loop of ``kvpool chat``: read a line, answer it or run its command."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kvpool.cli._chat.book import SessionBook
 from kvpool.cli._chat.commands import run_command
 from kvpool.cli._chat.screen import Screen
 from kvpool.cli._chat.session import ChatSession, Turn
-from kvpool.cli._chat.stopping import StopKey
+from kvpool.cli._interrupts import Interrupts
 from kvpool.cli._sizes import format_size
 from kvpool.errors import KVPoolError, PoolExhaustedError
 
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 __all__ = ["Conversation"]
 
 _SHORT_PROMPT = 64
-"""Tokens that are read so soon that nothing needs to be shown."""
+"""Prompts up to this many tokens are read without a progress message."""
 
 
 class Conversation:
-    """Talks with whoever writes the lines.
+    """Reads lines and shows answers until the end of input.
 
     Parameters
     ----------
     book : SessionBook
     screen : Screen
     max_new_tokens : int
-        Of an answer.
+        Longest answer.
 
     Attributes
     ----------
     interrupted : bool
-        Whether Ctrl-C ended it, which it does where nobody sits in front of a terminal.
+        Whether Ctrl-C ended the conversation, which it does if the screen is not interactive.
     """
 
     def __init__(self, book: SessionBook, screen: Screen, max_new_tokens: int) -> None:
@@ -46,88 +46,88 @@ class Conversation:
         self.interrupted = False
 
     def run(self, read_line: Callable[[], str]) -> None:
-        """Take lines until there are no more.
+        """Handle lines until the end of input.
 
         Parameters
         ----------
         read_line : callable
-            Raises `EOFError` at the end, and `KeyboardInterrupt` where Ctrl-C was pressed.
+            Returns the next line; raises `EOFError` at the end of input, and
+            `KeyboardInterrupt` on Ctrl-C.
         """
         while not self.interrupted:
             try:
                 line = read_line().strip()
                 if line:
-                    self._take(line)
+                    self._handle(line)
             except KeyboardInterrupt:
                 self.interrupted = not self._screen.interactive
             except EOFError:  # or /quit
                 return
 
-    def _take(self, line: str) -> None:
-        """Do what a line says; whatever goes wrong is said, and the chat goes on."""
+    def _handle(self, line: str) -> None:
+        """Handle one line; an error is shown, and the chat continues."""
         try:
             if line.startswith("/") and not line.startswith("//"):
                 run_command(self._book, self._screen, line)
             else:
-                self._say(line.removeprefix("/"))
+                self._send(line.removeprefix("/"))
         except PoolExhaustedError as error:
             self._screen.error(self._no_room(error))
         except KVPoolError as error:
             self._screen.error(str(error))
         self._announce(self._book.evicted())
 
-    def _say(self, text: str) -> None:
-        """Say something, and show the answer as it comes."""
-        session = self._book.present
+    def _send(self, text: str) -> None:
+        """Send a message to the model, and show the answer while it is generated."""
+        session = self._book.current
         if session.tokens and session.entry is None:
             self._screen.note(
-                f"the pool holds nothing of {session.name}: "
-                f"its {len(session.tokens):,} tokens are computed again"
+                f"{session.name} was evicted: computing its {len(session.tokens):,} tokens again"
             )
-        with StopKey() as stop:
-            answer = _Answer(self._screen, self._book.model.token_text(), stop)
+        with Interrupts(raises=False) as interrupts:
+            answer = _Answer(self._screen, self._book.model.token_text(), interrupts)
             try:
                 turn = self._book.ask(text, self._max_new_tokens, answer)
             finally:
                 answer.end()
         self._screen.remark(_footnote(turn, answer.rate))
-        if stop.pressed and not self._screen.interactive:
+        if interrupts.pressed and not self._screen.interactive:
             raise KeyboardInterrupt
 
     def _announce(self, evicted: list[ChatSession]) -> None:
         for session in evicted:
             self._screen.note(
                 f"evicted: {session.name}, {len(session.tokens):,} tokens; "
-                "they will be computed again when it goes on",
+                "they will be computed again when it continues",
                 style="yellow",
             )
 
     def _no_room(self, error: PoolExhaustedError) -> str:
         capacity = self._book.manager.get_stats().total_capacity
         lacking = (
-            f"the pool of {format_size(capacity)} has no room for {format_size(error.requested)}"
+            f"cannot allocate {format_size(error.requested)} in the pool of {format_size(capacity)}"
         )
         if error.requested > capacity:
-            return f"{lacking}, whoever is evicted: say less, or give a larger --capacity"
+            return f"{lacking}; shorten the message or use a larger --capacity"
         return (
-            f"{lacking} beside what {self._book.present.name} holds: /reset it, or give a larger "
-            "--capacity, or a --max-context, with which a session never has to move"
+            f"{lacking} while {self._book.current.name} is in use; /reset it, use a larger "
+            "--capacity, or set --max-context so that a session never moves to a larger block"
         )
 
 
 class _Answer:
-    """Shows an answer as it comes.
+    """Shows an answer while it is generated.
 
     Attributes
     ----------
     rate : float
-        Tokens in a second, from the first one on; 0 for less than two.
+        Tokens per second, counted from the first token; 0 for fewer than two tokens.
     """
 
-    def __init__(self, screen: Screen, text: TokenText, stop: StopKey) -> None:
+    def __init__(self, screen: Screen, text: TokenText, interrupts: Interrupts) -> None:
         self._screen = screen
         self._text = text
-        self._stop = stop
+        self._interrupts = interrupts
         self._count = 0
         self._first = self._last = 0.0
 
@@ -138,29 +138,29 @@ class _Answer:
         return (self._count - 1) / max(self._last - self._first, 1e-9)
 
     def on_read(self, done: int, total: int) -> None:
-        """Show how far the prompt was read, where that takes its time."""
+        """Show how much of a long prompt was read."""
         if total > _SHORT_PROMPT:
             self._screen.progress(f"reading, {done:,} of {total:,} tokens")
 
     def on_token(self, token: int) -> None:
-        """Show what a token adds to the text."""
+        """Show the text that a token adds."""
         self._last = time.monotonic()
         self._first = self._first or self._last
         self._count += 1
         self._screen.write(self._text.add(token))
 
     def should_stop(self) -> bool:
-        """Tell whether Ctrl-C was pressed."""
-        return self._stop.pressed
+        """Return whether Ctrl-C was pressed."""
+        return self._interrupts.pressed
 
     def end(self) -> None:
-        """Show what was held back."""
+        """Show the rest of the text, and end the line."""
         self._screen.write(self._text.rest())
         self._screen.end_answer()
 
 
 def _footnote(turn: Turn, rate: float) -> str:
-    """Return what a turn cost."""
+    """Return the line below an answer: the tokens that were reused, read and generated."""
     read = turn.prompt_tokens - turn.reused_tokens
     parts = [
         f"{turn.reused_tokens:,} tokens from the pool",
@@ -170,7 +170,7 @@ def _footnote(turn: Turn, rate: float) -> str:
     if rate:
         parts.append(f"{rate:,.0f} tokens/s")
     if not turn.answer_tokens:
-        parts.append("stopped: nothing was said")
+        parts.append("stopped before the first token")
     elif turn.was_stopped:
         parts.append("stopped")
     elif turn.is_open:

@@ -1,4 +1,4 @@
-"""The line where somebody types: editing, history and completion by prompt_toolkit."""
+"""The input line in a terminal: editing, history and completion, by prompt_toolkit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Prompt:
     ----------
     book : SessionBook
     history : Path, optional
-        Where the lines are kept for the next time; without it, until the end.
+        File that keeps the lines for the next start; by default they are kept in memory.
     """
 
     def __init__(self, book: SessionBook, history: Path | None = None) -> None:
@@ -52,13 +52,13 @@ class Prompt:
         EOFError
             Ctrl-D was pressed on an empty line.
         KeyboardInterrupt
-            Ctrl-C was pressed; what was typed is gone.
+            Ctrl-C was pressed; the typed text is discarded.
         """
-        return self._session.prompt([("class:session", self._book.present.name), ("", "> ")])
+        return self._session.prompt([("class:session", self._book.current.name), ("", "> ")])
 
 
 def _tab_completes(completer: Completer) -> KeyBindings:
-    """Let Tab write the only completion at once: the next key may be Enter."""
+    """Make Tab insert a single completion at once, because the next key may be Enter."""
     bindings = KeyBindings()
 
     @bindings.add("tab")
@@ -78,13 +78,13 @@ def _tab_completes(completer: Completer) -> KeyBindings:
 
 
 class ChatCompleter(Completer):
-    """Completes commands, and the sessions that they name."""
+    """Completes commands, and the names of sessions in their arguments."""
 
     def __init__(self, book: SessionBook) -> None:
         self._book = book
 
     def get_completions(self, document: Document, _event: CompleteEvent) -> Iterator[Completion]:
-        """Yield what may stand before the cursor."""
+        """Yield the completions for the text before the cursor."""
         name, is_complete, argument = document.text_before_cursor.partition(" ")
         if not is_complete:
             yield from self._commands(name)

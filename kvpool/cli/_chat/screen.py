@@ -1,4 +1,4 @@
-"""Where a chat shows what it has to say: answers as they come, tables, notes."""
+"""The output of a chat: answers while they are generated, tables, notes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Self
 
 from rich.console import Console, RenderableType
 from rich.status import Status
-
-from kvpool.cli._chat.wrapping import WordWrap
 
 __all__ = ["Screen"]
 
@@ -23,27 +21,29 @@ class Screen:
     Parameters
     ----------
     interactive : bool
-        Whether somebody sits there.
+        Whether standard input and output are a terminal.
 
     Attributes
     ----------
     interactive : bool
     failures : int
-        Errors that were shown.
+        How many errors were shown.
     """
 
     def __init__(self, *, interactive: bool) -> None:
         for stream in (sys.stdin, sys.stdout, sys.stderr):
             reconfigure = getattr(stream, "reconfigure", None)
             if reconfigure is not None:
-                reconfigure(errors="replace")  # no letter of an answer ends the program
+                reconfigure(
+                    errors="replace"
+                )  # a character that cannot be encoded must not end the program
         self.interactive = interactive
         self.failures = 0
         self._out = _console(stderr=False)
         self._notes = self._out if interactive else _console(stderr=True)
         self._status: Status | None = None
         self._at_line_start = True
-        self._wrap: WordWrap | None = None
+        self._in_answer = False
 
     def show(self, *parts: RenderableType) -> None:
         """Show tables or texts."""
@@ -51,19 +51,19 @@ class Screen:
             self._out.print(part)
 
     def note(self, text: str, style: str = "dim") -> None:
-        """Say something beside the conversation."""
+        """Show a note that is not part of the conversation."""
         if self.interactive:
             self._notes.print(text, style=style)
         else:
-            self._notes.print(text, soft_wrap=True)  # a line for programs
+            self._notes.print(text, soft_wrap=True)  # one line, for programs
 
     def remark(self, text: str) -> None:
-        """Say something that only somebody who sits there wants to know."""
+        """Show a note in a terminal only."""
         if self.interactive:
             self.note(text)
 
     def error(self, text: str) -> None:
-        """Say that something could not be done."""
+        """Show an error, and count it."""
         self.failures += 1
         self.end_answer()
         self.note(text if self.interactive else f"kvpool: {text}", style="red")
@@ -71,7 +71,7 @@ class Screen:
     # -- answers -------------------------------------------------------------------------
 
     def progress(self, text: str) -> None:
-        """Show that something takes its time, until the next text of an answer."""
+        """Show a progress message until the next text of an answer."""
         if not self.interactive:
             return
         if self._status is None:
@@ -86,17 +86,17 @@ class Screen:
             return
         self._at_line_start = text.endswith("\n")
         if self.interactive:
-            if self._wrap is None:
-                self._wrap = WordWrap(self._out.width)
+            if not self._in_answer:
+                self._in_answer = True
                 text = text.lstrip(" ")
-            text = self._wrap.add(_harmless(text.expandtabs(_TAB)))
+            text = _harmless(text.expandtabs(_TAB))
         self._out.file.write(text)
         self._out.file.flush()
 
     def end_answer(self) -> None:
-        """Go to the beginning of a line."""
+        """Move to the beginning of a line."""
         self._stop_progress()
-        self._wrap = None
+        self._in_answer = False
         if not self._at_line_start:
             self._out.file.write("\n")
             self._out.file.flush()
@@ -106,7 +106,7 @@ class Screen:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop_progress()  # it hides the cursor
+        self._stop_progress()  # which hides the cursor
 
     def _stop_progress(self) -> None:
         if self._status is not None:
@@ -115,12 +115,12 @@ class Screen:
 
 
 def _console(*, stderr: bool) -> Console:
-    """Return a console that prints texts as they are: what is said may hold brackets."""
+    """Return a console without markup, because messages may contain brackets."""
     return Console(stderr=stderr, markup=False, highlight=False, emoji=False)
 
 
 def _harmless(text: str) -> str:
-    """Return a text that cannot give orders to a terminal."""
+    """Return a text without control characters, which a terminal would obey."""
     return "".join(_REPLACEMENT if _is_control(sign) else sign for sign in text)
 
 

@@ -1,4 +1,4 @@
-"""`ChatSession`: one conversation, and what of it the pool holds."""
+"""`ChatSession`: one conversation, and its entry in the pool."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ __all__ = ["ChatError", "ChatSession", "Turn"]
 
 
 class ChatError(KVPoolError, ValueError):
-    """What was asked for cannot be done; nothing has changed."""
+    """A chat command or message cannot be carried out; nothing has changed."""
 
 
 @dataclass(slots=True)
 class ChatSession:
-    """A conversation.
+    """A conversation and its entry in the pool.
 
     Attributes
     ----------
@@ -25,13 +25,13 @@ class ChatSession:
     messages : list of dict
         With ``role`` and ``content``.
     text : str
-        The conversation as the model saw it, and what it answered.
+        The conversation as the model sees it, with its answers.
     tokens : list of int
-        Those of `text`. What the pool holds are the first of them.
+        The tokens of `text`. The pool holds the first `held` of them.
     used_at : float
         Seconds of the book's clock.
     entry : KVCacheEntry or None
-        None where the pool holds nothing of it.
+        None if the pool does not hold the session.
     """
 
     name: str
@@ -43,28 +43,28 @@ class ChatSession:
 
     @property
     def key(self) -> CacheKey:
-        """Names it in the pool."""
+        """Key of the session in the pool."""
         return CacheKey("chat", self.name)
 
     @property
     def held(self) -> int:
-        """Tokens that the pool holds."""
+        """Number of tokens that the pool holds."""
         return 0 if self.entry is None else self.entry.token_count
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What a message and its answer came to.
+    """The figures of a message and its answer.
 
     Attributes
     ----------
     prompt_tokens, reused_tokens : int
-        Tokens of the conversation up to the answer, and those of them that the pool held.
+        Tokens of the conversation before the answer, and how many of them the pool held.
     answer_tokens : int
     was_stopped : bool
-        Whether the listener wanted the answer to end.
+        Whether the listener stopped the answer.
     is_open : bool
-        Whether the answer has no end of its own.
+        Whether the answer was cut off before its end token.
     """
 
     prompt_tokens: int

@@ -1,4 +1,4 @@
-"""What ``/sessions`` and ``/stats`` show."""
+"""The tables of ``/sessions`` and ``/stats``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["age_text", "sessions_table", "stats_table"]
 
 
 def sessions_table(book: SessionBook, now: float) -> Table:
-    """Return the sessions, the one used last first.
+    """Return a table of the sessions, the most recently used first.
 
     Parameters
     ----------
@@ -26,24 +26,24 @@ def sessions_table(book: SessionBook, now: float) -> Table:
         Seconds of the book's clock.
     """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("  session")  # may wrap, so it is the one that shrinks; its texts do not
+    table.add_column("  session")  # the only column that may shrink; its texts are cut off
     for name in ("tokens", "in pool", "committed", "shared", "last used"):
         table.add_column(name, justify="right", no_wrap=True)
     usage = {one.block: one for one in book.manager.pool.usage()}
     for session in sorted(book, key=lambda one: one.used_at, reverse=True):
-        is_present = session is book.present
+        is_current = session is book.current
         table.add_row(
-            Text(f"{'*' if is_present else ' '} {session.name}", no_wrap=True, overflow="ellipsis"),
+            Text(f"{'*' if is_current else ' '} {session.name}", no_wrap=True, overflow="ellipsis"),
             f"{len(session.tokens):,}",
             *_held(session, usage),
             age_text(now - session.used_at),
-            style="bold" if is_present else "" if session.entry else "dim",
+            style="bold" if is_current else "" if session.entry else "dim",
         )
     return table
 
 
 def _held(session: ChatSession, usage: Mapping[MemoryBlock, BlockUsage]) -> tuple[str, str, str]:
-    """Return the tokens that the pool holds, what it charges for them, and what is shared."""
+    """Return three cells: tokens in the pool, committed bytes and shared bytes."""
     if session.entry is None:
         return ("evicted" if session.tokens else "-"), "-", "-"
     cost = usage.get(session.entry.block)
@@ -52,7 +52,7 @@ def _held(session: ChatSession, usage: Mapping[MemoryBlock, BlockUsage]) -> tupl
 
 
 def stats_table(book: SessionBook) -> Table:
-    """Return the figures of the pool."""
+    """Return a table of the statistics of the pool."""
     stats = book.manager.get_stats()
     memory = book.manager.pool.stats()
     layout = book.model.layout
@@ -62,22 +62,22 @@ def stats_table(book: SessionBook) -> Table:
     table.add_column(style="bold")
     for row in (
         ("model", f"{book.model.name}, cache {layout}"),
-        ("a token", format_size(layout.bytes_per_token)),
+        ("bytes per token", format_size(layout.bytes_per_token)),
         ("backend", book.manager.pool.arena_info.backend),
         ("capacity", format_size(stats.total_capacity)),
         ("used", f"{format_size(stats.used_memory)} ({stats.utilization:.1%})"),
         ("largest free", format_size(memory.largest_free)),
         ("fragmentation", f"{stats.fragmentation:.1%}"),
-        ("forks", f"{stats.forks:,} share pages, {stats.copied_forks:,} had to be copies"),
-        ("sessions", f"{stats.active_entries:,} in the pool, {len(book.names()):,} in all"),
-        ("entries that left", ", ".join(reasons) or "none"),
+        ("forks", f"{stats.forks:,} sharing pages, {stats.copied_forks:,} copies"),
+        ("sessions", f"{stats.active_entries:,} in the pool, {len(book.names()):,} in total"),
+        ("evictions", ", ".join(reasons) or "none"),
     ):
         table.add_row(*row)
     return table
 
 
 def age_text(seconds: float) -> str:
-    """Return how long ago something was.
+    """Return a duration in words, as the time since an event.
 
     Examples
     --------

@@ -1,10 +1,10 @@
-"""``kvpool receipts``: verify ledgers, read them, make keys."""
+"""``kvpool receipts``: verify and read ledgers, and make signing keys."""
 
 from __future__ import annotations
 
 import typer
 
-# Under other names, so that the modules keep theirs.
+# Imported under other names, because the modules of this package have the same ones.
 from kvpool.cli._receipts.copy import copy as copy_command
 from kvpool.cli._receipts.keygen import keygen as keygen_command
 from kvpool.cli._receipts.schema import schema as schema_command
@@ -16,7 +16,7 @@ __all__ = ["receipts"]
 
 receipts = typer.Typer(
     name="receipts",
-    help="Verify ledgers of what a pool did, read them, make keys.",
+    help="Verify and read ledgers of evictions, and make signing keys.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

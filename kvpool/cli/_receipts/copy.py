@@ -1,4 +1,4 @@
-"""``kvpool receipts copy``: a ledger for others, without session ids that could be read."""
+"""``kvpool receipts copy``: copy a ledger, with session ids redacted if wanted."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from kvpool.cli._options import with_default
 from kvpool.cli._receipts.options import LedgerArgument, OpenLedger
 from kvpool.ledger import LedgerSink, read_salt, verify
 from kvpool.receipts.errors import DamagedLedgerError, LedgerOptionError
@@ -19,33 +20,33 @@ __all__ = ["copy"]
 def copy(
     ledger: LedgerArgument,
     target: Annotated[
-        Path, typer.Argument(help="The new ledger; must not be there.", show_default=False)
+        Path, typer.Argument(help="The new ledger; it must not exist.", show_default=False)
     ],
     redact: Annotated[
-        bool, typer.Option("--redact", help="Write session ids as salted digests.")
+        bool, typer.Option("--redact", help="Replace session ids by salted digests.")
     ] = False,
     salt: Annotated[
-        Path | None, typer.Option(help="Salt file. By default a new one, TARGET.salt.")
+        Path | None, typer.Option(help=with_default("Salt file.", "a new one, TARGET.salt"))
     ] = None,
     key: Annotated[
-        Path | None, typer.Option(help="PEM file of the private key that signs the copy.")
+        Path | None, typer.Option(help="PEM file of the private key to sign the copy with.")
     ] = None,
 ) -> None:
-    """Write the receipts of a ledger into a new one that can be handed to others.
+    """Copy the receipts of a ledger to a new one, for example to share it with others.
 
-    The ledger has to verify. The copy names the last hash of the ledger that it is made of.
+    The ledger must verify. The header of the copy contains the last hash of the ledger.
     """
     if target.exists():
-        raise LedgerOptionError(f"{target} is there already: a copy is a new ledger")
+        raise LedgerOptionError(f"{target} already exists; give the copy a new name")
     report = verify(ledger, allow_open=True)
     if not report.ok:
         raise DamagedLedgerError(
-            f"{ledger} is not copied, it does not verify: {report.findings[0]}"
+            f"{ledger} does not verify, so it was not copied: {report.findings[0]}"
         )
     receipts = [receipt for _, receipt in islice(OpenLedger(ledger).receipts(), report.receipts)]
     newer = {one.schema_version for one in receipts} - {SCHEMA_VERSION}
     if newer:
-        raise LedgerOptionError(f"receipts of schema {newer} need a newer kvpool to be copied")
+        raise LedgerOptionError(f"receipts of schema {newer} can only be copied by a newer kvpool")
     with LedgerSink(
         target,
         key=key,

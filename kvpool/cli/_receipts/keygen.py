@@ -1,4 +1,4 @@
-"""``kvpool receipts keygen``: a key that ledgers are signed with."""
+"""``kvpool receipts keygen``: make a key to sign ledgers with."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ def keygen(
     private_key: Annotated[
         Path,
         typer.Argument(
-            help="Where the private key goes; the public one gets .pub behind.",
+            help="File for the private key; the public key goes to the same name plus .pub.",
             show_default=False,
         ),
     ],
 ) -> None:
-    """Make an Ed25519 key; files that are there are not overwritten.
+    """Make an Ed25519 key pair; existing files are not overwritten.
 
-    The private key signs and stays with the pool. The public key goes to whoever verifies,
-    and not together with the ledger.
+    The private key signs and stays with the pool. Give the public key to those who verify,
+    separately from the ledger.
     """
     private, public = ed25519().generate_key_files(private_key)
-    typer.echo(f"private key  {private} (only you can read it; keep it so)")
+    typer.echo(f"private key  {private} (readable by you only; keep it secret)")
     typer.echo(f"public key   {public}")
     typer.echo(f"raw          {ed25519().read_public_key(public)}")

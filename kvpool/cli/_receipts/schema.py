@@ -1,4 +1,4 @@
-"""``kvpool receipts schema``: the JSON Schema of the receipts."""
+"""``kvpool receipts schema``: print the JSON Schema of the receipts."""
 
 from __future__ import annotations
 

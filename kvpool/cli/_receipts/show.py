@@ -1,4 +1,4 @@
-"""``kvpool receipts show``: the receipts of a ledger as a table."""
+"""``kvpool receipts show``: print the receipts of a ledger as a table."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import typer
 from rich.cells import chop_cells, set_cell_size
 
 from kvpool._escaping import printable
+from kvpool.cli._options import JsonOption, with_default
 from kvpool.cli._receipts.options import (
-    JsonOption,
     LedgerArgument,
     OpenLedger,
-    bytes_text,
     console,
 )
+from kvpool.cli._sizes import format_size
 from kvpool.eviction.base import EvictionReason
 from kvpool.ledger import Redactor, read_salt, salt_file
 from kvpool.receipts.errors import LedgerOptionError
@@ -31,27 +31,34 @@ from kvpool.receipts.types import (
 
 __all__ = ["show"]
 
-ROW = "{:>7}  {:<19}  {}  {:<6}  {:>10}  {:>10}"  # the session has what is left of the line
+ROW = "{:>7}  {:<19}  {}  {:<6}  {:>10}  {:>10}"  # the session fills the rest of the line
 Wanted = Callable[[Receipt], bool]
 
 
 def show(
     ledger: LedgerArgument,
-    session: Annotated[str | None, typer.Option(help="Only evictions of this session id.")] = None,
+    session: Annotated[
+        str | None, typer.Option(help="Show only evictions of this session id.")
+    ] = None,
     salt: Annotated[
         Path | None,
-        typer.Option(help="Salt file, for --session in a redacted ledger. By default LEDGER.salt."),
+        typer.Option(
+            help=with_default("Salt file, for --session in a redacted ledger.", "LEDGER.salt")
+        ),
     ] = None,
     reason: Annotated[
-        EvictionReason | None, typer.Option(help="Only evictions for this reason.")
+        EvictionReason | None, typer.Option(help="Show only evictions for this reason.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option(help="Only from this time on: 2026-01-31, 2026-01-31T12:00Z.")
+        str | None,
+        typer.Option(
+            help="Show only receipts from this time on, e.g. 2026-01-31 or 2026-01-31T12:00Z."
+        ),
     ] = None,
-    until: Annotated[str | None, typer.Option(help="Only before this time.")] = None,
+    until: Annotated[str | None, typer.Option(help="Show only receipts before this time.")] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Print the receipts of a ledger, one a line; nothing is verified."""
+    """Print the receipts of a ledger, one per line, without verifying them."""
     opened = OpenLedger(ledger)
     since, until = _moment(since), _moment(until)
 
@@ -89,28 +96,28 @@ class _Line(msgspec.Struct):
 
 
 def _session_id(session: str, opened: OpenLedger, salt: Path | None) -> str:
-    """Return what stands for a session in the ledger."""
+    """Return the session id as it is written in the ledger."""
     if opened.redaction is None:
         return session
     redactor = Redactor(read_salt(salt or salt_file(opened.path)))
     if redactor.redaction != opened.redaction:
-        raise LedgerOptionError("the ledger was redacted with another salt than the one given")
+        raise LedgerOptionError("the ledger was redacted with another salt than the given one")
     return redactor.digest(session)
 
 
 def _moment(text: str | None) -> str | None:
-    """Return a time of the command line as receipts write it; UTC unless it says otherwise."""
+    """Return a time of the command line in the format of receipts; UTC unless it has a zone."""
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise typer.BadParameter(f"{error}; write it like 2026-01-31T12:00:00Z") from None
+        raise typer.BadParameter(f"{error}; expected e.g. 2026-01-31T12:00:00Z") from None
     return timestamp(moment if moment.tzinfo else moment.replace(tzinfo=UTC))
 
 
 def _print(receipts: Iterator[Receipt]) -> None:
-    """Print row by row, so that a ledger of any length has its first rows at once."""
+    """Print row by row, so that the first rows of a long ledger show at once."""
     room = max(console().width - len(ROW.format("", "", "", "", "", "")), 12)
     heads = ("#", "time (UTC)", set_cell_size("session", room), "reason", "freed", "used")
     is_first = True
@@ -129,11 +136,11 @@ def _row(receipt: Receipt) -> tuple[str, ...]:
     reason = freed = ""
     if isinstance(receipt, KvEvictionReceipt):
         session, reason = receipt.session_id, receipt.eviction_reason.value
-        freed, used = bytes_text(receipt.bytes_freed), receipt.pool_used_after
+        freed, used = format_size(receipt.bytes_freed), receipt.pool_used_after
     elif isinstance(receipt, KvEvictionBatchReceipt):
         session = f"(batch of {receipt.count:,})"
-        freed, used = bytes_text(receipt.total_bytes_freed), receipt.pool_used_after
+        freed, used = format_size(receipt.total_bytes_freed), receipt.pool_used_after
     else:
         session, used = f"(snapshot of {receipt.active_sessions:,})", receipt.pool_used
     moment = receipt.timestamp[:19].replace("T", " ")
-    return str(receipt.sequence), moment, session, reason, freed, bytes_text(used)
+    return str(receipt.sequence), moment, session, reason, freed, format_size(used)

@@ -1,4 +1,4 @@
-"""``kvpool receipts summary``: what a ledger comes to."""
+"""``kvpool receipts summary``: add up the evictions of a ledger."""
 
 from __future__ import annotations
 
@@ -14,14 +14,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from kvpool.cli._options import JsonOption
 from kvpool.cli._receipts.options import (
-    JsonOption,
     LedgerArgument,
     OpenLedger,
-    bytes_text,
     console,
-    counted,
 )
+from kvpool.cli._sizes import counted, format_size
 from kvpool.receipts.types import KvEvictionReceipt, KvPoolSnapshotReceipt, Receipt
 
 __all__ = ["summary"]
@@ -31,13 +30,15 @@ EIGHTHS = " ▏▎▍▌▋▊▉█"
 
 @dataclass(slots=True)
 class _Sums:
-    """What is added up."""
+    """The sums over all receipts."""
 
     receipts: int = 0
     snapshots: int = 0
     pools: set[str] = field(default_factory=set)
     sessions: set[str] = field(default_factory=set)
-    evictions: Counter[str] = field(default_factory=Counter)  # by reason, as the next two
+    evictions: Counter[str] = field(
+        default_factory=Counter
+    )  # by reason, like `freed` and `pending`
     freed: Counter[str] = field(default_factory=Counter)
     pending: Counter[str] = field(default_factory=Counter)
     first: str = ""
@@ -45,7 +46,7 @@ class _Sums:
     times: array[float] = field(default_factory=lambda: array("d"))  # of evictions, seconds
 
     def add(self, receipt: Receipt) -> None:
-        """Count a receipt."""
+        """Add a receipt to the sums."""
         self.receipts += 1
         self.pools.add(receipt.pool_id)
         self.first = min(self.first or receipt.timestamp, receipt.timestamp)
@@ -62,10 +63,12 @@ class _Sums:
 
 def summary(
     ledger: LedgerArgument,
-    bins: Annotated[int, typer.Option(min=1, max=1000, help="Rows of the histogram.")] = 16,
+    bins: Annotated[
+        int, typer.Option(min=1, max=1000, help="Rows of the histogram over time.")
+    ] = 16,
     as_json: JsonOption = False,
 ) -> None:
-    """Add up the evictions of a ledger: by reason, in bytes, over time; nothing is verified."""
+    """Add up the evictions of a ledger by reason and over time, without verifying it."""
     opened, sums = OpenLedger(ledger), _Sums()
     for _, receipt in opened.receipts():
         sums.add(receipt)
@@ -119,19 +122,19 @@ def _by_reason(sums: _Sums) -> Table:
     for name, footer in (
         ("evictions", f"{total:,}"),
         ("share", ""),
-        ("freed at once", bytes_text(sums.freed.total())),
-        ("freed later", bytes_text(sums.pending.total())),
+        ("freed at once", format_size(sums.freed.total())),
+        ("freed later", format_size(sums.pending.total())),
     ):
         table.add_column(name, footer, justify="right", no_wrap=True)
     for reason, count in sums.evictions.most_common():
         share = f"{count / total:.1%}"
-        freed, pending = bytes_text(sums.freed[reason]), bytes_text(sums.pending[reason])
+        freed, pending = format_size(sums.freed[reason]), format_size(sums.pending[reason])
         table.add_row(reason, f"{count:,}", share, freed, pending)
     return table
 
 
 def _histogram(sums: _Sums, bins: int) -> list[tuple[float, int]]:
-    """Return the beginning of each of `bins` equal spans of time, and its evictions."""
+    """Return the start and the number of evictions of each of `bins` equal spans of time."""
     if not sums.times:
         return []
     first, last = min(sums.times), max(sums.times)
@@ -146,7 +149,7 @@ def _print_histogram(screen: Console, histogram: list[tuple[float, int]]) -> Non
     most = max(count for _, count in histogram)
     span = histogram[1][0] - histogram[0][0] if len(histogram) > 1 else 0
     room = max(screen.width - 24 - len(f"{most:,}") - 2, 8)
-    screen.print("evictions over time (UTC)" + (f", {_span(span)} a row" if span else ""))
+    screen.print("evictions over time (UTC)" + (f", {_span(span)} per row" if span else ""))
     for start, count in histogram:
         eighths = round(count / most * room * 8)
         bar = "█" * (eighths // 8) + EIGHTHS[eighths % 8].strip()

@@ -1,4 +1,4 @@
-"""``kvpool receipts verify``: whether a ledger holds what it should."""
+"""``kvpool receipts verify``: check that a ledger is complete and unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from typing import Annotated
 
 import typer
 
-from kvpool.cli._receipts.options import JsonOption, LedgerArgument, counted
+from kvpool.cli._options import JsonOption
+from kvpool.cli._receipts.options import LedgerArgument
+from kvpool.cli._sizes import counted
 from kvpool.ledger import Finding, VerifyReport
 from kvpool.ledger import verify as verify_ledger
 from kvpool.receipts.types import (
@@ -32,19 +34,21 @@ KINDS = (
 def verify(
     ledger: LedgerArgument,
     public_key: Annotated[
-        Path | None, typer.Option(help="PEM file with the key that it has to be signed with.")
+        Path | None,
+        typer.Option(help="PEM file of the public key that must have signed the ledger."),
     ] = None,
     head: Annotated[
-        str | None, typer.Option(help="Hash of a line, noted earlier, that it has to have.")
+        str | None,
+        typer.Option(help="Hash of a line, noted earlier, that the ledger must contain."),
     ] = None,
     allow_open: Annotated[
-        bool, typer.Option("--allow-open", help="It may end without a seal.")
+        bool, typer.Option("--allow-open", help="Accept a ledger that is not sealed yet.")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Check all of a ledger; exit code 0 if all is as it should be, else 1.
+    """Verify a ledger; the exit code is 0 if it is valid, and 1 if not.
 
-    It looks at the form of each line, the chain of hashes, the signatures, the
+    Checks the form of each line, the chain of hashes, the signatures, the
     sequence of the receipts, and whether their numbers add up.
     """
     report = verify_ledger(ledger, public_key=public_key, head=head, allow_open=allow_open)

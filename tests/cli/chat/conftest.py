@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 
 from tests.support import needs
+from tests.support.managers import make_manager, manager
+
+__all__ = ["chatting", "make_manager", "manager"]
 
 
 @pytest.fixture(scope="session")

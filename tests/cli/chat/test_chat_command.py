@@ -59,7 +59,7 @@ def test_lines_in_answers_out(model_dir: Path) -> None:
     assert first != second
     assert min(len(first.split()), len(second.split())) > 1
     assert next(line.split()[:2] for line in table if "now" in line) == ["*", "branch"]
-    assert done.stderr.startswith("now in branch, which begins as main: ")
+    assert done.stderr.startswith("now in branch, a fork of main: ")
     assert "\x1b" not in done.stdout + done.stderr
     assert ">" not in done.stdout
     again = chat(str(model_dir), *options, lines="hello\n")
@@ -70,8 +70,8 @@ def test_errors_make_the_exit_code_1_in_the_end() -> None:
     done = chat("--tiny", "--capacity", "8KiB", lines="/nothing\nhello\n/stats\n")
     assert done.returncode == 1
     unknown, full = done.stderr.splitlines()
-    assert unknown == "kvpool: there is no command /nothing; /help shows which there are"
-    assert full.startswith("kvpool: the pool of 8.0 KiB has no room for 32.0 KiB, whoever")
+    assert unknown == "kvpool: unknown command /nothing; /help lists all"
+    assert full.startswith("kvpool: cannot allocate 32.0 KiB in the pool of 8.0 KiB; shorten")
     assert "capacity" in done.stdout
 
 
@@ -123,7 +123,7 @@ def test_ctrl_c_in_a_pipe_ends_it_after_a_whole_token(model_dir: Path) -> None:
 def test_answers_stream_and_ctrl_c_stops_them(model_dir: Path) -> None:
     with Terminal("chat", str(model_dir), "--max-new-tokens", "4000") as terminal:
         greeting = terminal.wait_for("main>")
-        assert "endless: a token of its cache has 512 B" in greeting
+        assert "endless: 512 B per token" in greeting
         terminal.press("hello\r")
         so_far = terminal.wait_for(r"[a-z]{3,} [a-z]{3,} [a-z]{3,}")
         assert "answered" not in so_far  # it is not at its end
@@ -151,7 +151,7 @@ def test_the_line_is_edited_completed_and_remembered(model_dir: Path, tmp_path: 
         terminal.press("/sta\t")
         terminal.wait_for("/stats")
         terminal.press("\r")
-        assert "0 in the pool, 1 in all" in terminal.wait_for("(?s)entries that left.*main>")
+        assert "0 in the pool, 1 in total" in terminal.wait_for("(?s)evictions.*main>")
         terminal.press("hello\r")
         terminal.wait_for("(?s)answered.*main>")
         terminal.press("/fork branch\r")
@@ -161,11 +161,11 @@ def test_the_line_is_edited_completed_and_remembered(model_dir: Path, tmp_path: 
         terminal.press("/")
         terminal.wait_for("/")
         terminal.press("\t")
-        terminal.wait_for("Branch the session, and turn to the branch")
+        terminal.wait_for("Fork the current session")
         terminal.press("\x03")
         terminal.wait_for("main>")
         terminal.press("\x1b[A\x1b[A\x1b[A\x1b[A\r")
-        assert "2 in the pool, 2 in all" in terminal.wait_for("(?s)entries that left.*main>")
+        assert "2 in the pool, 2 in total" in terminal.wait_for("(?s)evictions.*main>")
         terminal.press("\x04")
         assert terminal.leave() == 0
     assert "Traceback" not in terminal.shown

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -59,25 +60,25 @@ def begin(
 def test_an_answer_is_a_line_and_nothing_else(begin: Callable[..., Talk]) -> None:
     talk = begin()
     out, err = talk.take("hello\n", "\n", "  \n")
-    assert out == talk.book.present.messages[-1]["content"] + "\n"
+    assert out == talk.book.current.messages[-1]["content"] + "\n"
     assert (err, talk.screen.failures) == ("", 0)
 
 
 def test_two_slashes_say_one(begin: Callable[..., Talk]) -> None:
     talk = begin()
     talk.take("//help")
-    assert talk.book.present.messages[0]["content"] == "/help"
+    assert talk.book.current.messages[0]["content"] == "/help"
 
 
 def test_errors_are_told_and_it_goes_on(begin: Callable[..., Talk]) -> None:
     talk = begin()
     out, err = talk.take("/sesions", "/fork", "/new a b", "/switch nobody", "/xyz", "hello")
     assert err.splitlines() == [
-        "kvpool: there is no command /sesions; did you mean /sessions?",
-        "kvpool: write it so: /fork NAME",
-        "kvpool: write it so: /new NAME",
-        "kvpool: there is no session 'nobody'; /sessions shows which there are",
-        "kvpool: there is no command /xyz; /help shows which there are",
+        "kvpool: unknown command /sesions; did you mean /sessions?",
+        "kvpool: usage: /fork NAME",
+        "kvpool: usage: /new NAME",
+        "kvpool: unknown session 'nobody'; /sessions lists all",
+        "kvpool: unknown command /xyz; /help lists all",
     ]
     assert out.strip()
     assert talk.screen.failures == 5
@@ -93,7 +94,7 @@ def test_every_command_is_in_the_help(begin: Callable[..., Talk]) -> None:
 def test_quit_leaves_the_rest_unread(begin: Callable[..., Talk]) -> None:
     talk = begin()
     talk.take("/quit", "hello")
-    assert talk.book.present.messages == []
+    assert talk.book.current.messages == []
 
 
 def test_sessions_and_figures(begin: Callable[..., Talk]) -> None:
@@ -101,9 +102,9 @@ def test_sessions_and_figures(begin: Callable[..., Talk]) -> None:
     assert "branch" in out
     assert "committed" in out
     assert "capacity" in out
-    assert "now in branch, which begins as main: " in err
-    assert "now in other: nothing said yet" in err
-    assert "other begins anew" in err
+    assert "now in branch, a fork of main: " in err
+    assert "now in other: empty" in err
+    assert "other is empty now" in err
 
 
 def test_who_was_evicted_is_told_and_computed_again(begin: Callable[..., Talk]) -> None:
@@ -112,12 +113,12 @@ def test_who_was_evicted_is_told_and_computed_again(begin: Callable[..., Talk]) 
     lines = err.splitlines()
     tokens = lines[1].split()[2]
     assert lines[1] == (
-        f"evicted: main, {tokens} tokens; they will be computed again when it goes on"
+        f"evicted: main, {tokens} tokens; they will be computed again when it continues"
     )
     assert lines[2] == (
-        f"now in main: {tokens} tokens, none of them in the pool: they will be computed again"
+        f"now in main: {tokens} tokens, not in the pool; they will be computed again"
     )
-    assert lines[3] == f"the pool holds nothing of main: its {tokens} tokens are computed again"
+    assert lines[3] == f"main was evicted: computing its {tokens} tokens again"
     assert lines[4].startswith("evicted: other, ")
     assert lines[5] == "dropped main"
     assert lines[6].startswith("now in other: ")
@@ -129,14 +130,15 @@ def test_a_full_pool_is_told_with_its_figures_and_it_goes_on(begin: Callable[...
     out, err = talk.take("hello", LONG, "/fork branch", "more")
     assert len(out.splitlines()) == 2
     first, second = err.splitlines()
-    lacking = "kvpool: the pool of 150.0 KiB has no room for "
-    assert first.startswith(lacking)
-    assert first.endswith(", whoever is evicted: say less, or give a larger --capacity")
-    assert second.startswith(f"{lacking}128.0 KiB beside what main holds: /reset it, or ")
+    assert re.match(r"kvpool: cannot allocate \S+ \S+ in the pool of 150\.0 KiB; shorten", first)
+    assert first.endswith("; shorten the message or use a larger --capacity")
+    assert second.startswith(
+        "kvpool: cannot allocate 128.0 KiB in the pool of 150.0 KiB while main is in use; /reset"
+    )
     assert talk.book.names() == ["main"]
 
 
-def test_somebody_who_sits_there_is_told_what_a_turn_cost(begin: Callable[..., Talk]) -> None:
+def test_a_terminal_shows_what_a_turn_cost(begin: Callable[..., Talk]) -> None:
     out, err = begin(interactive=True).take("hello", "more")
     notes = [line for line in out.splitlines() if "from the pool" in line]
     assert notes[0].startswith("0 tokens from the pool, ")
@@ -148,14 +150,14 @@ def test_somebody_who_sits_there_is_told_what_a_turn_cost(begin: Callable[..., T
 def test_ctrl_c_at_the_prompt_clears_the_line(begin: Callable[..., Talk]) -> None:
     talk = begin(interactive=True)
     talk.take(KeyboardInterrupt, "hello")
-    assert talk.book.present.tokens
+    assert talk.book.current.tokens
     assert not talk.conversation.interrupted
 
 
 def test_ctrl_c_in_a_pipe_ends_it(begin: Callable[..., Talk]) -> None:
     talk = begin()
     talk.take(KeyboardInterrupt, "hello")
-    assert talk.book.present.tokens == []
+    assert talk.book.current.tokens == []
     assert talk.conversation.interrupted
 
 
@@ -173,7 +175,7 @@ def test_ctrl_c_ends_an_answer_and_keeps_what_there_is(
 
     monkeypatch.setattr(talk.screen, "write", press_and_write)
     out, _ = talk.take("hello", "more")
-    session = talk.book.present
+    session = talk.book.current
     assert len(session.messages) == (4 if interactive else 2)
     assert 0 < len(session.messages[1]["content"].split()) < 6
     assert session.messages[1]["content"].strip() in out

@@ -1,0 +1,73 @@
+"""Options that several commands share, so that each has one text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from kvpool.cli._sizes import parse_size
+
+__all__ = [
+    "RESERVED_TOKENS",
+    "BackendOption",
+    "CapacityOption",
+    "ElasticOption",
+    "JsonOption",
+    "alternatives",
+    "capacity_option",
+    "with_default",
+]
+
+
+def with_default(text: str, default: str) -> str:
+    """Return a help text that ends with ``[default: …]``, for defaults that typer cannot show.
+
+    Typer itself would write ``[default: (…)]``, with parentheses.
+    """
+    return f"{text} [dim]{escape(f'[default: {default}]')}[/dim]"
+
+
+def alternatives(names: Sequence[str]) -> str:
+    """Return names as a list in words.
+
+    Examples
+    --------
+    >>> alternatives(["float32", "float16", "int8"])
+    'float32, float16 or int8'
+    """
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
+def capacity_option(default: str) -> Any:
+    """Return the option ``--capacity`` of a command with this default."""
+    return typer.Option(
+        parser=parse_size,
+        metavar="SIZE",
+        show_default=False,
+        help=with_default("Size of the pool.", default),
+    )
+
+
+RESERVED_TOKENS = "Tokens to reserve per session."
+
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        help=with_default("Storage backend; see `kvpool backends`.", "$KVPOOL_BACKEND or numpy")
+    ),
+]
+CapacityOption = Annotated[int, capacity_option("512MiB")]
+ElasticOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--elastic/--no-elastic",
+        help=with_default(
+            "Account by committed page or by whole block.", "by page if the backend can"
+        ),
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

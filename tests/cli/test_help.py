@@ -1,0 +1,65 @@
+"""The help of all commands, as a user asks for it."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from kvpool.cli import app
+
+
+def commands(command: Any, *names: str) -> dict[tuple[str, ...], Any]:
+    """Return all commands below one, by the words that call them."""
+    found = {names: command}
+    for name, below in getattr(command, "commands", {}).items():
+        found |= commands(below, *names, name)
+    return found
+
+
+COMMANDS = commands(typer.main.get_command(app))
+
+
+def run(*arguments: str) -> Any:
+    return CliRunner().invoke(app, arguments, prog_name="kvpool", env={"TERM": "dumb"})
+
+
+def test_all_commands_are_here() -> None:
+    assert {("replay",), ("demo",), ("map",), ("chat",), ("receipts", "verify")} <= set(COMMANDS)
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_short_and_long_help_are_one(names: tuple[str, ...]) -> None:
+    short, long = (run(*names, option) for option in ("-h", "--help"))
+    assert (short.exit_code, short.stderr) == (0, "")
+    assert short.stdout == long.stdout
+    assert "Usage: kvpool" in short.stdout
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_bad_usage_has_exit_code_2(names: tuple[str, ...]) -> None:
+    done = run(*names, "--no-such-option")
+    assert (done.exit_code, done.stdout) == (2, "")
+
+
+def test_a_text_that_several_commands_share_is_the_same_object() -> None:
+    """An option that has another text in another command means something else there."""
+    shared = Counter(
+        (option, parameter.help)
+        for command in COMMANDS.values()
+        for parameter in command.params
+        for option in parameter.opts
+    )
+    for option in ("--backend", "--elastic"):
+        assert len([text for name, text in shared if name == option]) == 1
+
+
+def test_defaults_are_shown_in_one_form() -> None:
+    for names in COMMANDS:
+        shown = " ".join(run(*names, "--help").stdout.replace("│", " ").split())
+        assert "default: (" not in shown
+        assert not re.search(r"(?i)\bby default\b", shown)
