@@ -22,9 +22,9 @@ class CacheKey(NamedTuple):
 
     Notes
     -----
-    ``str(key)`` is ``namespace/id``, as errors and receipts show it. Different keys have
-    different texts: each backslash is doubled, and one stands in front of a slash in the
-    namespace and of an id that reads like a number and is a str.
+    ``str(key)`` is ``namespace/id``; errors and receipts show it so. Different keys have
+    different texts: each backslash is doubled, and a backslash is put before a slash in the
+    namespace, and before an id that is a str and reads like a number.
 
     Examples
     --------
@@ -40,7 +40,7 @@ class CacheKey(NamedTuple):
     def __str__(self) -> str:
         namespace = _doubled(self.namespace).replace("/", r"\/")
         if not isinstance(self.id, str):
-            return f"{namespace}/{int(self.id)}"  # equal ids read alike: True and 1
+            return f"{namespace}/{int(self.id)}"  # ids that are equal have one text: True and 1
         mark = "\\" if _NUMBER.fullmatch(self.id) else ""
         return f"{namespace}/{mark}{_doubled(self.id)}"
 

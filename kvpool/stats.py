@@ -12,27 +12,39 @@ __all__ = ["MemoryStats", "PoolStats"]
 
 @dataclass(frozen=True, slots=True)
 class MemoryStats:
-    """The figures of a `MemoryPool`; all sizes in bytes, rounded up to the granule.
+    """The figures of a `MemoryPool`, from its `stats`. A manager has its own, `PoolStats`.
+
+    All sizes are in bytes, rounded up to the granule of the pool.
 
     Attributes
     ----------
-    capacity, used, free, largest_free : int
-        ``used + free == capacity``. What counts as used are the blocks handed out; in an
-        elastic pool their committed pages.
+    capacity : int
+        Bytes that all blocks together may use.
+    used : int
+        Bytes of the blocks handed out; in an elastic pool, of their committed pages.
+    free : int
+        ``capacity - used``.
+    largest_free : int
+        Bytes of the largest free range.
     live_blocks : int
         Blocks handed out and not deallocated.
     parting_blocks : int
-        Blocks deallocated whose bytes wait for their last view or fork; they count as used.
+        Draining blocks: deallocated, but a view or fork still needs their bytes. They count
+        as used.
     allocations, deallocations : int
         How often bytes were handed out, and how often they came back.
     bytes_allocated, bytes_freed : int
         Running totals; ``used == bytes_allocated - bytes_freed``.
-    reserved, address_space : int
-        Bytes of the ranges that blocks have, committed or not, and of all that there are.
+    reserved : int
+        Bytes of the address ranges of all blocks, committed or not.
+    address_space : int
+        Bytes of all address ranges that there are.
     bytes_trimmed : int
         Of the bytes freed, those that live blocks gave back or left to forks.
-    forks, copied_forks : int
-        Forks that share pages now, and how often a fork had to be a copy so far.
+    forks : int
+        Forks that share pages now.
+    copied_forks : int
+        How often a fork had to be a copy so far.
     """
 
     capacity: int
@@ -53,7 +65,7 @@ class MemoryStats:
 
     @property
     def fragmentation(self) -> float:
-        """``1 - largest_free / free``: 0 where all free bytes are in one range, or none is."""
+        """``1 - largest_free / free``: 0 if all free bytes are in one range, or no byte is free."""
         return 1 - self.largest_free / self.free if self.free else 0.0
 
     @property
@@ -64,17 +76,23 @@ class MemoryStats:
 
 @dataclass(frozen=True, slots=True)
 class PoolStats:
-    """The figures of a `KVCacheManager`, all of one moment; sizes in bytes.
+    """The figures of a `KVCacheManager`, from its `get_stats`. A pool has its own, `MemoryStats`.
+
+    All figures are of one moment; all sizes are in bytes.
 
     Attributes
     ----------
-    total_capacity, used_memory : int
-        ``used_memory`` counts removed entries until their last view and fork are gone. In an
-        elastic pool both count committed pages.
-    active_entries, pinned_entries : int
-        Entries that can be found by their key, and those of them that are pinned.
+    total_capacity : int
+        Bytes that all entries together may use; in an elastic pool, that may be committed.
+    used_memory : int
+        Bytes in use; in an elastic pool, of committed pages. Entries that were removed count
+        until their last view and fork are gone.
+    active_entries : int
+        Entries that can be found by their key.
+    pinned_entries : int
+        Active entries that are pinned.
     parting_entries : int
-        Blocks that were given up and wait for their last view or fork.
+        Draining entries: they left, but a view or fork still needs their bytes.
     allocations : int
         Entries made.
     evictions : int
@@ -89,10 +107,14 @@ class PoolStats:
         Running totals; ``used_memory == bytes_allocated - bytes_freed``.
     bytes_trimmed : int
         Of the bytes freed, those that entries gave back, or left to forks, while they stayed.
-    reserved_memory, address_space : int
-        Bytes of the ranges that entries have, committed or not, and of all that there are.
-    forks, copied_forks : int
-        Forks that share pages now, and how often a fork had to be a copy so far.
+    reserved_memory : int
+        Bytes of the address ranges of all entries, committed or not.
+    address_space : int
+        Bytes of all address ranges that there are.
+    forks : int
+        Forks that share pages now.
+    copied_forks : int
+        How often a fork had to be a copy so far.
     """
 
     total_capacity: int

@@ -4,13 +4,14 @@ An entry holds ``[keys | values]``, each as layer x head x token x dim: *head-ma
 tokens of one head lie next to each other, so attention reads one contiguous run per head, and
 a new token is appended in place, without moving those before it.
 
-Where memory comes in pages, the last page of each run is partly empty. A model with small or
-few heads may pack tokens more densely: then a run holds all heads of a layer, or whole tokens.
+If memory comes in pages, the last page of each run is partly empty. A model with small or few
+heads can pack tokens more densely: then a run holds all heads of a layer, or whole tokens.
 """
 
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -29,8 +30,8 @@ __all__ = ["DTYPES", "PACKINGS", "EntryGeometry", "KVLayout", "Packing"]
 Packing = Literal["head", "layer", "token"]
 
 PACKINGS: tuple[Packing, ...] = ("head", "layer", "token")
-"""What a run of consecutive tokens holds of each token: one head's key or value, all heads of
-the keys or values of one layer, or all there is."""
+"""What a run of consecutive tokens holds of each token: the key or value of one head, the keys
+or values of all heads of one layer, or everything."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -56,14 +57,16 @@ class KVLayout:
     dtype : dtype or str
         ``float32``, ``float16``, ``bfloat16`` or ``int8``.
     packing : {"head", "layer", "token"}
-        What lies next to each other: the tokens of a head, so that attention reads one
-        contiguous range per head; or, with fewer partly empty pages, all heads of a layer,
-        or all of a token. Views are zero-copy and have the same shape in each.
+        What lies next to each other. "head": the tokens of one head, so that attention reads
+        one contiguous range per head. "layer": all heads of a layer, with fewer partly empty
+        pages. "token": everything of one token, with the fewest. Views are zero-copy and have
+        the same shape in each.
 
     Raises
     ------
     InvalidLayoutError
-        A dimension is no whole number of at least 1, or the dtype or packing is another.
+        A dimension is not a whole number of at least 1, or the dtype or the packing is not
+        supported.
 
     Examples
     --------
@@ -91,7 +94,7 @@ class KVLayout:
         object.__setattr__(self, "head_dim", _dimension("head_dim", head_dim))
         object.__setattr__(self, "dtype", _element_type(dtype))
         if packing not in PACKINGS:
-            raise InvalidLayoutError(f"packing {packing!r} is none of {', '.join(PACKINGS)}")
+            raise InvalidLayoutError(f"unsupported packing {packing!r}; use {_either(PACKINGS)}")
         object.__setattr__(self, "packing", packing)
 
     @classmethod
@@ -101,17 +104,18 @@ class KVLayout:
         Parameters
         ----------
         config : object
-            As a ``PreTrainedConfig`` of Hugging Face transformers: ``num_hidden_layers``,
-            ``num_attention_heads``, ``num_key_value_heads``, ``head_dim`` or ``hidden_size``,
-            ``layer_types``; inside ``text_config`` where the model has several parts.
+            With the attributes of a ``PreTrainedConfig`` of Hugging Face transformers:
+            ``num_hidden_layers``, ``num_attention_heads``, ``num_key_value_heads``,
+            ``head_dim`` or ``hidden_size``, ``layer_types``. If the model has several parts,
+            they are those of ``text_config``.
         dtype : dtype, str or torch.dtype, optional
             By default the configuration's own.
 
         Raises
         ------
         InvalidLayoutError
-            Something is missing, or a layer is of a type that keeps other things than the keys
-            and values of each token; the text names it.
+            An attribute is missing, or a layer is of a type that keeps other things than the
+            keys and values of each token; the text names the attribute or the layer.
 
         Examples
         --------
@@ -130,18 +134,21 @@ class KVLayout:
         return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype.itemsize
 
     def geometry(self, max_context_length: int, alignment: int = MIN_ALIGNMENT) -> EntryGeometry:
-        """Return where everything lies in an entry for that many tokens.
+        """Return where everything lies in an entry for `max_context_length` tokens.
 
         Parameters
         ----------
         max_context_length : int
+            Tokens that the entry has room for.
         alignment : int, default 64
             Bytes, a power of two: every run starts at a multiple of it.
 
         Raises
         ------
         InvalidLayoutError
-            `max_context_length` is no whole number of at least 1.
+            `max_context_length` is not a whole number of at least 1.
+        InvalidAlignmentError
+            `alignment` is not a power of two.
         """
         length = _dimension("max_context_length", max_context_length)
         return EntryGeometry(self, length, check_alignment(alignment))
@@ -152,7 +159,7 @@ class KVLayout:
 
 
 class EntryGeometry:
-    """Byte offsets and strides inside an entry.
+    """Byte offsets and strides inside an entry; from `KVLayout.geometry`.
 
     Parameters
     ----------
@@ -223,9 +230,9 @@ class EntryGeometry:
         Parameters
         ----------
         tokens : int
-            Of all layers.
+            Tokens that every layer holds.
         page_size : int
-            Bytes; the runs start with a page.
+            Bytes; every run starts with a page.
         """
         pages = -(-tokens * self.token_stride // page_size)
         return self.groups * self.runs_per_group * pages * page_size
@@ -248,7 +255,7 @@ class EntryGeometry:
         ----------
         root : ndarray of uint8, shape (nbytes,)
         layer, start, count : int
-            Not checked beyond the bounds of `root`.
+            Must lie inside the entry; only the bounds of `root` are checked.
 
         Returns
         -------
@@ -265,7 +272,19 @@ class EntryGeometry:
         )
 
     def full_view(self, root: Bytes, start: int, count: int) -> NDArray[Any]:
-        """Return tokens of all layers: shape (2, layers, kv_heads, count, head_dim)."""
+        """Return tokens of all layers as an array over the bytes of an entry.
+
+        Parameters
+        ----------
+        root : ndarray of uint8, shape (nbytes,)
+        start, count : int
+            Must lie inside the entry; only the bounds of `root` are checked.
+
+        Returns
+        -------
+        ndarray, shape (2, layers, kv_heads, count, head_dim)
+            Keys and values.
+        """
         layout = self.layout
         return np.ndarray(
             (2, layout.layers, layout.kv_heads, count, layout.head_dim),
@@ -274,6 +293,11 @@ class EntryGeometry:
             start * self.token_stride,
             (self.value_offset, self.layer_stride, *self._strides),
         )
+
+
+def _either(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
 
 
 def _dimension(name: str, value: int) -> int:
@@ -292,5 +316,5 @@ def _element_type(dtype: DTypeLike) -> np.dtype[Any]:
     except TypeError:
         element = None
     if element not in DTYPES.values() or element is None:
-        raise InvalidLayoutError(f"dtype {dtype!r} is none of {', '.join(DTYPES)}")
+        raise InvalidLayoutError(f"unsupported dtype {dtype!r}; use {_either(DTYPES)}")
     return element

@@ -189,7 +189,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     [
         ("--backend", "nowhere", "unknown backend 'nowhere'"),
         ("--policy", "whim", "unknown eviction policy 'whim'"),
-        ("--dtype", "float8", "dtype 'float8' is none of float32"),
+        ("--dtype", "float8", "unsupported dtype 'float8'; use float32"),
         ("--ttl", "0", "above 0 seconds"),
         ("--capacity", "63", "63"),
     ],

@@ -64,7 +64,9 @@ def test_a_bad_context_length_is_named_with_its_value(value: Any) -> None:
 def test_a_bad_dtype_is_named(dtype: Any) -> None:
     with pytest.raises(InvalidLayoutError) as caught:
         KVLayout(1, 1, 1, dtype)
-    assert str(caught.value).startswith(f"dtype {dtype!r} is none of float32, float16, bfloat16")
+    assert str(caught.value).startswith(
+        f"unsupported dtype {dtype!r}; use float32, float16, bfloat16 or int8"
+    )
 
 
 def test_whole_numbers_of_numpy_become_ints() -> None:

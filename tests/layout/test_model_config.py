@@ -97,7 +97,7 @@ def test_layers_with_configurations_of_their_own() -> None:
         ({"num_attention_heads": "8"}, "no number num_attention_heads: '8'"),
         ({"hidden_size": None}, "no number hidden_size"),
         ({"dtype": None}, "names no dtype"),
-        ({"dtype": "float64"}, "dtype 'float64' is none of"),
+        ({"dtype": "float64"}, "unsupported dtype 'float64'; use"),
         ({"layer_types": ["full_attention"]}, "layer_types names 1 layers, not 4"),
         ({"layer_types": ["full_attention", "mamba"] * 2}, "layer 1 is of the type 'mamba'"),
         ({"layer_types": ["sliding_attention"] * 4}, "no number sliding_window"),

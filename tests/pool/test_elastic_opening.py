@@ -75,7 +75,7 @@ def test_capacity_is_whole_pages(backend: str) -> None:
 
 def test_a_packing_that_nobody_knows() -> None:
     packing: Any = "heap"
-    with pytest.raises(InvalidLayoutError, match="'heap' is none of head, layer, token"):
+    with pytest.raises(InvalidLayoutError, match="'heap'; use head, layer or token"):
         KVLayout(1, 1, 64, packing=packing)
 
 
