@@ -623,7 +623,7 @@ class KVCacheManager(Closing):
         if self._closed:
             raise PoolClosedError("the manager is closed")
         sessions = self._sessions
-        sessions.apply_uses()
+        sessions.catch_up()
         while self._removals:
             sessions.remove(self._removals.popleft())
         gone = sessions.evict_expired()

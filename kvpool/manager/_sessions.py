@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -14,6 +15,7 @@ from kvpool.cache_key import CacheKey
 from kvpool.entry import Keeper, KVCacheEntry, PoolEntry
 from kvpool.errors import (
     AddressSpaceExhaustedError,
+    BrokenPluginError,
     EntryExistsError,
     EntryKindError,
     EntryNotFoundError,
@@ -93,7 +95,7 @@ class Sessions:
     receipts : ReceiptEmitter or None
         Makes a receipt of every entry that leaves.
     uses : UseLog
-        Read by `apply_uses`.
+        Read by `catch_up`.
     keeper_of : callable
         Returns the keeper for the entry of a key and session number.
     """
@@ -118,6 +120,7 @@ class Sessions:
         self._uses = uses
         self._keeper_of = keeper_of
         self._by_key: dict[CacheKey, Session] = {}  # the oldest session first
+        self._departed: deque[CacheKey] = deque()  # left, but the policy still ranks them
         self._expiry = ExpiryQueue()
         self._hits = self._misses = self._allocations = 0
         self._evictions = dict.fromkeys(EvictionReason, 0)
@@ -174,8 +177,10 @@ class Sessions:
             return None
         return self._hit(key, session.entry)
 
-    def apply_uses(self) -> None:
-        """Tell the policy of the uses in the log, in the order of each entry's last use."""
+    def catch_up(self) -> None:
+        """Tell the policy what it does not know yet: uses by entries' own methods, in order."""
+        if self._departed:
+            self._forget_again()
         log = self._uses
         if not log:  # the usual case, at every call of the manager
             return
@@ -378,13 +383,27 @@ class Sessions:
         """Yield the blocks of sessions that are not pinned, in the order of the policy.
 
         `offered` is given the key of each.
+
+        Raises
+        ------
+        BrokenPluginError
+            The policy yields a key twice, or one that is not the key of a session.
         """
         for key in self._policy.victims():
-            session = self._by_key[key]
+            session = self._by_key.get(key)
+            if session is None:
+                raise self._broken(f"yields {key!s}, which has no entry")
             if not session.pins:
                 block = session.entry.block
+                if block in offered:
+                    raise self._broken(f"yields {key!s} twice")
                 offered[block] = key
                 yield block
+
+    def _broken(self, how: str) -> BrokenPluginError:
+        return BrokenPluginError(
+            f"the eviction policy {type(self._policy).__name__} {how}; nothing was evicted"
+        )
 
     def evict_expired(self) -> list[CacheKey]:
         """Evict the sessions that outlived their time to live, unless leased or pinned."""
@@ -431,8 +450,8 @@ class Sessions:
         """Forget sessions whose blocks were deallocated, and make their receipts."""
         self._evictions[reason] += len(keys)
         for index, key in enumerate(keys):
-            self._policy.remove(key)
             session = self._by_key.pop(key)
+            self._departed.append(key)
             if session.ttl < math.inf:
                 self._expiry.discard(key)
             if releases is not None and self._receipts is not None:
@@ -454,6 +473,20 @@ class Sessions:
                 after=releases[-1].after,
                 seconds=time.perf_counter() - started,
             )
+
+        while self._departed:  # last, because a policy is not ours, and may raise
+            self._policy.remove(self._departed[0])
+            self._departed.popleft()
+
+    def _forget_again(self) -> None:
+        """Have the policy forget those at which it raised; if it raises again, leave it so.
+
+        Then it ranks a session that is gone: `check_integrity` says so, and so does an eviction.
+        """
+        while self._departed:
+            with contextlib.suppress(Exception):
+                self._policy.remove(self._departed[0])
+            self._departed.popleft()
 
     def _give_up(self, block: MemoryBlock) -> None:
         """Deallocate a block that an entry has left, or that did not become an entry."""

@@ -64,7 +64,7 @@ class World:
         return self.sessions.require(key_of(number)).entry.block
 
     def order(self) -> list[CacheKey]:
-        self.sessions.apply_uses()
+        self.sessions.catch_up()
         return list(self.policy.victims())
 
 
@@ -107,7 +107,7 @@ def test_an_entry_that_is_used_often_is_noted_once(world: World) -> None:
     for _ in range(10):
         entry.data()
     assert list(world.uses) == [(key_of(1), 1)]
-    world.sessions.apply_uses()
+    world.sessions.catch_up()
     assert not world.uses
     entry.data()
     assert len(world.uses) == 1
