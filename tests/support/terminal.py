@@ -9,7 +9,11 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.support.command_server import CAN_FORK, CommandServer
+
 KVPOOL = str(Path(sysconfig.get_path("scripts")) / "kvpool")
+
+_server = CommandServer()
 
 
 def environment(**variables: str) -> dict[str, str]:
@@ -21,7 +25,9 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run to the end, with pipes for its output."""
+    """Run to the end, in a process of its own, and return what it printed."""
+    if CAN_FORK and not any(name.startswith("PYTHON") for name in variables):
+        return _server.run(arguments, environment(**variables))
     return subprocess.run(
         [KVPOOL, *arguments],
         env=environment(**variables),
