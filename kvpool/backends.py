@@ -1,4 +1,4 @@
-"""The backends that are installed, and the choice of one."""
+"""The storage backends, and the choice of one."""
 
 from __future__ import annotations
 
@@ -6,36 +6,39 @@ from typing import TYPE_CHECKING
 
 from kvpool.arena import ArenaBackend
 from kvpool.hookspecs import ArenaBackendSpec
-from kvpool.plugins import PluginRegistry
+from kvpool.plugins import PluginKind, PluginRegistry
 
 if TYPE_CHECKING:
     from kvpool.arena import Arena
 
 __all__ = ["create_arena", "registry"]
 
-registry: PluginRegistry[ArenaBackend] = PluginRegistry(
-    "backend",
-    group="kvpool.backends",
-    hook="kvpool_arena_backend",
-    spec=ArenaBackendSpec,
-    provides=ArenaBackend,
-    default="numpy",
-    choice_variable="KVPOOL_BACKEND",
-    disabled_variable="KVPOOL_DISABLED_BACKENDS",
+registry = PluginRegistry(
+    PluginKind(
+        "backend",
+        group="kvpool.backends",
+        hook="kvpool_arena_backend",
+        spec=ArenaBackendSpec,
+        provides=ArenaBackend,
+        builtins={"ctypes": "kvpool_ctypes", "mmap": "kvpool_mmap", "numpy": "kvpool_numpy"},
+        default="numpy",
+        choice_variable="KVPOOL_BACKEND",
+        disabled_variable="KVPOOL_DISABLED_BACKENDS",
+    )
 )
 """The backends of this process."""
 
 
 def create_arena(size: int, backend: str | None = None, **options: object) -> Arena:
-    """Create an arena with the backend of a name.
+    """Create an arena with a backend.
 
     Parameters
     ----------
     size : int
         Bytes, at least 1.
     backend : str, optional
-        Name of the backend; without it the environment variable ``KVPOOL_BACKEND`` chooses,
-        and without that it is ``"numpy"``.
+        Name of the backend; by default the environment variable ``KVPOOL_BACKEND`` chooses, or
+        else ``"numpy"`` is used.
     **options
         Options of the backend; ``kvpool backends`` lists them.
 
@@ -46,13 +49,13 @@ def create_arena(size: int, backend: str | None = None, **options: object) -> Ar
     Raises
     ------
     PluginError
-        There is no such backend, or it cannot be used; see `PluginRegistry.choose`.
+        The backend is unknown or cannot be used; see `PluginRegistry.choose`.
     InvalidSizeError
         `size` is not an integer of at least 1.
     InvalidOptionError
-        The backend lacks an option of that name, or the option cannot take the value.
+        The backend has no such option, or the option does not accept the value.
     ArenaError
-        The system refused.
+        The operating system refused to create the arena.
 
     Examples
     --------

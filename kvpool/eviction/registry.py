@@ -1,22 +1,26 @@
-"""The eviction policies that can be chosen by name."""
+"""The eviction policies, and the choice of one."""
 
 from __future__ import annotations
 
 from kvpool.eviction.base import EvictionPolicy, PolicyFactory
 from kvpool.hookspecs import EvictionPolicySpec
-from kvpool.plugins import PluginRegistry
+from kvpool.plugins import PluginKind, PluginRegistry
 
 __all__ = ["create_policy", "registry"]
 
-registry: PluginRegistry[PolicyFactory] = PluginRegistry(
-    "eviction policy",
-    group="kvpool.policies",
-    hook="kvpool_eviction_policy",
-    spec=EvictionPolicySpec,
-    provides=PolicyFactory,
-    default="lru",
-    disabled_variable="KVPOOL_DISABLED_POLICIES",
+registry = PluginRegistry(
+    PluginKind(
+        "eviction policy",
+        group="kvpool.policies",
+        hook="kvpool_eviction_policy",
+        spec=EvictionPolicySpec,
+        provides=PolicyFactory,
+        builtins={"lru": "kvpool.eviction.lru"},
+        default="lru",
+        disabled_variable="KVPOOL_DISABLED_POLICIES",
+    )
 )
+"""The eviction policies of this process."""
 
 
 def create_policy(name: str | None = None) -> EvictionPolicy:
@@ -25,11 +29,11 @@ def create_policy(name: str | None = None) -> EvictionPolicy:
     Parameters
     ----------
     name : str, optional
-        By default ``"lru"``.
+        Name of the policy; by default ``"lru"``.
 
     Raises
     ------
     PluginError
-        The policy cannot be chosen; the text says why, and lists what there is.
+        The policy is unknown or cannot be used; see `PluginRegistry.choose`.
     """
     return registry.choose(name).create()

@@ -1,21 +1,29 @@
-"""Claims: which distribution provides a plugin under which name, and what came of it."""
+"""Claims of distributions to plugin names, and reports on the plugins."""
 
 from __future__ import annotations
 
 import enum
 import importlib.metadata
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from kvpool.__about__ import __version__
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from kvpool.plugins._kind import PluginKind
 
 __all__ = ["THIS_PROCESS", "Claim", "PluginReport", "PluginState", "PluginWarning", "discover"]
 
 T = TypeVar("T")
 
 THIS_PROCESS = "(this process)"
-"""Stands for the distribution of a plugin that was registered by hand."""
+"""The distribution in reports on a plugin that was registered by hand."""
+
+OURS = "kvpool"
+"""The distribution of the built-in plugins."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -27,7 +35,7 @@ class Claim:
     name : str
         The name of the plugin.
     distribution, version : str
-        Who claims it.
+        The distribution that claims it.
     load : callable
         Imports the plugin and returns it, a module or an object.
     """
@@ -42,7 +50,7 @@ class Claim:
 
 
 class PluginWarning(UserWarning):
-    """A plugin is broken; the text names plugin, distribution, hook and cause."""
+    """A plugin is broken; the text names the plugin, its distribution, the hook and the cause."""
 
 
 class PluginState(enum.StrEnum):
@@ -56,20 +64,20 @@ class PluginState(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PluginReport(Generic[T]):
-    """What a registry knows of one plugin.
+    """The state of one plugin.
 
     Parameters
     ----------
     name : str
         The name of the entry point.
     distribution, version : str
-        Where it comes from; all claimants, joined by commas, where there is a conflict.
+        Its distribution; in a conflict all that claim the name, joined by commas.
     state : PluginState
         Only a plugin in the state `PluginState.OK` can be chosen.
     reason : str
-        Why it cannot be chosen; empty if it can.
+        Why the plugin cannot be chosen; empty if it can.
     plugin : T or None
-        What its hook returned; None in every state but `PluginState.OK`.
+        What the hook of the plugin returned; None unless the state is `PluginState.OK`.
     """
 
     name: str
@@ -80,31 +88,43 @@ class PluginReport(Generic[T]):
     plugin: T | None = None
 
 
-def discover(group: str) -> dict[str, tuple[Claim, ...]]:
-    """Collect the claims to each name in an entry-point group, one for each distribution.
-
-    Nothing is imported. A distribution that is on the path twice, as an editable install
-    beside an older one, counts once: `importlib.metadata` keeps the first, as an import does.
+def discover(kind: PluginKind[T]) -> dict[str, tuple[Claim, ...]]:
+    """Collect the claims to each name of one kind of plugin, at most one per distribution.
 
     Parameters
     ----------
-    group : str
-        The entry-point group.
+    kind : PluginKind
+        Names the entry-point group, and the built-in plugins.
 
     Returns
     -------
     dict of str to tuple of Claim
         At least one claim for each name.
+
+    Notes
+    -----
+    Nothing is imported. A distribution that is on the path twice, for example an editable
+    install next to an older one, counts once: `importlib.metadata` puts the first one first, as
+    an import does.
+
+    A built-in plugin needs no entry point. An entry point that names the same module, or any
+    that kvpool's own metadata has for this name, is the same plugin: metadata may be of an older
+    version, and another distribution may contain a copy of kvpool.
     """
-    found: dict[str, dict[str, Claim]] = {}
-    for entry in importlib.metadata.entry_points(group=group):
+    found = {
+        name: {OURS: Claim(name, OURS, __version__, EntryPoint(name, target, kind.group).load)}
+        for name, target in kind.builtins.items()
+    }
+    for entry in importlib.metadata.entry_points(group=kind.group):
         distribution = _field(entry, "Name") or "(unknown distribution)"
+        if kind.builtins.get(entry.name) == entry.value:
+            continue
         claim = Claim(entry.name, distribution, _field(entry, "Version"), entry.load)
         found.setdefault(entry.name, {}).setdefault(distribution, claim)
     return {name: tuple(claims.values()) for name, claims in found.items()}
 
 
-def _field(entry: importlib.metadata.EntryPoint, key: str) -> str:
-    """Return a field of the distribution's metadata; empty where an install is damaged."""
+def _field(entry: EntryPoint, key: str) -> str:
+    """Return a field of the distribution's metadata; empty if the install is damaged."""
     metadata = entry.dist.metadata if entry.dist else None
     return metadata[key] if metadata and key in metadata else ""

@@ -1,7 +1,7 @@
-"""Plugins: discovery over entry points, choice, blocking, and reports of what is there.
+"""`PluginRegistry`: discovery through entry points, choice, blocking, and reports.
 
-One registry serves one kind of plugin, for example the backends. A plugin is imported when
-it is chosen or listed, never before, and a broken one harms nobody who does not choose it.
+One registry serves one kind of plugin, for example the backends. A plugin is imported when it
+is chosen or listed, never before, so a broken plugin has no effect until it is chosen.
 """
 
 from __future__ import annotations
@@ -33,97 +33,72 @@ from kvpool.plugins._claims import (
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["PluginRegistry", "PluginReport", "PluginState", "PluginWarning"]
+    from kvpool.plugins._kind import PluginKind
+
+__all__ = ["PluginRegistry"]
 
 T = TypeVar("T")
 
 
 class PluginRegistry(Generic[T]):
-    """The plugins of one kind: finds them, chooses one, says what is wrong with the others.
+    """Finds the plugins of one kind, chooses one by name, and reports on all of them.
 
     Parameters
     ----------
-    kind : str
-        What messages call such a plugin, for example ``"backend"``.
-    group : str
-        Entry-point group in which distributions name their plugins.
-    hook : str
-        The hook that each plugin implements.
-    spec : type
-        Class with the specification of `hook`.
-    provides : type of T
-        What the hook returns; anything else is an error of the plugin.
-    default : str, optional
-        Name of the plugin to take if neither a caller nor the environment chooses.
-    choice_variable : str, optional
-        Environment variable that names the plugin to take if no caller chooses.
-    disabled_variable : str, optional
-        Environment variable with the names of plugins to block, separated by commas.
+    kind : PluginKind
+        Describes the plugins.
+
+    Attributes
+    ----------
+    kind : PluginKind
 
     Notes
     -----
-    *Discovery* happens at the first use and is kept. *Environment variables* are read at
-    each choice. *A plugin* is imported and its hook called once, when it is first chosen or
-    listed; a failure is not kept, so the next choice tries again.
+    *Discovery* happens at the first use, and its result is kept. *Environment variables* are
+    read at each choice. *A plugin* is imported and its hook called once, when the plugin is
+    first chosen or listed; a failure is not kept, so the next choice tries again.
 
     *Threads.* Every method may be called from any thread. Plugins are imported without a lock
-    held, so an import that chooses a plugin itself does not deadlock.
+    held, so an import that itself chooses a plugin does not deadlock.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        *,
-        group: str,
-        hook: str,
-        spec: type,
-        provides: type[T],
-        default: str | None = None,
-        choice_variable: str | None = None,
-        disabled_variable: str | None = None,
-    ) -> None:
+    def __init__(self, kind: PluginKind[T]) -> None:
         self.kind = kind
-        self.group = group
-        self.hook = hook
-        self.default = default
-        self.choice_variable = choice_variable
-        self.disabled_variable = disabled_variable
-        self._spec = spec
-        self._provides = provides
+        self._noun = kind.name
         self._lock = threading.RLock()
         self._discovered: Mapping[str, tuple[Claim, ...]] | None = None
         self._registered: dict[str, Claim] = {}
         self._loaded: dict[Claim, T] = {}
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of all plugins, whatever their state, in alphabetical order."""
+        """Return the names of all plugins in any state, in alphabetical order."""
         return tuple(sorted(self._claims()))
 
     def chosen_name(self, name: str | None = None) -> str:
-        """Return the name that a choice means: the argument, the environment, the default.
+        """Return the name to choose: the argument, or from the environment, or the default.
 
         Raises
         ------
         UnknownPluginError
-            None of the three names a plugin.
+            Neither the argument nor the environment nor a default names a plugin.
         """
-        wanted = name or self._environment(self.choice_variable) or self.default
+        wanted = name or self._environment(self.kind.choice_variable) or self.kind.default
         if wanted is None:
-            raise UnknownPluginError(f"no {self.kind} was named; {self._there_are()}")
+            raise UnknownPluginError(f"no {self._noun} was named; {self._available()}")
         return wanted
 
     def chosen_by(self) -> str:
-        """Return who chooses where no caller does: the environment variable, or the default."""
-        from_environment = self._environment(self.choice_variable)
-        return f"{self.choice_variable}" if from_environment else "the default"
+        """Return what chooses if no caller does: the environment variable, or ``"the default"``."""
+        from_environment = self._environment(self.kind.choice_variable)
+        return f"{self.kind.choice_variable}" if from_environment else "the default"
 
     def choose(self, name: str | None = None) -> T:
-        """Return what the hook of a plugin provides.
+        """Return what the hook of a plugin returns.
 
         Parameters
         ----------
         name : str, optional
-            The plugin; without it, the environment and then the default choose.
+            Name of the plugin; by default the environment chooses, or else `PluginKind.default`.
 
         Returns
         -------
@@ -133,20 +108,22 @@ class PluginRegistry(Generic[T]):
         Raises
         ------
         UnknownPluginError
-            There is no plugin of this name; the text lists those that are there.
+            No plugin has this name; the text lists the available names.
         PluginDisabledError
-            The environment blocks it.
+            The environment disables the plugin.
         PluginConflictError
             Several distributions claim the name.
         BrokenPluginError
-            It does not import, or its hook is missing, misspelt, raises, or returns
-            something else than it should. The cause is chained.
+            The plugin cannot be imported, or its hook is missing, misspelt, raises, or returns
+            an object of the wrong type. The cause is chained.
         """
         wanted = self.chosen_name(name)
         claims = self._claims().get(wanted)
         if claims is None:
             origin = "" if name else f" (chosen by {self.chosen_by()})"
-            raise UnknownPluginError(f"unknown {self.kind} {wanted!r}{origin}; {self._there_are()}")
+            raise UnknownPluginError(
+                f"unknown {self._noun} {wanted!r}{origin}; {self._available()}"
+            )
         return self._open(claims)
 
     def reports(self) -> list[PluginReport[T]]:
@@ -159,7 +136,7 @@ class PluginRegistry(Generic[T]):
         Warns
         -----
         PluginWarning
-            For each broken plugin, once all are looked at.
+            For each broken plugin, after all plugins were loaded.
         """
         reports = [self._report(claims) for _, claims in sorted(self._claims().items())]
         for report in reports:
@@ -168,7 +145,7 @@ class PluginRegistry(Generic[T]):
         return reports
 
     def register(self, name: str, plugin: object) -> T:
-        """Add a plugin by hand, for this process only.
+        """Add a plugin for this process only, without a distribution.
 
         Parameters
         ----------
@@ -180,21 +157,21 @@ class PluginRegistry(Generic[T]):
         Returns
         -------
         T
-            What its hook provides.
+            What the hook of the plugin returns.
 
         Raises
         ------
         PluginConflictError
-            The name is taken.
+            Another plugin has this name.
         BrokenPluginError
-            The plugin does not implement the hook as it should; it is not added.
+            The plugin does not implement the hook correctly.
         """
         claim = Claim(name, THIS_PROCESS, "", lambda: plugin)
         with self._lock:
             taken = self._claims().get(name)
             if taken:
                 raise PluginConflictError(
-                    f"the {self.kind} {name!r} is there already, from {taken[0]}"
+                    f"cannot register the {self._noun} {name!r}: {taken[0]} already provides it"
                 )
             provided = self._ask(claim, plugin, self._manager(disabled=()))
             self._registered[name] = claim
@@ -202,17 +179,17 @@ class PluginRegistry(Generic[T]):
         return provided
 
     def unregister(self, name: str) -> None:
-        """Take away a plugin that was added by `register`.
+        """Remove a plugin that was added by `register`.
 
         Raises
         ------
         UnknownPluginError
-            No plugin of this name was added by hand.
+            No plugin of this name was registered.
         """
         with self._lock:
             claim = self._registered.pop(name, None)
             if claim is None:
-                raise UnknownPluginError(f"no {self.kind} {name!r} was registered by hand")
+                raise UnknownPluginError(f"no {self._noun} {name!r} was registered in this process")
             self._loaded.pop(claim, None)
 
     # -- the claims -----------------------------------------------------------------------
@@ -220,12 +197,12 @@ class PluginRegistry(Generic[T]):
     def _claims(self) -> dict[str, tuple[Claim, ...]]:
         with self._lock:
             if self._discovered is None:
-                self._discovered = discover(self.group)
+                self._discovered = discover(self.kind)
             by_hand = {name: (claim,) for name, claim in self._registered.items()}
             return {**self._discovered, **by_hand}
 
-    def _there_are(self) -> str:
-        return f"there are: {', '.join(self.names()) or 'none'}"
+    def _available(self) -> str:
+        return f"available: {', '.join(self.names()) or '(nothing)'}"
 
     # -- the environment ------------------------------------------------------------------
 
@@ -234,15 +211,15 @@ class PluginRegistry(Generic[T]):
         return (os.environ.get(variable, "").strip() if variable else "") or None
 
     def _disabled(self) -> tuple[str, ...]:
-        listed = self._environment(self.disabled_variable) or ""
+        listed = self._environment(self.kind.disabled_variable) or ""
         return tuple(name for part in listed.split(",") if (name := part.strip()))
 
-    # -- from a claim to what it provides --------------------------------------------------
+    # -- from a claim to a plugin --------------------------------------------------
 
     def _manager(self, disabled: tuple[str, ...]) -> pluggy.PluginManager:
-        """Return a manager for one plugin: what is wrong with another stays out of it."""
+        """Return a manager for one plugin, so that errors of other plugins do not affect it."""
         manager = pluggy.PluginManager(PROJECT)
-        manager.add_hookspecs(self._spec)
+        manager.add_hookspecs(self.kind.spec)
         for name in disabled:
             manager.set_blocked(name)
         return manager
@@ -252,12 +229,13 @@ class PluginRegistry(Generic[T]):
         manager = self._manager(self._disabled())
         if manager.is_blocked(claim.name):
             raise PluginDisabledError(
-                f"the {self.kind} {claim.name!r} of {claim} is disabled by {self.disabled_variable}"
+                f"the {self._noun} {claim.name!r} of {claim} is disabled by "
+                f"{self.kind.disabled_variable}"
             )
         if len(claims) > 1:
             claimants = " and by ".join(map(str, claims))
             raise PluginConflictError(
-                f"the {self.kind} {claim.name!r} is claimed by {claimants}; keep one of them"
+                f"the {self._noun} {claim.name!r} is claimed by {claimants}; uninstall one of them"
             )
         with self._lock:
             if claim in self._loaded:
@@ -267,7 +245,7 @@ class PluginRegistry(Generic[T]):
         except (Exception, SystemExit) as error:
             raise self._broken(claim, "cannot be imported", error) from error
         with self._lock:
-            if claim not in self._loaded:  # no other thread was faster
+            if claim not in self._loaded:  # unless another thread was faster
                 self._loaded[claim] = self._ask(claim, plugin, manager)
             return self._loaded[claim]
 
@@ -276,14 +254,14 @@ class PluginRegistry(Generic[T]):
         try:
             manager.register(plugin, claim.name)
             manager.check_pending()
-            answers = getattr(manager.hook, self.hook)()
+            answers = getattr(manager.hook, self.kind.hook)()
         except Exception as error:
             raise self._broken(claim, "fails", error) from error
         if not answers:
             raise self._broken(claim, "does not implement the hook, or returns None")
-        if not isinstance(answers[0], self._provides):
-            wrong = TypeError(f"{answers[0]!r} is not of the type {self._provides.__name__}")
-            raise self._broken(claim, "returns the wrong thing", wrong) from wrong
+        if not isinstance(answers[0], self.kind.provides):
+            wrong = TypeError(f"{answers[0]!r} is not of the type {self.kind.provides.__name__}")
+            raise self._broken(claim, "returns an object of the wrong type", wrong) from wrong
         return answers[0]
 
     def _broken(
@@ -291,7 +269,7 @@ class PluginRegistry(Generic[T]):
     ) -> BrokenPluginError:
         detail = f": {type(cause).__name__}: {cause}" if cause else ""
         return BrokenPluginError(
-            f"the {self.kind} {claim.name!r} of {claim} (hook {self.hook}) {what}{detail}"
+            f"the {self._noun} {claim.name!r} of {claim} (hook {self.kind.hook}) {what}{detail}"
         )
 
     def _report(self, claims: tuple[Claim, ...]) -> PluginReport[T]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from kvpool.plugins import PluginRegistry
+from kvpool.plugins import PluginKind, PluginRegistry
 from kvpool.receipts._emitter import ReceiptEmitter
 from kvpool.receipts._hookspec import ReceiptSinkSpec
 from kvpool.receipts._stream import ReceiptStream
@@ -16,14 +16,22 @@ __all__ = ["Receipts", "create_sink", "open_emitter", "registry"]
 Receipts = bool | str | ReceiptSink | Iterable[str | ReceiptSink]
 """What a manager takes for its argument ``receipts``."""
 
-registry: PluginRegistry[SinkFactory] = PluginRegistry(
-    "receipt sink",
-    group="kvpool.sinks",
-    hook="kvpool_receipt_sink",
-    spec=ReceiptSinkSpec,
-    provides=SinkFactory,
-    default="logging",
-    disabled_variable="KVPOOL_DISABLED_SINKS",
+registry = PluginRegistry(
+    PluginKind(
+        "receipt sink",
+        group="kvpool.sinks",
+        hook="kvpool_receipt_sink",
+        spec=ReceiptSinkSpec,
+        provides=SinkFactory,
+        builtins={
+            "ledger": "kvpool.ledger.plugin",
+            "logging": "kvpool.receipts.sinks.log",
+            "memory": "kvpool.receipts.sinks.memory",
+            "otel": "kvpool.receipts.sinks.otel",
+        },
+        default="logging",
+        disabled_variable="KVPOOL_DISABLED_SINKS",
+    )
 )
 
 
@@ -66,7 +74,7 @@ def open_emitter(receipts: Receipts) -> ReceiptEmitter | None:
         return None
     if receipts is True:
         names = (name.strip() for name in configured.split(","))
-        receipts = [name for name in names if name not in {"", "1"}] or [str(registry.default)]
+        receipts = [name for name in names if name not in {"", "1"}] or [str(registry.kind.default)]
     elif isinstance(receipts, (str, ReceiptSink)):
         receipts = [receipts]
     return ReceiptEmitter(ReceiptStream(_open_all(receipts)))

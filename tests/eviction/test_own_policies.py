@@ -150,7 +150,7 @@ def test_a_clock_that_raises_makes_no_entry() -> None:
 
 
 def test_an_unknown_policy_lists_what_there_is() -> None:
-    with pytest.raises(UnknownPluginError, match=r"unknown eviction policy 'mru'; there are: lru"):
+    with pytest.raises(UnknownPluginError, match=r"unknown eviction policy 'mru'; available: lru"):
         KVCacheManager(1024, "numpy", policy="mru")
 
 
@@ -217,7 +217,7 @@ def test_a_policy_of_another_distribution_is_chosen_by_name(folder: Path) -> Non
     survivors, unknown, broken = run(USE_IT, folder).splitlines()
     assert survivors == "[0, 1, 2, 4] [1, 2, 3, 4]"
     assert unknown == (
-        "UnknownPluginError unknown eviction policy 'fifo'; there are: broken, lru, mru"
+        "UnknownPluginError unknown eviction policy 'fifo'; available: broken, lru, mru"
     )
     assert broken.startswith("BrokenPluginError the eviction policy 'broken' of kvpool-mru 1.0")
     assert "not_there" in broken

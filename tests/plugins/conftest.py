@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import kvpool.backends
 from kvpool.arena import ArenaBackend
-from kvpool.hookspecs import ArenaBackendSpec
-from kvpool.plugins._registry import PluginRegistry
+from kvpool.plugins import PluginRegistry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,13 +29,4 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def registry(folder: Path) -> PluginRegistry[ArenaBackend]:
     """A registry of backends that has found nothing yet."""
     assert folder.is_dir()
-    return PluginRegistry(
-        "backend",
-        group="kvpool.backends",
-        hook="kvpool_arena_backend",
-        spec=ArenaBackendSpec,
-        provides=ArenaBackend,
-        default="numpy",
-        choice_variable="KVPOOL_BACKEND",
-        disabled_variable="KVPOOL_DISABLED_BACKENDS",
-    )
+    return PluginRegistry(kvpool.backends.registry.kind)

@@ -13,7 +13,7 @@ import pytest
 import kvpool.backends
 from kvpool.arena import ArenaBackend, Capability
 from kvpool.errors import UnknownPluginError
-from kvpool.plugins._registry import PluginRegistry, PluginReport, PluginState
+from kvpool.plugins import PluginRegistry, PluginReport, PluginState
 from tests.support.distributions import backend_source, install
 from tests.support.reports import report_of
 
@@ -48,7 +48,7 @@ def test_create_arena_chooses_and_passes_options(
 def test_unknown_name_lists_what_there_is(
     registry: PluginRegistry[ArenaBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(UnknownPluginError, match="'nmupy'; there are: ctypes, mmap, numpy"):
+    with pytest.raises(UnknownPluginError, match="'nmupy'; available: ctypes, mmap, numpy"):
         registry.choose("nmupy")
     monkeypatch.setenv("KVPOOL_BACKEND", "cuda")
     with pytest.raises(LookupError, match=r"'cuda' \(chosen by KVPOOL_BACKEND\)"):

@@ -11,7 +11,7 @@ import pytest
 
 from kvpool.arena import ArenaBackend
 from kvpool.errors import BrokenPluginError, PluginConflictError, PluginDisabledError
-from kvpool.plugins._registry import PluginRegistry, PluginState, PluginWarning
+from kvpool.plugins import PluginRegistry, PluginState, PluginWarning
 from tests.support.distributions import backend_source, install
 from tests.support.reports import report_of
 

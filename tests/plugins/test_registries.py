@@ -17,7 +17,7 @@ from kvpool.errors import (
     UnknownPluginError,
 )
 from kvpool.hookspecs import hookimpl
-from kvpool.plugins._registry import PluginRegistry
+from kvpool.plugins import PluginKind, PluginRegistry
 from tests.support.distributions import install
 from tests.support.greeting import Greeting, GreetingSpec
 from tests.support.reports import report_of
@@ -79,13 +79,15 @@ def kvpool_greeting():
         folder, "fake-one", {"warm": "fake_one"}, {"fake_one": source}, group="kvpool.greetings"
     )
     registry = PluginRegistry(
-        "greeting",
-        group="kvpool.greetings",
-        hook="kvpool_greeting",
-        spec=GreetingSpec,
-        provides=Greeting,
+        PluginKind(
+            "greeting",
+            group="kvpool.greetings",
+            hook="kvpool_greeting",
+            spec=GreetingSpec,
+            provides=Greeting,
+        )
     )
     assert registry.names() == ("warm",)
-    with pytest.raises(PluginError, match="no greeting was named; there are: warm"):
+    with pytest.raises(PluginError, match="no greeting was named; available: warm"):
         registry.choose()
     assert registry.choose("warm").text == "hello"

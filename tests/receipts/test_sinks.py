@@ -230,7 +230,7 @@ def test_unknown_sink_is_refused_and_others_are_closed(
 ) -> None:
     path = tmp_path / "a.jsonl"
     monkeypatch.setenv("KVPOOL_LEDGER", str(path))
-    with pytest.raises(UnknownPluginError, match=r"'lodger'; there are: ledger, logging"):
+    with pytest.raises(UnknownPluginError, match=r"'lodger'; available: ledger, logging"):
         open_emitter(["ledger", "lodger"])
     assert verify(path).ok  # it was closed, and so sealed
     monkeypatch.setenv("KVPOOL_DISABLED_SINKS", "memory")
