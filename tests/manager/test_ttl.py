@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 
 from kvpool.cache_key import CacheKey
@@ -232,3 +234,20 @@ def test_many_sessions_go_in_the_order_of_their_deadlines(clock: Clock) -> None:
             clock.now += 1
             gone += manager.evict_expired()
         assert gone == sorted(ttls, key=lambda key: ttls[key])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
+def test_session_with_a_fork_expires_once() -> None:
+    clock = Clock()
+    parent, child = CacheKey("chat", "parent"), CacheKey("chat", "child")
+    with KVCacheManager(1 << 22, "mmap", LAYOUT, clock=clock) as manager:
+        tokens = random_tokens(LAYOUT, 100)
+        manager.create_cache_entry(parent, 256, ttl=1).extend(*tokens)
+        manager.fork_cache_entry(parent, child)
+        clock.now += 2
+        assert manager.evict_expired() == [parent]
+        assert manager.evict_expired() == []
+        entry = manager.get_cache_entry(child)
+        assert isinstance(entry, KVCacheEntry)
+        assert np.array_equal(entry.keys(), tokens.keys, equal_nan=True)
+        manager.check_integrity()

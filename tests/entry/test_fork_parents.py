@@ -22,6 +22,8 @@ from tests.support.elastic_sessions import (
 from tests.support.sessions import Tokens, key_of, same_bits
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
+
+
 elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
 
 
@@ -40,29 +42,6 @@ def test_a_parent_may_leave(backend: str) -> None:
         manager.remove_cache_entry(key_of(2))
         assert held_by(manager) == 0
         assert manager.get_stats().parting_entries == 0
-
-
-@elastic
-def test_a_fork_that_drops_tokens_frees_what_its_parent_left(backend: str) -> None:
-    with manager_of(100, backend) as manager:
-        _, tokens = made(manager, 1, 10)
-        child, other = forked(manager, 1, 2), forked(manager, 1, 3)
-        manager.remove_cache_entry(key_of(1))
-        for entry, kept, pages in ((child, 5, 3), (other, 4, 2), (child, 4, 1), (child, 0, 1)):
-            entry.truncate(kept)
-            assert held_by(manager) == pages * PAGES
-            assert same_bits(entry.keys(), tokens.keys[:, :, :kept])
-
-
-@elastic
-def test_a_parent_may_drop_tokens(backend: str) -> None:
-    with manager_of(100, backend) as manager:
-        parent, tokens = made(manager, 1, 10)
-        child = forked(manager, 1, 2)
-        extended(parent, 10, 3)
-        parent.truncate(0)
-        assert held_by(manager) == 3 * PAGES
-        assert shows(child, tokens)
 
 
 @elastic
@@ -146,25 +125,6 @@ def test_a_parent_may_grow(backend: str) -> None:
         assert shows(parent, tokens, more)
         assert shows(child, tokens, others)
         held_by(manager)
-
-
-@elastic
-def test_a_fork_that_wrote_under_a_lease_keeps_its_tokens_when_trimmed(backend: str) -> None:
-    with manager_of(200, backend) as manager:
-        _, tokens = made(manager, 1, 32)
-        child = forked(manager, 1, 2)
-        view = child.keys()
-        child.truncate(10)
-        more = extended(child, 30, 3)
-        del view
-        child.truncate(20)
-        first, second = (
-            Tokens(part.keys[:, :, :10], part.values[:, :, :10]) for part in (tokens, more)
-        )
-        assert shows(child, first, second)
-        child.truncate(10)
-        assert shows(child, first)
-        assert held_by(manager) == 8 * PAGES
 
 
 @elastic

@@ -1,0 +1,30 @@
+"""An empty entry in a pool of each backend."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from kvpool.entry._entry import KVCacheEntry
+from kvpool.pool import MemoryPool
+from tests.support.sessions import LAYOUT, random_tokens
+
+
+@pytest.fixture
+def pool(backend: str) -> Iterator[MemoryPool]:
+    with MemoryPool(1 << 18, backend) as pool:
+        yield pool
+
+
+@pytest.fixture
+def entry(pool: MemoryPool) -> KVCacheEntry:
+    return KVCacheEntry.create(pool, LAYOUT, 16, "chat/42")
+
+
+@pytest.fixture
+def started(pool: MemoryPool) -> KVCacheEntry:
+    """An entry with three of eight tokens."""
+    entry = KVCacheEntry.create(pool, LAYOUT, 8, "chat/42")
+    entry.extend(*random_tokens(LAYOUT, 3))
+    return entry

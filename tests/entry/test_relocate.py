@@ -1,0 +1,32 @@
+"""`KVCacheEntry.relocate`: tokens that move to another block."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from kvpool.entry._entry import KVCacheEntry
+from kvpool.pool import MemoryPool
+from tests.support.sessions import LAYOUT, random_tokens, same_bits
+
+
+def held(entry: KVCacheEntry, layer: int) -> int:
+    return int(entry.key(layer).shape[1])
+
+
+def test_tokens_move_to_another_block(pool: MemoryPool, entry: KVCacheEntry) -> None:
+    tokens = random_tokens(LAYOUT, 30)
+    entry.extend(tokens.keys[:, :, :10], tokens.values[:, :, :10])
+    entry.append(0, tokens.keys[0, :, 10:16], tokens.values[0, :, 10:16])
+    before, old_block = entry.key(0), entry.block
+    geometry = LAYOUT.geometry(30)
+    block = pool.allocate(geometry.nbytes)
+    assert entry.relocate(block, geometry) is old_block
+    assert entry.block is block
+    assert entry.max_context_length == 30
+    assert (held(entry, 0), held(entry, 1), entry.token_count) == (16, 10, 10)
+    assert same_bits(before, tokens.keys[0, :, :16])
+    assert not np.shares_memory(before, entry.key(0))
+    entry.append(1, tokens.keys[1, :, 10:16], tokens.values[1, :, 10:16])
+    entry.extend(tokens.keys[:, :, 16:], tokens.values[:, :, 16:])
+    assert same_bits(entry.keys(), tokens.keys)
+    assert same_bits(entry.values(), tokens.values)
