@@ -38,7 +38,7 @@ NEWEST = interpreters.newest(os.environ.get("KVPOOL_PYTHON", "").split() or inte
 BACKENDS = ("numpy", "mmap", "ctypes")
 WITH_TORCH = "docs/transformers.md"  # its examples need torch: `transformers` runs them
 MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
-TYPED = ("kvpool", "backends", "tests", "scripts", "examples", "benchmarks")
+TYPED = ("kvpool", "backends", "tests", "scripts", "tools", "examples", "benchmarks")
 TYPED_FILES = ("noxfile.py", "conftest.py", "docs/conf.py")
 
 # A process of tests on each processor; one that has run out of tests takes some of another's.
@@ -90,6 +90,9 @@ def test(session: nox.Session) -> None:
     require(session, NEWEST)
     measured = sys.platform == "linux" and not session.posargs
     run_tests(session, "requirements/test.txt", *(COVERAGE if measured else ()))
+    if not session.posargs and os.name != "nt":  # the tests of the stack tool: once, and here
+        own = ["-c", "tools/stack/pyproject.toml", *PARALLEL, "tools/stack/tests"]
+        session.run("pytest", *own, env=TEST_ENVIRONMENT)
 
 
 @nox.session(python=OLDEST.for_nox)
@@ -252,11 +255,14 @@ def nightly(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *arguments, env={"KVPOOL_NIGHTLY": "1"})
 
 
-@nox.session(python=OLDEST.for_nox)
+@nox.session(python=OLDEST.for_nox, reuse_venv=True)
 def stack(session: nox.Session) -> None:
-    """Stacks of milestones: `nox -s stack -- status`, and see docs/stack/README.md."""
+    """Stacks of milestones: `nox -s stack -- status`, and see docs/stack/README.md.
+
+    The tool is `tools/stack`. Its environment is made once and again when its lock file changes.
+    """
     require(session, OLDEST)
-    session.install("-r", "requirements/stack.txt")
+    install_once(session, "requirements/stack.txt")
     session.run("python", "-m", "scripts.stack", *session.posargs)
 
 
@@ -283,6 +289,15 @@ def install_project(session: nox.Session, lock_file: str) -> None:
     """Install locked tools and dependencies, then kvpool itself as a user gets it."""
     session.install("-r", lock_file)
     session.install("--no-deps", "--no-build-isolation", ".")
+
+
+def install_once(session: nox.Session, lock_file: str) -> None:
+    """Install locked tools, unless they are what the environment was made from."""
+    made_from = Path(session.virtualenv.location) / "made-from.txt"
+    wanted = (ROOT / lock_file).read_bytes()
+    if not made_from.exists() or made_from.read_bytes() != wanted:
+        session.install("-r", lock_file)
+        made_from.write_bytes(wanted)
 
 
 def run_tests(session: nox.Session, lock_file: str, *options: str, without: str = "") -> None:

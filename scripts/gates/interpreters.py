@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["SUPPORTED", "Search", "find", "newest", "search"]
+__all__ = ["SUPPORTED", "Search", "find", "newest", "search", "versions"]
 
 SUPPORTED = ("3.11", "3.12", "3.13", "3.14")
 """Versions that kvpool supports, oldest first."""
@@ -143,6 +143,19 @@ def newest(versions: Sequence[str] = SUPPORTED) -> Search:
     )
 
 
+def versions() -> dict[str, str]:
+    """Return the full version of each supported Python at hand."""
+    code = "import platform; print(platform.python_version())"
+    found = {version: find(version).path for version in SUPPORTED}
+    return {
+        version: subprocess.run(
+            [path, "-I", "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for version, path in found.items()
+        if path is not None
+    }
+
+
 def _places(
     version: str, environ: Mapping[str, str], running: str | None
 ) -> Iterator[tuple[str, list[list[str]]]]:
@@ -228,3 +241,7 @@ def _ask(command: list[str], version: str) -> tuple[Path | None, str]:
 
 def _lines(tried: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(f"{name}: {reason}" for name, reason in tried.items())
+
+
+if __name__ == "__main__":
+    print(json.dumps(versions()))

@@ -1,11 +1,13 @@
-"""The stacks of this repository itself."""
+"""The stacks of this repository itself, and what its pyproject.toml says of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.stack.manifest import load_all
-from scripts.stack.render import check
+from milestones.manifest import load_all
+from milestones.render import check
+from milestones.settings import load
+from scripts.gates import interpreters, runner
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,9 +28,9 @@ def test_the_pages_are_what_the_records_say() -> None:
     assert check(ROOT, load_all(ROOT), None).problems == ()
 
 
-def test_no_room_of_the_tool_is_too_large_to_see() -> None:
-    lengths = {
-        path.name: len(path.read_text(encoding="utf-8").splitlines())
-        for path in (ROOT / "scripts/stack").glob("*.py")
-    }
-    assert {name: lines for name, lines in lengths.items() if lines > 300} == {}
+def test_the_settings_are_those_of_the_gates() -> None:
+    settings = load(ROOT / "pyproject.toml")
+    assert settings.gates == runner.GATES
+    assert settings.pythons == interpreters.SUPPORTED
+    assert all((ROOT / path).exists() for path in (*settings.definitions, *settings.locks))
+    assert (ROOT / settings.script).exists()

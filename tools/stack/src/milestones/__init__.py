@@ -1,0 +1,23 @@
+"""The stack tool: milestones, each proved by its gates.
+
+A large change is a row of small milestones, described in a manifest (`docs/stack/*.toml`). This
+package says how far each one is, runs its gates where nothing else can help them, keeps the
+records of that, moves branches after their parent moved, and writes the status pages.
+
+The rooms, lowest first; each knows only those above it in this list:
+
+* `errors`, `lines`: what is wrong, and on which line;
+* `manifest`: what a stack is;
+* `git`: the repository, through the git command;
+* `records`, `environment`: evidence of one run of gates, and what it depends on;
+* `evidence`: where records are kept, and which of them count;
+* `facts`: what git says of each milestone; `forks`: where a branch left its parent;
+* `status`: the state of each milestone, computed from all of the above;
+* `gaterun`, `verify`: running gates in worktrees;
+* `journal`, `restack`, `replay`, `undo`, `land`: moving branches so that nothing is lost;
+* `handover`: fork points, written into the manifests;
+* `regions`, `pages`, `render`: the pages of `docs/stack`;
+* `here`, `show`, `watch`, `cli`: the command line.
+"""
+
+from __future__ import annotations

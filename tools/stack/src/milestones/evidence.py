@@ -1,0 +1,233 @@
+"""Where records are kept, and which of them count.
+
+Each record is a line of the git note that its commit has under `refs/notes/gates`; lines of
+two clones merge by ``git notes merge --strategy cat_sort_uniq``. Records of merged milestones
+are exported to `docs/stack/records` as well, so that a clone without the notes has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from milestones import environment, settings
+from milestones.git import Git
+from milestones.records import Keys, Record, RecordError, parse, to_line, to_page
+
+__all__ = [
+    "NOTES",
+    "Evidence",
+    "Found",
+    "Store",
+    "judge",
+    "page_of",
+    "read_pages",
+    "usable",
+]
+
+NOTES = "refs/notes/gates"
+
+# The tool's own commits are made where nobody has said who they are, too.
+IDENTITY = {
+    f"GIT_{role}_{field}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for field, value in (("NAME", "stack tool"), ("EMAIL", "stack@invalid"))
+}
+
+Verdict = Literal["green", "failed", "quick", "other", "none"]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found where a record should be.
+
+    Parameters
+    ----------
+    place : str
+        Where it was.
+    milestone : str
+        The milestone that it claims to be of, or is kept for; empty if nobody can say.
+    record : Record or None
+        The record, if it is one.
+    fault : str
+        Why it does not count; empty if it does.
+    """
+
+    place: str
+    milestone: str
+    record: Record | None
+    fault: str = ""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What all the records together say of one tree of one milestone.
+
+    Parameters
+    ----------
+    verdict : str
+        ``"green"``: all six gates passed, on exactly this tree. ``"failed"``: they ran and
+        did not. ``"quick"``: three of six ran. ``"other"``: there are records, all of other
+        trees. ``"none"``: there are none.
+    record : Record or None
+        The newest full record of this tree; else the newest quick one; else, of any tree.
+    runs, failures : int
+        Full runs on this tree, and how many of those did not pass.
+    faults : tuple of str
+        What was found and does not count, with the reason.
+    """
+
+    verdict: Verdict = "none"
+    record: Record | None = None
+    runs: int = 0
+    failures: int = 0
+    faults: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The gates in a few words, for a table."""
+        if self.record is None or self.verdict == "none":
+            return "no record"
+        if self.verdict == "other":
+            return "of another tree"
+        passed = f"{len(self.record.passed)}/{len(settings.current().gates)}"
+        notes = [*self.record.failed]
+        if self.verdict == "quick":
+            notes.append("quick")
+        if self.verdict == "green" and self.failures:
+            notes.append(f"{self.failures} of {self.runs} runs failed")
+        if self.record.excluded:
+            notes.append(f"{len(self.record.excluded)} left out")
+        return " ".join([passed, *([f"({', '.join(notes)})"] if notes else [])])
+
+
+class Store:
+    """The records of a repository: its notes, and what its working tree has exported.
+
+    Parameters
+    ----------
+    git : Git
+        The repository.
+    """
+
+    def __init__(self, git: Git) -> None:
+        self.git = git
+        self._of_tree: dict[str, tuple[frozenset[str], str]] = {}
+
+    def read(self) -> list[Found]:
+        """Read everything that could be a record, with what speaks against it."""
+        found = [*self._read_notes(), *read_pages(self.git.root)]
+        return self.checked(found)
+
+    def checked(self, found: Iterable[Found]) -> list[Found]:
+        """Compare records with the repository, as far as that has what they are about."""
+        return [self._checked(one) for one in found]
+
+    def add(self, record: Record) -> None:
+        """Add a record to the note of its commit."""
+        present = self.git.attempt("notes", "--ref", NOTES, "show", record.commit)
+        kept = present.stdout.splitlines() if present.returncode == 0 else []
+        text = "".join(f"{line}\n" for line in sorted({*kept, to_line(record)}))
+        blob = self.git.run("hash-object", "-w", "--stdin", stdin=text)
+        order = ("notes", "--ref", NOTES, "add", "--force", "--reuse-message", blob)
+        self.git.run(*order, record.commit, env=IDENTITY)
+
+    def export(self, record: Record) -> Path:
+        """Write a record to its file in the working tree."""
+        path = self.git.root / page_of(record.milestone)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(to_page(record), encoding="utf-8", newline="\n")
+        return path
+
+    def _read_notes(self) -> Iterable[Found]:
+        if self.git.commit(NOTES) is None:
+            return
+        for line in self.git.lines("notes", "--ref", NOTES, "list"):
+            blob, commit = line.split()
+            place = f"the note of {commit[:12]}"
+            for text in self.git.lines("cat-file", "blob", blob):
+                if text:
+                    yield _parsed(place, "", text, commit)
+
+    def _checked(self, found: Found) -> Found:
+        record = found.record
+        if record is None or found.fault:
+            return found
+        fault = ""
+        if self.git.knows(record.commit) and self.git.tree(record.commit) != record.tree:
+            fault = f"names the tree {record.tree[:12]}, which is not that of its commit"
+        elif self.git.knows(record.tree) and not self._fits_its_tree(record):
+            fault = "names gates or locks that are not those of its tree"
+        return Found(found.place, found.milestone, record, fault)
+
+    def _fits_its_tree(self, record: Record) -> bool:
+        tree = record.tree
+        if tree not in self._of_tree:
+            defined = environment.all_definitions(self.git, tree)
+            self._of_tree[tree] = defined, environment.locks(self.git, tree)
+        definitions, locks = self._of_tree[tree]
+        return record.definitions in definitions and record.locks == locks
+
+
+def page_of(milestone: str) -> Path:
+    """Return the path of the exported record of a milestone, relative to the root."""
+    return settings.current().records / f"{milestone}.json"
+
+
+def read_pages(root: Path) -> list[Found]:
+    """Read the exported records of a working tree; their names say whose they are."""
+    found: list[Found] = []
+    for path in sorted((root / settings.current().records).glob("*/*.json")):
+        place = path.relative_to(root).as_posix()
+        milestone = f"{path.parent.name}/{path.stem}"
+        found.append(_parsed(place, milestone, path.read_text(encoding="utf-8"), None))
+    return found
+
+
+def judge(found: Sequence[Found], milestone: str, tree: str) -> Evidence:
+    """Say what the records come to for one tree of a milestone."""
+    ours = [one for one in found if one.milestone == milestone]
+    faults = tuple(f"{one.place}: {one.fault}" for one in ours if one.fault)
+    # The same record may stand in a note and in a file.
+    good = {one.record.digest: one.record for one in ours if one.record and not one.fault}
+    newest_first = sorted(good.values(), key=lambda one: one.started, reverse=True)
+    here = [one for one in newest_first if one.tree == tree]
+    full = [one for one in here if one.scope == "full"]
+    if full:
+        failures = sum(not one.green for one in full)
+        verdict: Verdict = "green" if full[0].green else "failed"
+        return Evidence(verdict, full[0], len(full), failures, faults)
+    if here:
+        return Evidence("quick", here[0], faults=faults)
+    if newest_first:
+        return Evidence("other", newest_first[0], faults=faults)
+    return Evidence(faults=faults)
+
+
+def usable(found: Sequence[Found], milestone: str, keys: Keys, *, quick: bool) -> Record | None:
+    """Return the newest record that makes a run needless: every key is equal."""
+    evidence = judge(found, milestone, keys.tree)
+    record = evidence.record
+    if record is None or evidence.verdict in ("none", "other") or record.keys != keys:
+        return None
+    return record if quick or record.scope == "full" else None
+
+
+def _parsed(place: str, milestone: str, text: str, commit: str | None) -> Found:
+    try:
+        record = parse(text)
+    except RecordError as error:
+        return Found(place, milestone or _claimed(text), None, str(error))
+    if commit is not None and record.commit != commit:
+        return Found(place, record.milestone, record, f"is of {record.commit[:12]}")
+    if milestone and record.milestone != milestone:
+        return Found(place, milestone, record, f"is of {record.milestone}")
+    return Found(place, record.milestone, record)
+
+
+def _claimed(text: str) -> str:
+    """Return the milestone that a broken record speaks of, so that it can be shown there."""
+    _, _, rest = text.partition('"milestone":')
+    return rest.strip().removeprefix('"').partition('"')[0]

@@ -1,0 +1,162 @@
+"""The journal of what the tool did to refs, so that each step can be undone.
+
+Before it moves anything, an operation writes an entry with every ref of the repository. An
+entry is a commit whose parents are the entry before it and all the commits that it names: as
+long as the journal is there, git collects nothing of what it could bring back.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from pydantic import BaseModel, ConfigDict
+
+from milestones.evidence import IDENTITY
+from milestones.git import NOTHING, Git
+
+__all__ = ["JOURNAL", "Entry", "Journal"]
+
+JOURNAL = "refs/stack/journal"
+
+# Every ref that an operation may move or look at; not the journal itself.
+_RECORDED = ("refs/heads/", "refs/remotes/", "refs/stack/fork/", "refs/notes/gates")
+
+_FILE = "entry.json"
+
+
+class _Page(BaseModel):
+    """An entry as it is kept. The beginning and the end of an operation are one page each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    operation: str
+    at: str
+    head: str
+    refs: dict[str, str]
+    moves: list[str] = []
+    ends: str | None = None
+    undoes: str | None = None
+
+
+class Entry(BaseModel):
+    """One operation.
+
+    Parameters
+    ----------
+    id : str
+        The commit that its beginning was written as.
+    operation : str
+        Its command.
+    at : str
+        When it began, in UTC.
+    head : str
+        What was checked out: a full ref, or a commit.
+    before : dict
+        Every ref as it was.
+    moves : list of str
+        The refs that it set out to move.
+    after : dict or None
+        Every ref as it left them; None if it did not come to its end.
+    undoes : str or None
+        The entry that it undid.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    operation: str
+    at: str
+    head: str
+    before: dict[str, str]
+    moves: list[str]
+    after: dict[str, str] | None
+    undoes: str | None
+
+
+class Journal:
+    """The entries of a repository.
+
+    Parameters
+    ----------
+    git : Git
+        The repository.
+    """
+
+    def __init__(self, git: Git) -> None:
+        self.git = git
+
+    def begin(self, operation: str, moves: Sequence[str], undoes: str | None = None) -> str:
+        """Write down every ref, before an operation; return the id of the entry."""
+        return self._write(self._page(operation, moves=list(moves), undoes=undoes))
+
+    def end(self, entry: str, operation: str) -> None:
+        """Write down every ref after an operation that came to its end."""
+        self._write(self._page(operation, ends=entry))
+
+    def entries(self) -> list[Entry]:
+        """Return every operation, the newest first."""
+        if self.git.commit(JOURNAL) is None:
+            return []
+        ended: dict[str, dict[str, str]] = {}
+        found: list[Entry] = []
+        # The newest first, so that the end of an operation is read before its beginning.
+        for id_ in self.git.lines("rev-list", "--first-parent", JOURNAL)[:-1]:  # not the root
+            page = _Page.model_validate_json(self.git.run("cat-file", "blob", f"{id_}:{_FILE}"))
+            if page.ends is not None:
+                ended[page.ends] = page.refs
+                continue
+            entry = Entry(
+                id=id_,
+                operation=page.operation,
+                at=page.at,
+                head=page.head,
+                before=page.refs,
+                moves=page.moves,
+                after=ended.get(id_),
+                undoes=page.undoes,
+            )
+            found.append(entry)
+        return found
+
+    def _page(
+        self,
+        operation: str,
+        moves: Sequence[str] = (),
+        ends: str | None = None,
+        undoes: str | None = None,
+    ) -> _Page:
+        return _Page(
+            operation=operation,
+            at=datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
+            head=self.git.head(),
+            refs=self.git.refs(*_RECORDED),
+            moves=list(moves),
+            ends=ends,
+            undoes=undoes,
+        )
+
+    def _write(self, page: _Page) -> str:
+        text = json.dumps(page.model_dump(mode="json"), indent=1, sort_keys=True)
+        blob = self.git.run("hash-object", "-w", "--stdin", stdin=text)
+        tree = self.git.run("mktree", stdin=f"100644 blob {blob}\t{_FILE}\n")
+        last = self.git.commit(JOURNAL)
+        before = last or self._root()
+        parents = dict.fromkeys([before, *self._commits(page.refs, page.head)])
+        order = ["commit-tree", tree, "-m", page.operation]
+        for parent in parents:
+            order += ["-p", parent]
+        commit = self.git.run(*order, env=IDENTITY)
+        self.git.run("update-ref", JOURNAL, commit, last or NOTHING)
+        return commit
+
+    def _root(self) -> str:
+        """Return an empty commit: entries go back to it, and not into the project's history."""
+        return self.git.run("commit-tree", self.git.run("mktree"), "-m", "journal", env=IDENTITY)
+
+    def _commits(self, refs: Mapping[str, str], head: str) -> list[str]:
+        """Return the commits among what refs point at; the first parent is the entry before."""
+        ids = [*dict.fromkeys(refs.values()), *([head] if not head.startswith("refs/") else [])]
+        asked = self.git.run("cat-file", "--batch-check", stdin="".join(f"{i}\n" for i in ids))
+        return [line.split()[0] for line in asked.splitlines() if " commit " in line]

@@ -1,0 +1,201 @@
+"""Write the pages of `docs/stack`, and say where they are not what they should be.
+
+The pages are a function of files in the same tree: the manifests, the exported records, and
+`records/state.json`, the facts that git told when it was last asked. So a page can be checked
+in any clone, and in an old commit, without the branches and notes of the one who wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from milestones import pages, regions, settings
+from milestones.errors import StackError
+from milestones.evidence import Store, judge, read_pages
+from milestones.facts import Fact, find_trunk, survey
+from milestones.forks import find_fork
+from milestones.git import Git
+from milestones.manifest import Manifest, Milestone, schema
+from milestones.status import compute
+
+__all__ = ["Drift", "check", "read_facts", "refresh", "write"]
+
+# Whether an exclusion has expired depends on the day, and a page must not.
+_NO_DAY = date.min
+
+
+class _State(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    format: Literal[1] = 1
+    facts: dict[str, Fact]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Something that is not what it should be; `not_checked` counts what nobody could check."""
+
+    problems: tuple[str, ...]
+    checked: int
+    not_checked: int
+
+
+def read_facts(root: Path) -> dict[str, Fact]:
+    """Read the facts that were written down; none, if nobody has done so yet.
+
+    Raises
+    ------
+    StackError
+        The file is not as it should be.
+    """
+    path = root / _state()
+    if not path.exists():
+        return {}
+    try:
+        return _State.model_validate_json(path.read_text(encoding="utf-8")).facts
+    except ValidationError as error:
+        raise StackError(f"{_state().as_posix()}: {error}") from error
+
+
+def _state() -> Path:
+    return settings.current().records / "state.json"
+
+
+def refresh(git: Git, stacks: Mapping[str, Manifest]) -> None:
+    """Write down what git and the notes say now: the facts, and the best record of each tree."""
+    facts = survey(git, stacks)
+    for manifest in stacks.values():
+        for one in manifest.milestones:
+            if one.key in facts and not facts[one.key].merged:
+                fork = _fork_point(git, manifest, one, facts)
+                facts[one.key] = facts[one.key].model_copy(update={"fork_point": fork})
+    store = Store(git)
+    found = store.read()
+    for key, fact in facts.items():
+        evidence = judge(found, key, fact.tree)
+        if evidence.record is not None and evidence.verdict != "other":
+            store.export(evidence.record)
+    state = _State(facts=dict(sorted(facts.items())))
+    path = git.root / _state()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8", newline="\n")
+
+
+def write(root: Path, stacks: Mapping[str, Manifest]) -> list[Path]:
+    """Write every page anew, outside of its regions as it is; return those that changed.
+
+    Raises
+    ------
+    RegionError
+        The marks of a page do not fit; no page has been written.
+    """
+    changed = {
+        path: text
+        for path, text in _pages(root, stacks).items()
+        if not (root / path).exists() or (root / path).read_text(encoding="utf-8") != text
+    }
+    for path, text in changed.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, encoding="utf-8", newline="\n")
+    return list(changed)
+
+
+def check(root: Path, stacks: Mapping[str, Manifest], git: Git | None) -> Drift:
+    """Compare the pages with what they come from, and that with history where it is at hand.
+
+    Parameters
+    ----------
+    root : Path
+        The root of the tree.
+    stacks : mapping
+        Its manifests.
+    git : Git or None
+        The repository; None in a tree that is in none, as from an sdist.
+
+    Returns
+    -------
+    Drift
+    """
+    problems: list[str] = []
+    for path, text in _pages(root, stacks).items():
+        if not (root / path).exists():
+            problems.append(f"{path.as_posix()} is missing")
+        elif (root / path).read_text(encoding="utf-8") != text:
+            problems.append(f"{path.as_posix()} is not what its records say")
+    problems += _strangers(root, stacks)
+    found = read_pages(root)
+    problems += [f"{one.place}: {one.fault}" for one in found if one.fault]
+    facts = read_facts(root)
+    if git is None:
+        return Drift(tuple(problems), 0, len(facts))
+    problems += [f"{one.place}: {one.fault}" for one in Store(git).checked(found) if one.fault]
+    known = [key for key, fact in facts.items() if git.knows(fact.commit)]
+    for key in known:
+        problems += _fact_problems(git, key, facts[key])
+    return Drift(tuple(dict.fromkeys(problems)), len(known), len(facts) - len(known))
+
+
+def _fork_point(
+    git: Git, manifest: Manifest, milestone: Milestone, facts: Mapping[str, Fact]
+) -> str | None:
+    """Return a fork point if it is known; that one is not must not keep all else unsaid."""
+    trunk = find_trunk(git, manifest.trunk)
+    if trunk is None:
+        return None
+    try:
+        return find_fork(git, manifest, milestone, trunk, facts).commit
+    except StackError:
+        return None
+
+
+def _pages(root: Path, stacks: Mapping[str, Manifest]) -> dict[Path, str]:
+    """Return the text of every generated file, by its path relative to the root."""
+    statuses = compute(stacks, read_facts(root), read_pages(root), _NO_DAY)
+    directory = settings.current().directory
+    texts = {directory / "schema.json": schema()}
+    status = directory / "STATUS.md"
+    texts[status] = _page(root / status, pages.status_skeleton(), pages.status_regions(statuses))
+    for stack in statuses:
+        for one in stack.milestones:
+            path = directory / f"{one.milestone.key}.md"
+            text = pages.milestone_regions(stack.manifest, one)
+            texts[path] = _page(root / path, pages.milestone_skeleton(), text)
+    return texts
+
+
+def _page(path: Path, skeleton: str, texts: Mapping[str, str]) -> str:
+    present = path.read_text(encoding="utf-8") if path.exists() else skeleton
+    try:
+        return regions.replace(present, texts)
+    except regions.RegionError as error:
+        raise regions.RegionError(f"{path}: {error}") from error
+
+
+def _strangers(root: Path, stacks: Mapping[str, Manifest]) -> list[str]:
+    """Return pages and records of milestones that are in no manifest."""
+    known = {one.key for manifest in stacks.values() for one in manifest.milestones}
+    here = settings.current()
+    names = [*(root / here.directory).glob("*/*.md"), *(root / here.records).glob("*/*.json")]
+    strangers = {
+        path.relative_to(root).as_posix(): f"{path.parent.name}/{path.stem}"
+        for path in sorted(names)
+    }
+    claims = [(_state().as_posix(), key) for key in read_facts(root)]
+    claims += strangers.items()
+    return [f"{place}: {key} is no milestone" for place, key in claims if key not in known]
+
+
+def _fact_problems(git: Git, key: str, fact: Fact) -> list[str]:
+    """Compare one fact with a history that has its commit."""
+    place = f"{_state().as_posix()}: {key}"
+    if git.tree(fact.commit) != fact.tree:
+        return [f"{place}: {fact.tree[:12]} is not the tree of {fact.commit[:12]}"]
+    if fact.merged and not git.is_ancestor(fact.commit, "HEAD"):
+        return [f"{place}: {fact.commit[:12]} is not in the history of HEAD"]
+    return []

@@ -1,0 +1,249 @@
+"""Plan how branches follow a parent that has moved: squash-merged, or amended.
+
+Nothing is changed here. A plan is a row of segments; each is one `git rebase --onto
+--update-refs` of a chain of branches that still hang together.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from milestones.errors import StackError
+from milestones.facts import Fact, Trunk, base_of, find_trunk
+from milestones.forks import Fork, find_fork
+from milestones.git import Git
+from milestones.journal import Entry, Journal
+from milestones.manifest import Manifest, Milestone
+
+__all__ = ["Move", "Plan", "Push", "Segment", "obstacles", "plan", "pushes"]
+
+
+@dataclass(frozen=True)
+class Move:
+    """A branch that is to move.
+
+    Parameters
+    ----------
+    milestone : Milestone
+        Whose branch it is.
+    tip : str
+        Its commit now.
+    fork : Fork
+        Where it left its parent; what comes after is its own.
+    base : str
+        What it will sit on: a branch that may itself move before, or the trunk.
+    """
+
+    milestone: Milestone
+    tip: str
+    fork: Fork
+    base: str
+
+    @property
+    def ref(self) -> str:
+        """The full name of the branch."""
+        return f"refs/heads/{self.milestone.branch}"
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Branches, each on top of the one before, that move by one rebase.
+
+    Parameters
+    ----------
+    moves : tuple of Move
+        The lowest first.
+    bystanders : tuple of str
+        Other branches that point into the range; `--update-refs` would take them along.
+    """
+
+    moves: tuple[Move, ...]
+    bystanders: tuple[str, ...] = ()
+
+    @property
+    def arguments(self) -> list[str]:
+        """The rebase, as arguments of git."""
+        onto, fork = self.moves[0].base, self.moves[0].fork.commit
+        order = ["rebase", "--onto", onto, "--update-refs", "--empty=drop"]
+        order += ["--no-autosquash", "--no-autostash"]
+        order += ["--interactive"] if self.bystanders else []
+        return [*order, fork, self.moves[-1].milestone.branch]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """An editor of the todo list that leaves the bystanders where they are."""
+        if not self.bystanders:
+            return {}
+        words = ["sed", "-i.bak"]
+        for ref in self.bystanders:
+            words += ["-e", rf"\|^update-ref {ref}$|d"]
+        return {"GIT_SEQUENCE_EDITOR": shlex.join(words)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a restack of one stack would do; `notes` says what it leaves alone, and why."""
+
+    manifest: Manifest
+    trunk: Trunk
+    segments: tuple[Segment, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def moves(self) -> tuple[Move, ...]:
+        """Every branch that moves, parents first."""
+        return tuple(move for segment in self.segments for move in segment.moves)
+
+
+@dataclass(frozen=True)
+class Push:
+    """A branch whose remote is not what it is here; `lease` is the id that the remote had."""
+
+    branch: str
+    remote: str
+    lease: str | None
+
+    @property
+    def command(self) -> str:
+        """The push, which fails if somebody has pushed in between."""
+        if self.lease is None:
+            return f"git push --set-upstream {self.remote} {self.branch}"
+        lease = f"--force-with-lease=refs/heads/{self.branch}:{self.lease}"
+        return f"git push {lease} {self.remote} {self.branch}"
+
+
+def plan(git: Git, manifest: Manifest, facts: Mapping[str, Fact]) -> Plan:
+    """Plan the restack of a stack.
+
+    Parameters
+    ----------
+    git, manifest, facts
+        The repository, the stack, and where milestones are.
+
+    Returns
+    -------
+    Plan
+        Without segments, if every branch sits on what its parent is now.
+
+    Raises
+    ------
+    StackError
+        There is no trunk, or the fork point of a branch is not known.
+    """
+    trunk = find_trunk(git, manifest.trunk)
+    if trunk is None:
+        raise StackError(f"there is no branch {manifest.trunk}, the trunk of {manifest.stack}")
+    segments: list[list[Move]] = []
+    notes: list[str] = []
+    moved: dict[str, Move] = {}
+    for one in manifest.milestones:
+        fact = facts.get(one.key)
+        if fact is None or fact.merged:
+            continue
+        base = base_of(manifest, one, facts)
+        on_trunk = base is None or base[1].merged
+        below = moved.get(base[0].key) if base is not None else None
+        current = trunk.commit if on_trunk or base is None else base[1].commit
+        if below is None and git.is_ancestor(current, fact.commit):
+            continue
+        if git.commit(f"refs/heads/{one.branch}") is None:
+            notes.append(f"{one.key} is not here: git switch {one.branch}, then restack again")
+            continue
+        fork = find_fork(git, manifest, one, trunk, facts)
+        name = trunk.ref if on_trunk or base is None else base[1].ref
+        move = moved[one.key] = Move(one, fact.commit, fork, name)
+        chain = next((row for row in segments if row[-1] is below), None)
+        if chain is not None and below is not None and fork.commit == below.tip:
+            chain.append(move)
+        else:
+            segments.append([move])
+    rows = tuple(Segment(tuple(row), _bystanders(git, row)) for row in segments)
+    return Plan(manifest, trunk, rows, tuple(notes))
+
+
+def obstacles(git: Git, plan: Plan, journal: Journal) -> list[StackError]:
+    """Return everything that speaks against a plan, each with what to do about it."""
+    found: list[StackError] = []
+    if git.rebase_in_progress():
+        found.append(
+            StackError("a rebase waits here", ["git rebase --continue", "or git rebase --abort"])
+        )
+    elif changed := git.changes():
+        found.append(
+            StackError(
+                f"the working tree has changes: {', '.join(line[3:] for line in changed)}",
+                ["Commit them, or put them aside: git stash"],
+            )
+        )
+    elsewhere, entries = git.elsewhere(), journal.entries() if plan.moves else []
+    for move in plan.moves:
+        found += _obstacles_of(git, move, entries)
+        if path := elsewhere.get(move.ref):
+            found.append(
+                StackError(
+                    f"{move.milestone.branch} is checked out in another worktree, {path}: "
+                    "git would leave it behind without a word",
+                    [f"git -C {shlex.quote(str(path))} switch --detach"],
+                )
+            )
+    return found
+
+
+def pushes(git: Git, manifest: Manifest, facts: Mapping[str, Fact]) -> list[Push]:
+    """Return the branches of a stack that the remote does not have as they are here."""
+    remotes = set(git.lines("remote"))
+    found: list[Push] = []
+    for one in manifest.milestones:
+        here = git.commit(f"refs/heads/{one.branch}")
+        fact, remote = facts.get(one.key), git.remote_of(one.branch)
+        if here is None or fact is None or fact.merged or remote not in remotes:
+            continue
+        there = git.commit(f"refs/remotes/{remote}/{one.branch}")
+        if there != here:
+            found.append(Push(one.branch, remote, there))
+    return found
+
+
+def _bystanders(git: Git, row: list[Move]) -> tuple[str, ...]:
+    inside = set(git.lines("rev-list", f"{row[0].fork.commit}..{row[-1].tip}"))
+    ours = {move.ref for move in row}
+    heads = git.refs("refs/heads/").items()
+    return tuple(ref for ref, commit in heads if commit in inside and ref not in ours)
+
+
+def _obstacles_of(git: Git, move: Move, entries: Sequence[Entry]) -> list[StackError]:
+    found: list[StackError] = []
+    branch = move.milestone.branch
+    merges = git.lines("rev-list", "--merges", f"{move.fork.commit}..{move.tip}")
+    if merges:
+        found.append(
+            StackError(
+                f"{branch} has a merge commit, {merges[0][:12]}, that a rebase would flatten",
+                ["Make its history a line first."],
+            )
+        )
+    remote = f"{git.remote_of(branch)}/{branch}"
+    there = git.commit(f"refs/remotes/{remote}")
+    if there is not None and not _was_ours(git, there, move, entries):
+        found.append(
+            StackError(
+                f"{remote} is at {there[:12]}, which {branch} has never had: somebody pushed it",
+                [
+                    f"See what is new there: git log --oneline {branch}..{remote}",
+                    f"Take it over: git switch {branch} && git reset --keep {remote}",
+                    f"or, to keep both: git rebase {remote} {branch}",
+                ],
+            )
+        )
+    return found
+
+
+def _was_ours(git: Git, there: str, move: Move, entries: Sequence[Entry]) -> bool:
+    """Return whether what the remote has, the branch has or once had here."""
+    reflog = git.attempt("reflog", "show", "--format=%H", move.ref)
+    pages = [refs for entry in entries for refs in (entry.before, entry.after or {})]
+    written = [refs[move.ref] for refs in pages if move.ref in refs]
+    once = {move.tip, *reflog.stdout.split(), *written}
+    return there in once or any(git.knows(one) and git.is_ancestor(there, one) for one in once)

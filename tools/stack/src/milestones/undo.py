@@ -1,0 +1,150 @@
+"""Bring refs back to where they were before an operation.
+
+An undo is an operation itself: it is written down before it begins, and can be undone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from milestones.errors import StackError
+from milestones.git import Change, Git, GitError
+from milestones.journal import Entry, Journal
+
+__all__ = ["UndoPlan", "execute", "plan"]
+
+# Remote-tracking refs say what is elsewhere, and records stay true: neither is brought back.
+_BROUGHT_BACK = ("refs/heads/", "refs/stack/fork/")
+
+
+@dataclass(frozen=True)
+class UndoPlan:
+    """What an undo would do.
+
+    Parameters
+    ----------
+    entry : Entry
+        The operation that it undoes.
+    changes : tuple of Change
+        The refs that it moves.
+    moved : tuple of str
+        Those among them that have moved again since the operation.
+    aborts : bool
+        Whether a rebase that waits is given up, with what was resolved in it.
+    """
+
+    entry: Entry
+    changes: tuple[Change, ...]
+    moved: tuple[str, ...]
+    aborts: bool
+
+
+def plan(git: Git, journal: Journal, chosen: str | None = None) -> UndoPlan:
+    """Plan the undoing of an operation.
+
+    Parameters
+    ----------
+    git, journal
+        The repository and its journal.
+    chosen : str, optional
+        The beginning of the id of an entry. Without it, the newest operation that is neither
+        an undo nor undone.
+
+    Raises
+    ------
+    StackError
+        There is no such operation.
+    """
+    entry = _entry(journal.entries(), chosen)
+    after = entry.after
+    if after is None:
+        names = entry.moves
+    else:
+        every = [name for name in {**entry.before, **after} if name.startswith(_BROUGHT_BACK)]
+        names = [name for name in every if entry.before.get(name) != after.get(name)]
+    now = git.refs(*_BROUGHT_BACK)
+    changes = [Change(name, now.get(name), entry.before.get(name)) for name in names]
+    moved = [one.ref for one in changes if after is not None and one.now != after.get(one.ref)]
+    return UndoPlan(
+        entry,
+        tuple(one for one in changes if one.now != one.then),
+        tuple(name for name in moved if now.get(name) != entry.before.get(name)),
+        git.rebase_in_progress(),
+    )
+
+
+def execute(git: Git, plan: UndoPlan, journal: Journal, *, force: bool = False) -> None:
+    """Carry out an undo.
+
+    Parameters
+    ----------
+    git, plan, journal
+        The repository, what to do, and where to write that down.
+    force : bool, optional
+        Also take back what came after the operation. It stays in the journal.
+
+    Raises
+    ------
+    StackError
+        A ref has moved since, the working tree has changes, or a branch is checked out
+        elsewhere; nothing has been done.
+    """
+    _check(git, plan, force)
+    if plan.aborts:
+        git.run("rebase", "--abort")
+    here = git.head()
+    operation = f"undo of {plan.entry.operation}"
+    entry = journal.begin(operation, [one.ref for one in plan.changes], undoes=plan.entry.id)
+    git.run("switch", "--detach")  # so that no branch moves from under the working tree
+    # The abort of a rebase has moved nothing but HEAD: the ids of the plan still hold.
+    git.move(plan.changes, operation)
+    stays = here.startswith("refs/") and git.commit(here) is not None and not plan.aborts
+    try:
+        git.go_to(here if stays else plan.entry.head)
+    except GitError as error:
+        raise StackError(
+            f"every branch is back, but none is checked out now: {error}",
+            ["Move what is in the way, then: git switch BRANCH"],
+        ) from error
+    finally:
+        journal.end(entry, operation)
+
+
+def _entry(entries: list[Entry], chosen: str | None) -> Entry:
+    if chosen is not None:
+        fits = [one for one in entries if one.id.startswith(chosen)]
+        if len(fits) != 1:
+            raise StackError(f"{len(fits)} entries of the journal begin with {chosen!r}")
+        return fits[0]
+    for one in entries:
+        if one.undoes is None and _holds(one, entries):
+            return one
+    raise StackError("there is nothing to undo: the journal has no operation that still holds")
+
+
+def _holds(entry: Entry, entries: list[Entry]) -> bool:
+    """Return whether nothing that holds has undone an operation; an undo can be undone, too."""
+    return not any(
+        one.undoes == entry.id and one.after is not None and _holds(one, entries) for one in entries
+    )
+
+
+def _check(git: Git, plan: UndoPlan, force: bool) -> None:
+    if plan.aborts and plan.entry.after is not None:
+        raise StackError(
+            f"a rebase waits here that does not belong to {plan.entry.operation!r}",
+            ["git rebase --continue", "or git rebase --abort"],
+        )
+    if not plan.aborts and (changed := git.changes()):
+        names = ", ".join(line[3:] for line in changed)
+        raise StackError(f"the working tree has changes: {names}", ["git stash"])
+    if plan.moved and not force:
+        names = ", ".join(name.removeprefix("refs/heads/") for name in plan.moved)
+        raise StackError(
+            f"moved since then: {names}; what came after would leave the branch",
+            ["To do it all the same (the journal keeps what is there now): --force"],
+        )
+    elsewhere = git.elsewhere()
+    for one in plan.changes:
+        if path := elsewhere.get(one.ref):
+            raise StackError(f"{one.ref} is checked out in another worktree, {path}")

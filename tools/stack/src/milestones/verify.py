@@ -1,0 +1,224 @@
+"""Run the gates of milestones and keep a record of each run."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Protocol
+
+from milestones import environment
+from milestones.errors import StackError
+from milestones.evidence import Found, Store, usable
+from milestones.facts import Fact
+from milestones.gaterun import Runner
+from milestones.git import Git
+from milestones.manifest import Exclusion, Manifest, Milestone
+from milestones.records import Excluded, Keys, Record, seal
+
+__all__ = ["Job", "Outcome", "Progress", "plan", "verify"]
+
+
+class Progress(Protocol):
+    """What is told of a run while it goes on; called from several threads."""
+
+    def begin(self, job: Job) -> None:
+        """Tell that the gates of a milestone begin."""
+
+    def at_gate(self, job: Job, gate: str) -> None:
+        """Tell that one gate begins."""
+
+    def end(self, outcome: Outcome) -> None:
+        """Tell what a milestone came to."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A milestone to verify: at which commit, without which tests, and what that depends on."""
+
+    milestone: Milestone
+    fact: Fact
+    exclusions: tuple[Exclusion, ...]
+    keys: Keys
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What verifying a milestone came to: a record, or an error that is no evidence."""
+
+    job: Job
+    record: Record | None
+    reused: bool = False
+    error: StackError | None = None
+
+
+def plan(
+    git: Git,
+    stacks: Mapping[str, Manifest],
+    facts: Mapping[str, Fact],
+    wanted: Sequence[str],
+    today: date,
+) -> list[Job]:
+    """List what there is to verify.
+
+    Parameters
+    ----------
+    git, stacks, facts
+        The repository, its manifests, and where milestones are.
+    wanted : sequence of str
+        Names of milestones or of stacks; none stands for every milestone that is there.
+    today : date
+        Decides over exclusions that expire.
+
+    Raises
+    ------
+    StackError
+        A name is unknown, or stands for nothing that could be verified.
+    """
+    every = {one.key: one for manifest in stacks.values() for one in manifest.milestones}
+    chosen: list[str] = []
+    for name in wanted or stacks:
+        if name in stacks:
+            chosen += [one.key for one in stacks[name].milestones if one.key in facts]
+        elif name not in every:
+            known = ", ".join([*stacks, *every])
+            raise StackError(f"there is no milestone {name!r}; there are {known}")
+        elif name not in facts:
+            raise StackError(
+                f"{name} is planned: there is neither a branch {every[name].branch} nor a "
+                f"commit on the trunk with the trailer 'Milestone: {name}'"
+            )
+        else:
+            chosen.append(name)
+    if not chosen:
+        raise StackError("there is nothing to verify: every milestone is planned")
+    return [_job(git, every[key], facts[key], today) for key in dict.fromkeys(chosen)]
+
+
+def verify(
+    git: Git,
+    jobs: Sequence[Job],
+    found: Sequence[Found],
+    progress: Progress,
+    *,
+    quick: bool = False,
+    again: bool = False,
+    parallel: int = 1,
+) -> list[Outcome]:
+    """Run the gates of milestones, and add a record of each run to the notes.
+
+    Parameters
+    ----------
+    git : Git
+        The repository.
+    jobs : sequence of Job
+        What to verify.
+    found : sequence of Found
+        The records that there are. One with equal keys makes a run needless.
+    progress : Progress
+        Is told how it goes on.
+    quick : bool, optional
+        Run three of the six gates. Such a record is never green.
+    again : bool, optional
+        Run the gates whatever records there are.
+    parallel : int, optional
+        How many milestones at once.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of the jobs.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        On Ctrl-C or SIGTERM, after every process was ended and every worktree removed.
+    """
+    outcomes: dict[str, Outcome] = {}
+    for job in jobs:
+        old = None if again else usable(found, job.milestone.key, job.keys, quick=quick)
+        if old is not None:
+            outcomes[job.milestone.key] = Outcome(job, old, reused=True)
+            progress.end(outcomes[job.milestone.key])
+    runner, store = Runner(git), Store(git)
+    pool = ThreadPoolExecutor(parallel)
+    waiting = {
+        pool.submit(_run, runner, job, quick, progress): job
+        for job in jobs
+        if job.milestone.key not in outcomes
+    }
+    try:
+        with _interruptible():
+            for outcome in _as_they_end(waiting):
+                if outcome.record is not None:
+                    store.add(outcome.record)
+                outcomes[outcome.job.milestone.key] = outcome
+                progress.end(outcome)
+    finally:
+        runner.stop()
+        pool.shutdown(wait=True, cancel_futures=True)
+    return [outcomes[job.milestone.key] for job in jobs]
+
+
+def _job(git: Git, milestone: Milestone, fact: Fact, today: date) -> Job:
+    # An exclusion that has expired no longer leaves its test out.
+    valid = tuple(one for one in milestone.exclusions if one.expires > today)
+    return Job(milestone, fact, valid, environment.keys(git, fact.tree, valid))
+
+
+def _run(runner: Runner, job: Job, quick: bool, progress: Progress) -> Outcome:
+    progress.begin(job)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    left_out = [one.test for one in job.exclusions]
+    try:
+        ran = runner.run(job.fact.commit, quick, left_out, lambda gate: progress.at_gate(job, gate))
+    except StackError as error:
+        return Outcome(job, None, error=error)
+    keys = job.keys
+    record = seal(
+        milestone=job.milestone.key,
+        commit=job.fact.commit,
+        tree=keys.tree,
+        scope="quick" if quick else "full",
+        definitions=keys.definitions,
+        locks=keys.locks,
+        interpreters=keys.interpreters,
+        tools=keys.tools,
+        installed=ran.installed,
+        os=keys.os,
+        excluded=[Excluded(**one.model_dump()) for one in job.exclusions],
+        started=started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        seconds=round(time.perf_counter() - clock, 1),
+        exit_code=ran.exit_code,
+        gates=list(ran.gates),
+        log=ran.log,
+    )
+    return Outcome(job, record)
+
+
+def _as_they_end(waiting: Iterable[Future[Outcome]]) -> Iterator[Outcome]:
+    """Yield outcomes as they come. The short wait lets an interrupt through on every system."""
+    left = set(waiting)
+    while left:
+        done, left = wait(left, timeout=0.2, return_when=FIRST_COMPLETED)
+        for one in done:
+            yield one.result()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGTERM do what Ctrl-C does, so that worktrees are removed then, too.
+
+    And let Ctrl-C do it where SIGINT is ignored, as in the background of a shell script.
+    """
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

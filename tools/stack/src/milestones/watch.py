@@ -1,0 +1,91 @@
+"""What is shown of a verification while it goes on."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from milestones import settings
+from milestones.verify import Job, Outcome
+
+__all__ = ["Watch", "is_good", "outcome_line"]
+
+
+def is_good(outcome: Outcome) -> bool:
+    """Return whether all gates passed that were asked for."""
+    record = outcome.record
+    return record is not None and (record.green or (record.scope == "quick" and not record.failed))
+
+
+def outcome_line(outcome: Outcome) -> Text:
+    """Say in a line what verifying a milestone came to."""
+    key, record = outcome.job.milestone.key, outcome.record
+    if record is None:
+        return Text.assemble((f"{key}  not verified: ", "red"), str(outcome.error))
+    passed = f"{len(record.passed)}/{len(settings.current().gates)} gates passed"
+    words = [passed, *(f"{one} failed" for one in record.failed)]
+    if record.scope == "quick":
+        words.append("quick, so this proves nothing")
+    words.append("recorded before" if outcome.reused else f"{record.seconds:.0f} s")
+    return Text.assemble((key, "green" if is_good(outcome) else "red"), f"  {', '.join(words)}")
+
+
+class Watch:
+    """Shows which gate each milestone is at; as lines, where the output is no terminal.
+
+    Parameters
+    ----------
+    console : Console
+        Where to show it.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+        self._progress = Progress(*columns, console=console, transient=True)
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def begin(self, job: Job) -> None:
+        """Tell that the gates of a milestone begin."""
+        key = job.milestone.key
+        text = f"{key}  {job.fact.commit[:12]}, environments"
+        self._tasks[key] = self._progress.add_task(text, total=None)
+        self._line(f"{key}  begins at {job.fact.commit[:12]}")
+
+    def at_gate(self, job: Job, gate: str) -> None:
+        """Tell that one gate begins."""
+        key = job.milestone.key
+        every = settings.current().gates
+        number = f" ({every.index(gate) + 1}/{len(every)})" if gate in every else ""
+        self._progress.update(self._tasks[key], description=f"{key}  {gate}{number}")
+        self._line(f"{key}  {gate}")
+
+    def end(self, outcome: Outcome) -> None:
+        """Tell what a milestone came to."""
+        task = self._tasks.pop(outcome.job.milestone.key, None)
+        if task is not None:
+            self._progress.remove_task(task)
+        self.console.print(outcome_line(outcome), soft_wrap=True)
+        for line in outcome.error.hint if outcome.error else ():
+            self.console.print(line, soft_wrap=True, markup=False)
+
+    def _line(self, text: str) -> None:
+        if not self.console.is_terminal:
+            self.console.print(text, soft_wrap=True, markup=False, highlight=False)

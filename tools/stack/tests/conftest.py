@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .scratch import Scratch
+
+collect_ignore_glob = ["test_*.py"] if sys.platform == "win32" else []  # the gates are bash scripts
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _git_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let git know a name, and nothing that the user or the machine has configured."""
+    config = tmp_path_factory.mktemp("git") / "config"
+    config.write_text(
+        "[user]\n name = A Tester\n email = tester@invalid\n"
+        "[init]\n defaultBranch = main\n[advice]\n detachedHead = false\n",
+        encoding="utf-8",
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GIT_CONFIG_GLOBAL", str(config))
+        patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+        patch.setenv("GIT_TEMPLATE_DIR", "")  # no sample hooks to copy
+        yield
+
+
+@pytest.fixture(scope="session")
+def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with three milestones in a row, each on its branch; made once."""
+    scratch = Scratch(tmp_path_factory.mktemp("stack") / "template")
+    scratch.begin(parts=3)
+    for number in (1, 2, 3):
+        scratch.grow(number)
+    scratch.git("switch", "--quiet", "main")
+    return scratch.root
+
+
+@pytest.fixture
+def scratch(_template: Path, tmp_path: Path) -> Scratch:
+    """Three milestones, `demo/1` to `demo/3`, on branches; main is checked out."""
+    return Scratch(Path(shutil.copytree(_template, tmp_path / "repository", symlinks=True)))

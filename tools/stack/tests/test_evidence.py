@@ -1,0 +1,221 @@
+"""Which records count: those of exactly this tree, as they were written."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from milestones.evidence import NOTES, Store, judge, page_of, usable
+from milestones.records import GATES, Keys, Record, seal, to_line, to_page
+
+from .records import fields, record_of, result
+from .scratch import Scratch
+
+
+@pytest.fixture
+def tip(scratch: Scratch) -> str:
+    return scratch.id("feat/demo-1")
+
+
+def put_note(scratch: Scratch, commit: str, text: str) -> None:
+    scratch.git("notes", "--ref", NOTES, "add", "--force", "--message", text, commit)
+
+
+def verdict(scratch: Scratch) -> str:
+    found = Store(scratch.repository).read()
+    return judge(found, "demo/1", scratch.repository.tree("feat/demo-1")).verdict
+
+
+def faults(scratch: Scratch) -> tuple[str, ...]:
+    tree = scratch.repository.tree("feat/demo-1")
+    return judge(Store(scratch.repository).read(), "demo/1", tree).faults
+
+
+def test_six_of_six_on_exactly_this_tree_count(scratch: Scratch, tip: str) -> None:
+    assert verdict(scratch) == "none"
+    Store(scratch.repository).add(record_of(scratch.repository, tip))
+    assert verdict(scratch) == "green"
+    assert faults(scratch) == ()
+
+
+def test_a_note_holds_many_records_and_merges_by_lines(scratch: Scratch, tip: str) -> None:
+    store = Store(scratch.repository)
+    first = record_of(scratch.repository, tip)
+    second = record_of(scratch.repository, tip, started="2026-02-01T00:00:00.000Z")
+    for one in (first, second, first):
+        store.add(one)
+    text = scratch.git("notes", "--ref", NOTES, "show", tip)
+    assert text.splitlines() == sorted([to_line(first), to_line(second)])
+
+    scratch.git("update-ref", "refs/notes/theirs", NOTES)
+    store.add(record_of(scratch.repository, tip, started="2026-03-01T00:00:00.000Z"))
+    third = record_of(scratch.repository, tip, started="2026-04-01T00:00:00.000Z")
+    lines = f"{text}\n{to_line(third)}\n"
+    scratch.git("notes", "--ref", "theirs", "add", "--force", "--message", lines, tip)
+    strategy = ("--strategy", "cat_sort_uniq")
+    scratch.git("notes", "--ref", NOTES, "merge", *strategy, "refs/notes/theirs")
+    assert judge(store.read(), "demo/1", first.tree).runs == 4
+
+
+def test_records_are_kept_where_git_knows_nobody(
+    scratch: Scratch, tip: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    monkeypatch.setenv("EMAIL", "")
+    scratch.git("config", "user.useConfigOnly", "true")
+    Store(scratch.repository).add(record_of(scratch.repository, tip))
+    assert verdict(scratch) == "green"
+
+
+def test_a_record_whose_text_was_edited_does_not_count(scratch: Scratch, tip: str) -> None:
+    failed = [result(gate, passed=gate != "test") for gate in GATES]
+    true = record_of(scratch.repository, tip, gates=failed, exit_code=1)
+    put_note(scratch, tip, to_line(true))
+    assert verdict(scratch) == "failed"
+    forged = (
+        to_line(true)
+        .replace('"passed":false', '"passed":true')
+        .replace('"exit_code":1', '"exit_code":0')
+    )
+    put_note(scratch, tip, forged)
+    assert verdict(scratch) == "none"
+    assert faults(scratch) == (
+        f"the note of {tip[:12]}: changed after it was written: its digest is not that of its text",
+    )
+
+
+def test_a_record_that_names_another_tree_does_not_count(scratch: Scratch, tip: str) -> None:
+    """Sealed anew, so that only what it says can speak against it."""
+    other = scratch.repository.tree("feat/demo-2")
+    true = record_of(scratch.repository, "feat/demo-2", milestone="demo/1")
+    mine = record_of(scratch.repository, tip)
+    for forged, reason in [
+        (mine.model_copy(update={"tree": other}), f"names the tree {other[:12]}"),
+        (mine.model_copy(update={"commit": true.commit}), f"is of {true.commit[:12]}"),
+        (mine.model_copy(update={"definitions": "0" * 64}), "names gates or locks"),
+        (mine.model_copy(update={"locks": "0" * 64}), "names gates or locks"),
+    ]:
+        put_note(scratch, tip, to_line(seal_again(forged)))
+        assert verdict(scratch) in ("none", "other")
+        assert reason in "".join(faults(scratch))
+
+
+def seal_again(forged: Record) -> Record:
+    return seal(**{name: getattr(forged, name) for name in fields()})
+
+
+def test_a_record_is_stale_once_the_tree_has_changed(scratch: Scratch, tip: str) -> None:
+    Store(scratch.repository).add(record_of(scratch.repository, tip))
+    scratch.git("switch", "--quiet", "feat/demo-1")
+    scratch.commit("Another thing", {"src/part1.sh": "answer1=01\n"})
+    assert verdict(scratch) == "other"
+    scratch.git("revert", "--no-edit", "HEAD")
+    assert verdict(scratch) == "green"  # another commit, the same tree
+
+
+def test_a_record_of_another_milestone_does_not_count(scratch: Scratch, tip: str) -> None:
+    Store(scratch.repository).add(record_of(scratch.repository, tip, milestone="demo/2"))
+    assert verdict(scratch) == "none"
+
+
+def test_three_of_six_are_quick_and_not_green(scratch: Scratch, tip: str) -> None:
+    three = [result(gate) for gate in ("lint", "format", "docs")]
+    quick = record_of(scratch.repository, tip, scope="quick", gates=three)
+    Store(scratch.repository).add(quick)
+    found = judge(Store(scratch.repository).read(), "demo/1", quick.tree)
+    assert found.verdict == "quick"
+    assert found.text == "3/6 (quick)"
+
+
+def test_the_newest_full_run_decides_and_older_ones_are_not_hidden(
+    scratch: Scratch, tip: str
+) -> None:
+    store = Store(scratch.repository)
+    failed = [result(gate, passed=gate != "test") for gate in GATES]
+    day = "2026-01-0{}T00:00:00.000Z"
+    store.add(record_of(scratch.repository, tip, gates=failed, exit_code=1, started=day.format(1)))
+    assert verdict(scratch) == "failed"
+    green = record_of(scratch.repository, tip, started=day.format(2))
+    store.add(green)
+    three = [result(gate) for gate in ("lint", "format", "docs")]
+    store.add(record_of(scratch.repository, tip, scope="quick", gates=three, started=day.format(3)))
+    found = judge(store.read(), "demo/1", green.tree)
+    assert found.verdict == "green"
+    assert found.text == "6/6 (1 of 2 runs failed)"
+
+
+def test_an_exported_record_serves_a_clone_without_notes(scratch: Scratch, tip: str) -> None:
+    store = Store(scratch.repository)
+    true = record_of(scratch.repository, tip)
+    store.export(true)
+    assert verdict(scratch) == "green"
+    assert judge(store.read(), "demo/1", true.tree).runs == 1
+    store.add(true)
+    assert judge(store.read(), "demo/1", true.tree).runs == 1  # one run, kept twice
+
+
+@pytest.mark.parametrize(
+    ("kept", "reason"),
+    [(None, "changed after it was written"), (100, "malformed"), (0, "malformed")],
+)
+def test_an_exported_record_that_was_edited_does_not_count(
+    scratch: Scratch, tip: str, kept: int | None, reason: str
+) -> None:
+    path = Store(scratch.repository).export(record_of(scratch.repository, tip))
+    text = path.read_text(encoding="utf-8").replace('"exit_code": 0', '"exit_code": 1')
+    path.write_text(text[:kept], encoding="utf-8")
+    assert verdict(scratch) == "none"
+    assert reason in faults(scratch)[0]
+    assert faults(scratch)[0].startswith("docs/stack/records/demo/1.json: ")
+
+
+def test_an_exported_record_in_the_file_of_another_does_not_count(
+    scratch: Scratch, tip: str
+) -> None:
+    true = record_of(scratch.repository, tip, milestone="demo/2")
+    path = scratch.root / page_of("demo/1")
+    path.parent.mkdir(parents=True)
+    path.write_text(to_page(true), encoding="utf-8")
+    assert verdict(scratch) == "none"
+    assert faults(scratch) == ("docs/stack/records/demo/1.json: is of demo/2",)
+
+
+def test_a_record_is_used_again_only_if_every_key_is_equal(scratch: Scratch, tip: str) -> None:
+    true = record_of(scratch.repository, tip)
+    Store(scratch.repository).add(true)
+    found = Store(scratch.repository).read()
+    assert usable(found, "demo/1", true.keys, quick=False) == true
+    assert usable(found, "demo/1", true.keys, quick=True) == true
+    for name, value in {
+        "tree": "0" * 40,
+        "definitions": "0" * 64,
+        "locks": "0" * 64,
+        "interpreters": {"3.11": "3.11.8"},
+        "tools": {"git": "2.40.0"},
+        "os": "Darwin",
+        "excluded": ("tests/part1.sh",),
+    }.items():
+        keys = Keys(**vars(true.keys) | {name: value})
+        assert usable(found, "demo/1", keys, quick=False) is None, name
+
+
+def test_a_quick_record_does_not_stand_for_a_full_run(scratch: Scratch, tip: str) -> None:
+    three = [result(gate) for gate in ("lint", "format", "docs")]
+    quick = record_of(scratch.repository, tip, scope="quick", gates=three)
+    Store(scratch.repository).add(quick)
+    found = Store(scratch.repository).read()
+    assert usable(found, "demo/1", quick.keys, quick=True) == quick
+    assert usable(found, "demo/1", quick.keys, quick=False) is None
+
+
+def test_the_record_of_a_squash_is_that_of_the_branch(scratch: Scratch, tip: str) -> None:
+    """A clone that never had the branch has a record whose commit it does not know."""
+    true = record_of(scratch.repository, tip)
+    lost = json.loads(to_line(true)) | {"commit": "f" * 40}
+    del lost["digest"]
+    gates = [result(gate) for gate in GATES]
+    Store(scratch.repository).export(seal(**lost | {"gates": gates}))
+    scratch.squash("feat/demo-1", "demo/1")
+    found = Store(scratch.repository).read()
+    assert judge(found, "demo/1", scratch.repository.tree("main")).verdict == "green"
