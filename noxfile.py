@@ -84,8 +84,8 @@ def test(session: nox.Session) -> None:
     the newest: `KVPOOL_PYTHON=3.12 nox -s test`.
 
     On Linux, where every backend runs, a run of all tests also measures which branches of
-    kvpool and its backends they take; below 95 % the gate fails. `kvpool.integrations` is
-    measured by `transformers`.
+    kvpool and its backends they take; below 95 % the gate fails. What needs torch is measured
+    by `transformers`.
     """
     require(session, NEWEST)
     measured = sys.platform == "linux" and not session.posargs
@@ -182,6 +182,7 @@ def integration(session: nox.Session) -> None:
 def transformers(session: nox.Session) -> None:
     """Run the tests and examples of the cache for transformers, in the versions of their group.
 
+    A run of all of them measures the branches of what needs torch, as `test` does for the rest.
     Where torch cannot be had, as on a machine without its builds, the session is skipped and
     says so; with CI set in the environment that is a failure. pip makes this environment, as that
     of `integration`.
@@ -198,7 +199,9 @@ def transformers(session: nox.Session) -> None:
             session.error(refusal)
         session.skip(refusal)
     environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": "transformers"}
-    session.run("pytest", "-m", "transformers", *session.posargs, env=environment)
+    measured = [*COVERAGE, "--cov-config=tests/integrations/coverage.toml"]
+    options = session.posargs or measured
+    session.run("pytest", "-m", "transformers", *options, env=environment)
     modules = ["--doctest-modules", "--pyargs", "kvpool.integrations"]
     session.run("pytest", "--quiet", WITH_TORCH, *modules, env=environment)
 
