@@ -15,10 +15,10 @@ import pytest
 
 import kvpool.backends
 import kvpool.eviction.registry
+import kvpool.receipts
 from kvpool.__about__ import __version__
 from kvpool.errors import PluginConflictError
 from kvpool.plugins import PluginRegistry, PluginState
-from kvpool.receipts import _registry
 from tests.support.distributions import backend_source, install
 from tests.support.docs_pages import ROOT
 from tests.support.reports import report_of
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 REGISTRIES: tuple[PluginRegistry[Any], ...] = (
     kvpool.backends.registry,
     kvpool.eviction.registry.registry,
-    _registry.registry,
+    kvpool.receipts.registry,
 )
 
 
