@@ -6,6 +6,7 @@ import inspect
 import sys
 from contextlib import suppress
 from types import FunctionType
+from typing import ForwardRef
 
 __all__ = ["publish", "publish_as"]
 
@@ -60,4 +61,7 @@ def _resolve_annotations(exported: type, home: str) -> None:
     """
     with suppress(NameError):
         names = vars(sys.modules[home])
+        for name, annotation in inspect.get_annotations(exported).items():
+            if isinstance(annotation, ForwardRef):  # of a named tuple
+                exported.__annotations__[name] = annotation.__forward_arg__
         exported.__annotations__ = inspect.get_annotations(exported, globals=names, eval_str=True)

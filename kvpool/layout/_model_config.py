@@ -16,6 +16,23 @@ FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attenti
 
 _NO_ATTENTION = ("mlp", "moe")
 
+# Names of one number, by the kind of model; the first that a configuration has is taken. The
+# decoders of sequence-to-sequence models have the numbers of their encoders under other names.
+_LAYERS = ("decoder_layers", "num_decoder_layers", "num_hidden_layers")
+_HEADS = ("decoder_attention_heads", "num_decoder_attention_heads", "num_attention_heads")
+_HEAD_DIM = ("head_dim", "dim_head")
+
+# Types whose configurations say something else than what the models keep.
+_UNSAID = {
+    "cpmant": "it keeps tokens of its own beside those of the text",
+    "mimo_v2_flash": "its sliding layers have twice as many key-value heads as num_key_value_heads",
+    "mllama_text_model": "its cross-attention layers keep tokens of images",
+    "openai-gpt": "it keeps no keys and values",
+    "reformer": "it keeps no keys and values",
+    "xlm": "it keeps no keys and values",
+    "xlnet": "it keeps no keys and values",
+}
+
 
 class LayerKind(NamedTuple):
     """What a layer keeps.
@@ -89,6 +106,8 @@ def cache_shape(config: Any, dtype: Any = None) -> CacheShape:
         Something is missing or is none of the supported kind; the text names it.
     """
     kinds = layer_kinds(config)
+    for part in (config, _text_config(config)):
+        _refuse_unsaid(getattr(part, "model_type", None))
     config = _text_config(config)
     layers = zip(kinds, _layer_configs(config), strict=True)
     shapes = list(dict.fromkeys(_heads(layer) for kind, layer in layers if kind.is_cached))
@@ -98,6 +117,15 @@ def cache_shape(config: Any, dtype: Any = None) -> CacheShape:
     return CacheShape(sum(kind.is_cached for kind in kinds), *shapes[0], _dtype(config, dtype))
 
 
+def _refuse_unsaid(model_type: str | None) -> None:
+    reason = _UNSAID.get(model_type or "")
+    if reason is not None:
+        raise InvalidLayoutError(
+            f"the configuration of a model of the type {model_type!r} does not say what its cache "
+            f"holds: {reason}"
+        )
+
+
 def _text_config(config: Any) -> Any:
     """Return the configuration of the language model inside a multimodal one."""
     inner = getattr(config, "text_config", None)
@@ -105,9 +133,11 @@ def _text_config(config: Any) -> Any:
 
 
 def _layer_configs(config: Any) -> list[Any]:
-    """Return the configuration of each layer: the same one, but where layers differ."""
+    """Return the configuration of each layer: the same one, unless layers differ."""
+    count = _number(config, *_LAYERS)
     own = getattr(config, "per_layer_config", None)
-    return [config] * _number(config, "num_hidden_layers") if own is None else list(own)
+    # Where an encoder has another number of layers than the decoder, `own` is the encoder's.
+    return [config] * count if own is None or len(own) != count else list(own)
 
 
 def _type_by_window(layer: Any) -> str:
@@ -139,9 +169,9 @@ def _reusing_layers(config: Any, count: int) -> set[int]:
 
 
 def _heads(layer: Any) -> tuple[int, int]:
-    """Return key-value heads and elements of one; refuse keys wider than values."""
-    heads = _number(layer, "num_attention_heads")
-    head_dim = getattr(layer, "head_dim", None) or _number(layer, "hidden_size") // heads
+    """Return the key-value heads of a layer and the elements of one; refuse unequal widths."""
+    heads = _number(layer, *_HEADS)
+    head_dim = _first(layer, *_HEAD_DIM) or _number(layer, "hidden_size") // heads
     for name in ("qk_head_dim", "v_head_dim"):  # as of multi-head latent attention
         width = getattr(layer, name, None)
         if width is not None and width != head_dim:
@@ -149,8 +179,16 @@ def _heads(layer: Any) -> tuple[int, int]:
                 f"{name} is {width}, head_dim is {head_dim}: "
                 "the keys and values of a layout have one head_dim"
             )
-    shared = getattr(layer, "num_key_value_heads", None)
-    return heads if shared is None else shared, head_dim
+    return _key_value_heads(layer, heads), head_dim
+
+
+def _key_value_heads(layer: Any, heads: int) -> int:
+    if getattr(layer, "new_decoder_architecture", False):
+        return heads  # Falcon repeats its keys and values for all heads before it keeps them
+    if getattr(layer, "multi_query", False):
+        return 1
+    shared: int | None = _first(layer, "num_key_value_heads")
+    return heads if shared is None else shared
 
 
 def _dtype(config: Any, dtype: Any) -> str:
@@ -163,8 +201,14 @@ def _dtype(config: Any, dtype: Any) -> str:
     return str(chosen).removeprefix("torch.")
 
 
-def _number(config: Any, name: str) -> int:
-    value = getattr(config, name, None)
+def _first(config: Any, *names: str) -> Any:
+    """Return the first of some attributes that is there and not None; None if there is none."""
+    values = (getattr(config, name, None) for name in names)
+    return next((value for value in values if value is not None), None)
+
+
+def _number(config: Any, *names: str) -> int:
+    value = _first(config, *names)
     if not isinstance(value, int):
-        raise InvalidLayoutError(f"the configuration has no number {name}: {value!r}")
+        raise InvalidLayoutError(f"the configuration has no number {names[-1]}: {value!r}")
     return value

@@ -308,7 +308,7 @@ def test_a_cache_needs_a_layout_and_only_one(hf: Any, make_manager: MakeManager)
     with pytest.raises(InvalidLayoutError, match="no layout"):
         hf.PooledCache(make_manager(), "chat-42")
     manager = make_manager(layout=KVLayout(2, 2, 16, "float32"))
-    with pytest.raises(InvalidLayoutError, match="2 x 2 x 8 float32, the manager 2 x 2 x 16"):
+    with pytest.raises(InvalidLayoutError, match="2 x 2 x 8 float32, the manager has 2 x 2 x 16"):
         hf.PooledCache.for_model(manager, hf.model(), "chat-42")
 
 

@@ -109,3 +109,36 @@ def test_layers_with_configurations_of_their_own() -> None:
 def test_what_is_missing_or_cannot_be_held_is_named(changes: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidLayoutError, match=text):
         KVLayout.from_config(config(**changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "layout"),
+    [
+        ({"multi_query": True}, "4 x 1 x 64 float16"),
+        ({"multi_query": False, "num_key_value_heads": 2}, "4 x 2 x 64 float16"),
+        ({"multi_query": True, "new_decoder_architecture": True}, "4 x 8 x 64 float16"),
+        ({"decoder_layers": 6, "decoder_attention_heads": 16}, "6 x 16 x 32 float16"),
+        ({"num_decoder_layers": 3, "num_decoder_attention_heads": 4}, "3 x 4 x 128 float16"),
+        ({"dim_head": 96}, "4 x 8 x 96 float16"),
+    ],
+)
+def test_other_names_of_heads_and_layers(changes: dict[str, Any], layout: str) -> None:
+    assert str(KVLayout.from_config(config(**changes))) == layout
+
+
+@pytest.mark.parametrize("model_type", ["cpmant", "mimo_v2_flash", "xlnet"])
+def test_types_whose_configurations_mislead_are_refused(model_type: str) -> None:
+    with pytest.raises(InvalidLayoutError, match=f"type '{model_type}' does not say .*: it"):
+        KVLayout.from_config(config(model_type=model_type))
+
+
+def test_a_type_inside_of_another_is_refused() -> None:
+    outer = SimpleNamespace(text_config=config(model_type="mllama_text_model"), dtype="float32")
+    with pytest.raises(InvalidLayoutError, match="cross-attention layers keep tokens of images"):
+        KVLayout.from_config(outer)
+
+
+def test_layers_of_an_encoder_do_not_count() -> None:
+    encoder = [config()] * 2
+    both = config(num_hidden_layers=2, decoder_layers=6, per_layer_config=encoder)
+    assert str(KVLayout.from_config(both)) == "6 x 8 x 64 float16"

@@ -10,7 +10,12 @@ import torch
 import transformers
 from transformers import DynamicCache
 
-from kvpool.integrations.transformers import PooledCache, PrefixMatch, register_attention
+from kvpool.integrations.transformers import (
+    PooledCache,
+    PrefixMatch,
+    model_layout,
+    register_attention,
+)
 
 __all__ = [
     "DTYPES",
@@ -20,6 +25,7 @@ __all__ = [
     "converse",
     "forward",
     "model",
+    "model_layout",
     "register_attention",
     "same_cache",
     "states",

@@ -15,7 +15,7 @@ from kvpool.integrations._chat.answering import Listener, StopWhen, TokenStreame
 from kvpool.integrations._chat.chat_text import ChatModelError, ChatText, Prompt
 from kvpool.integrations._chat.tiny_model import tiny_model
 from kvpool.integrations._transformers.cache import PooledCache
-from kvpool.layout import KVLayout
+from kvpool.integrations._transformers.measuring import model_layout
 from kvpool.manager import KVCacheManager
 
 __all__ = ["ChatModel", "quiet", "seed"]
@@ -63,7 +63,7 @@ class ChatModel(ChatText):
     ) -> None:
         super().__init__(tokenizer, name)
         self.model = model
-        self.layout = KVLayout.from_config(model.config, model.dtype)
+        self.layout = model_layout(model)
         self._room = max_context_length
         if max_context_length is not None and self.max_context_length is not None:
             self._room = min(max_context_length, self.max_context_length)

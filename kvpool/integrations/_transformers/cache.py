@@ -13,42 +13,52 @@ from transformers.cache_utils import Cache
 
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
-from kvpool.errors import EntryExistsError, EntryNotFoundError, LayerIndexError
-from kvpool.integrations._transformers.arguments import layout_of, token_list
+from kvpool.errors import (
+    EntryExistsError,
+    EntryNotFoundError,
+    InvalidTokensError,
+    LayerIndexError,
+)
+from kvpool.integrations._transformers import writers
+from kvpool.integrations._transformers.arguments import cache_parts, token_list, whole_number
 from kvpool.integrations._transformers.layers import EmptyLayer, PooledLayer
 from kvpool.integrations._transformers.prefix import PrefixCache
 from kvpool.integrations._transformers.session import PooledSession
-from kvpool.layout import LayerKind, layer_kinds
 from kvpool.manager import KVCacheManager
 
 __all__ = ["PooledCache"]
 
 
 class PooledCache(Cache):
-    """The tokens of one session of a `kvpool.KVCacheManager`, as a model's ``past_key_values``.
+    """A session of a `kvpool.KVCacheManager` as the ``past_key_values`` of a model.
 
     New tokens are written in place behind those that the session holds, and the model attends
-    to tensors of shape ``(batch, kv_heads, tokens, head_dim)`` over the memory of the pool:
-    nothing is copied, however long the context is.
+    to tensors of shape ``(batch, kv_heads, tokens, head_dim)`` over the memory of the pool. No
+    token is copied, however long the context is.
 
     Parameters
     ----------
     manager : KVCacheManager
     session : str, int or CacheKey
-        Which one. If the manager has an entry for it, the cache goes on from its tokens; else
-        one is made with the first tokens.
+        The name of the session. If the manager has an entry for it, the cache goes on from its
+        tokens. Otherwise an entry is made with the first tokens.
+    model : PreTrainedModel, optional
+        The layout, and what each layer keeps, are measured: the first time, one token goes
+        through the model. A session that a model with other weights wrote is refused.
     config : PreTrainedConfig, optional
-        Of the model. Tells the layout, and which layers attend to a window only. Without it
-        all layers attend to everything, and the layout is the manager's.
+        Used if there is no `model`. It tells the layout, as far as it says so, and which layers
+        attend to a window. Without both, all layers attend to all tokens, and the layout is the
+        manager's.
     dtype : torch.dtype or str, optional
-        Of keys and values. By default the manager's layout has it, else `config`.
+        Of keys and values. [default: the manager's layout, else the model or `config`]
     max_context_length : int, optional
-        Tokens that the session may hold; the entry gets room for all of them at once. Without
-        it the entry grows as needed: twice the room each time, or what is left.
+        Tokens that the session may hold; the entry is reserved for all of them at once.
+        [default: the entry grows to twice its tokens, or to what is left of the pool]
     ttl : float, optional
-        Seconds that the entry of a new session stays without being used.
+        Seconds without a use until the entry of a new session expires. [default: the manager's]
     namespace : str, default "transformers"
-        Of the key that is made of a `session` that is no key.
+        Namespace of the key, if `session` is not a `CacheKey`. Sessions of different models need
+        different names or namespaces.
 
     Attributes
     ----------
@@ -57,42 +67,44 @@ class PooledCache(Cache):
     Raises
     ------
     InvalidLayoutError
-        Neither `config` nor the manager has a layout, they differ, or a layer of the model is
-        of a type that keeps other things than keys and values; the text names it.
+        There is no layout, two of them differ, or a layout cannot hold what the model keeps. The
+        text names the layer and what was found.
     EntryKindError
-        The session has an entry of another layout.
+        The session has an entry of another layout, or tokens of a model with other weights.
 
     Notes
     -----
-    *Lease.* From its first tokens until `release`, the end of a ``with`` block or the end of
-    the object, the session is not evicted. A cache per turn is the way to let sessions that
-    wait be evicted.
+    *Lease.* The session is not evicted from its first tokens until `release`, the end of a
+    ``with`` block, or the end of this object. Make a cache for each turn, so that sessions that
+    wait can be evicted.
 
-    *Errors.* Where a step fails or is interrupted, as by a full pool, the session holds the
-    tokens from before; ``crop(0)`` or a new cache drops what some layers already took.
+    *Errors.* If a step fails or is interrupted, for example by a full pool, the session holds the
+    tokens from before the step. ``crop(0)`` or a new cache drops what some layers already took.
 
     *Batches.* All sequences of a batch are one session.
 
-    *Threads.* One cache, and one session, belongs to one thread at a time; any number of them
+    *Threads.* One cache, and one session, belongs to one thread at a time. Any number of threads
     share a manager.
-    """
 
-    key: CacheKey
+    *Autocast.* Keys and values of another dtype than the layout's are cast to it. Without
+    autocast they are refused.
+
+    *Compilation.* `torch.compile` breaks the graph of a model where it calls the cache.
+    """
 
     def __init__(
         self,
         manager: KVCacheManager,
         session: str | int | CacheKey,
         *,
+        model: Any = None,
         config: Any = None,
         dtype: Any = None,
         max_context_length: int | None = None,
         ttl: float | None = None,
         namespace: str = "transformers",
     ) -> None:
-        self._layout = layout_of(manager, config, dtype)
-        every = [LayerKind(is_cached=True)] * self._layout.layers
-        self._kinds = every if config is None else layer_kinds(config)
+        self._layout, self._kinds, self._weights = cache_parts(manager, model, config, dtype)
         self._manager = manager
         self._limit = max_context_length
         self._namespace = namespace
@@ -102,18 +114,26 @@ class PooledCache(Cache):
     def for_model(
         cls, manager: KVCacheManager, model: Any, session: str | int | CacheKey, **options: Any
     ) -> Self:
-        """Return the cache of a session for a model.
+        """Return the cache of a session for a model, whose layout is measured.
 
         Parameters
         ----------
-        manager, session
-            As for the class.
+        manager : KVCacheManager
         model : PreTrainedModel
-            Its configuration and dtype are taken.
+            The first time, one token goes through it.
+        session : str, int or CacheKey
+            The name of the session.
         **options
-            As for the class.
+            Further parameters of `PooledCache`, for example ``max_context_length``.
+
+        Raises
+        ------
+        InvalidLayoutError
+            A layout cannot hold what the model keeps.
+        EntryKindError
+            The session has an entry of another layout, or tokens of a model with other weights.
         """
-        return cls(manager, session, **{"config": model.config, "dtype": model.dtype, **options})
+        return cls(manager, session, model=model, **options)
 
     @classmethod
     def from_prefix(
@@ -124,23 +144,26 @@ class PooledCache(Cache):
         prefix_cache: PrefixCache,
         **options: Any,
     ) -> Self:
-        """Return the cache of a session; a new one starts as a fork of one that begins alike.
+        """Return the cache of a session; a new session starts as a fork of one that begins alike.
 
         Parameters
         ----------
-        manager, session
-            As for the class.
+        manager : KVCacheManager
+        session : str, int or CacheKey
+            The name of the session.
         input_ids : Tensor of shape (1, tokens) or sequence of int
-            What the session is going to begin with. At least the last one stays to be computed.
+            The tokens that the session will begin with. At least the last one is left to compute.
         prefix_cache : PrefixCache
-            Who knows which sessions begin alike.
+            Finds the session that begins with the same tokens.
         **options
-            As for the class.
+            Further parameters of `PooledCache`, for example ``model``.
 
         Raises
         ------
         PoolExhaustedError
             The fork does not fit.
+        InvalidLayoutError, EntryKindError
+            The cache cannot be made; see `PooledCache`.
         """
         cache = cls(manager, session, **options)
         if cache._session.entry is None:
@@ -155,28 +178,34 @@ class PooledCache(Cache):
     def fork(self, session: str | int | CacheKey, *, ttl: float | None = None) -> Self:
         """Return the cache of a new session that begins with the tokens of this one.
 
-        What is appended to one is not seen by the other.
+        Tokens that are appended to one session are not seen by the other.
 
         Parameters
         ----------
         session : str, int or CacheKey
             A name that has no entry yet.
         ttl : float, optional
-            Seconds that its entry stays without being used.
+            Seconds without a use until the entry of the fork expires.
 
         Raises
         ------
         EntryExistsError
             The name has an entry.
         PoolExhaustedError
-            It does not fit; nothing has changed.
+            The fork does not fit.
+
+        Notes
+        -----
+        Atomic: on any error nothing has changed.
         """
         key = self._key_of(session)
         if key in self._manager:
             raise EntryExistsError(f"{key!s} has an entry already")
         if self._session.entry is not None:
             self._session.truncate(self._session.token_count)
-            lease = self._manager.fork_cache_entry(self.key, key, ttl=ttl).data()
+            child = self._manager.fork_cache_entry(self.key, key, ttl=ttl)
+            writers.note(child, writers.of(self._session.entry))
+            lease = child.data()
         else:
             lease = None
         forked = copy.copy(self)
@@ -185,7 +214,7 @@ class PooledCache(Cache):
         return forked
 
     def release(self) -> None:
-        """Let the session be evicted. The next tokens take the lease again.
+        """Give the lease up, so that the session can be evicted; the next tokens take it again.
 
         Using the cache after the session was evicted raises `kvpool.errors.EntryRemovedError`.
         """
@@ -203,9 +232,9 @@ class PooledCache(Cache):
         self.release()
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
-        """Fork the session under a name of its own, to be removed with the copy.
+        """Fork the session under a new name; the fork is removed after the copy is gone.
 
-        It goes with the next call of the manager; until then it may be evicted.
+        The next call of the manager removes it. Until then it may be evicted.
         """
         name = f"{self.key.id}~{uuid.uuid4().hex}"
         twin = self.fork(CacheKey(self.key.namespace, name))
@@ -235,15 +264,24 @@ class PooledCache(Cache):
 
         Raises
         ------
-        PoolExhaustedError, ContextOverflowError
-            There is no room for the tokens.
-        InvalidTokensError, LayerIndexError
-            The tokens do not fit the layout.
+        PoolExhaustedError
+            The pool has no room for the tokens.
+        ContextOverflowError
+            The session would hold more than `max_context_length` tokens.
+        InvalidTokensError
+            Shape, dtype or device of the tokens are not those of the session.
+        LayerIndexError
+            The session has no such layer.
         LayerMismatchError
-            The step before was not finished; see the notes of the class.
+            The step before was not finished; ``crop(0)`` drops it.
         EntryRemovedError
             The session was removed.
         """
+        if torch.compiler.is_dynamo_compiling():
+            states: tuple[Any, Any] = _update_eagerly(
+                self, key_states, value_states, layer_idx, *args, **kwargs
+            )
+            return states
         if layer_idx >= len(self.layers):
             raise LayerIndexError(
                 f"session {str(self.key)!r} has no layer {layer_idx}: it has {len(self.layers)}"
@@ -257,34 +295,49 @@ class PooledCache(Cache):
         Parameters
         ----------
         tokens_to_remove : int
-            How many, as a negative number. 0 drops those that not all layers hold. A positive
-            number is how many to keep, as in older versions of transformers.
+            How many, as a negative number. 0 drops the tokens that only some layers hold. A
+            positive number is how many to keep, as in older versions of transformers.
+
+        Raises
+        ------
+        InvalidTokensError
+            `tokens_to_remove` is not a whole number.
         """
-        held = self._session.token_count
-        kept = tokens_to_remove if tokens_to_remove > 0 else held + tokens_to_remove
+        number = whole_number("tokens_to_remove", tokens_to_remove)
+        kept = number if number > 0 else self._session.token_count + number
         self._session.truncate(max(kept, 0))
 
     def reset(self) -> None:
-        """Drop all tokens; the entry stays."""
+        """Drop all tokens and keep the entry."""
         self._session.truncate(0)
 
     def reorder_cache(self, beam_idx: Any) -> None:
         """Let sequence i of the batch hold what sequence ``beam_idx[i]`` held.
 
-        In place, unless a fork shares the tokens: then the session moves to another entry.
+        The tokens move in place, unless a fork shares them: then the session gets a new entry.
         """
         self._session.reorder(torch.as_tensor(beam_idx).cpu())
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Repeat each sequence of the batch; the session moves to a larger entry.
 
+        Parameters
+        ----------
+        repeats : int
+            At least 1.
+
         Raises
         ------
+        InvalidTokensError
+            `repeats` is not a whole number of at least 1.
         PoolExhaustedError
-            The new entry does not fit beside the old one; nothing has changed, unless another
-            thread took the room that was made: then the session is gone.
+            The new entry does not fit beside the old one. Nothing has changed, unless another
+            thread took the bytes that were freed for it: then the session is gone.
         """
-        self._session.rebuild(lambda rows: rows.repeat_interleave(repeats))
+        count = whole_number("repeats", repeats)
+        if count < 1:
+            raise InvalidTokensError(f"repeats must be at least 1, not {count}")
+        self._session.rebuild(lambda rows: rows.repeat_interleave(count))
 
     def batch_select_indices(self, indices: Any) -> None:
         """Keep some sequences of the batch; the session moves to another entry.
@@ -292,18 +345,18 @@ class PooledCache(Cache):
         Parameters
         ----------
         indices : Tensor
-            Numbers of sequences, or a bool for each.
+            Numbers of sequences, or a bool for each sequence.
 
         Raises
         ------
         PoolExhaustedError
-            The new entry does not fit beside the old one; nothing has changed, unless another
-            thread took the room that was made: then the session is gone.
+            The new entry does not fit beside the old one. Nothing has changed, unless another
+            thread took the bytes that were freed for it: then the session is gone.
         """
         self._session.rebuild(lambda rows: rows[torch.as_tensor(indices).cpu()])
 
     def get_max_cache_shape(self, layer_idx: int = 0) -> int:
-        """Return the tokens that a layer may hold; -1 where the entry grows."""
+        """Return how many tokens a layer may hold; -1 if the entry grows."""
         limit: int = self.layers[layer_idx].get_max_length()
         return limit
 
@@ -313,9 +366,11 @@ class PooledCache(Cache):
         return session if isinstance(session, CacheKey) else CacheKey(self._namespace, session)
 
     def _open(self, key: CacheKey, ttl: float | None) -> list[Any]:
-        """Turn to a session; return the layers over it."""
+        """Make this the cache of a session; return the layers over its entry."""
         self.key = key
-        self._session = PooledSession(self._manager, key, self._layout, self._limit, ttl)
+        self._session = PooledSession(
+            self._manager, key, self._layout, self._limit, ttl, self._weights
+        )
         numbers = iter(range(self._layout.layers))
         return [
             PooledLayer(self._session, next(numbers), kind.window)
@@ -325,14 +380,22 @@ class PooledCache(Cache):
         ]
 
     def _begin_as(self, parent: CacheKey, token_count: int) -> None:
-        """Fork another session and keep its first tokens, unless it has gone."""
+        """Begin as a fork of another session, with its first tokens, if that session is there."""
         entry = self._manager.get_cache_entry(parent)
         if token_count < 1 or not isinstance(entry, KVCacheEntry) or entry.layout != self._layout:
             return
+        if writers.differ(entry, self._weights):
+            return
         try:
-            lease = self._manager.fork_cache_entry(parent, self.key, ttl=self._session.ttl).data()
+            child = self._manager.fork_cache_entry(parent, self.key, ttl=self._session.ttl)
         except EntryNotFoundError:
             return
+        writers.note(child, writers.of(entry))
+        lease = child.data()
         self.layers = self._open(self.key, self._session.ttl)
         del lease
         self._session.truncate(token_count)
+
+
+# A compiled model breaks its graph here, since every step attends to more tokens than the last.
+_update_eagerly = torch.compiler.disable(PooledCache.update)

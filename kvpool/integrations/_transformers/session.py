@@ -16,12 +16,14 @@ from kvpool.errors import (
     EntryRemovedError,
     InvalidTokensError,
 )
+from kvpool.integrations._transformers import writers
 from kvpool.integrations._transformers.room import cost, rooms_for, with_room
 from kvpool.integrations._transformers.tensors import (
     EntryTensors,
     as_tensor,
     check_states,
     dtype_name,
+    is_held_as,
 )
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
@@ -46,6 +48,8 @@ class PooledSession:
         Tokens that there may be; without it the entry grows for as long as the pool has room.
     ttl : float, optional
         Seconds; for a new entry.
+    weights : int, optional
+        Tells the weights of the model from those of others; None if the model is not known.
 
     Attributes
     ----------
@@ -57,7 +61,7 @@ class PooledSession:
     Raises
     ------
     EntryKindError
-        The key has an entry of another layout.
+        The key has an entry of another layout, or tokens of a model with other weights.
     """
 
     def __init__(
@@ -67,12 +71,14 @@ class PooledSession:
         layout: KVLayout,
         max_context_length: int | None,
         ttl: float | None,
+        weights: int | None = None,
     ) -> None:
         self.manager = manager
         self.key = key
         self.layout = layout
         self.max_context_length = max_context_length
         self.ttl = ttl
+        self.weights = weights
         self.rows = 1
         self.entry: KVCacheEntry | None = None
         self._dtype = getattr(torch, str(layout.dtype))
@@ -129,6 +135,7 @@ class PooledSession:
             and keys.is_cpu
             and values.is_cpu
         ):
+            # Those of autocast pass the check; `copy_` below casts them.
             check_states(entry.layout, self.rows, keys, values, entry.session_id)
         if keys.requires_grad or values.requires_grad:
             keys, values = keys.detach(), values.detach()  # no gradient flows through a pool
@@ -170,7 +177,7 @@ class PooledSession:
             The dtype is not the layout's.
         EntryExistsError, PoolExhaustedError
         """
-        if dtype_name(dtype) != str(self.layout.dtype):
+        if not is_held_as(dtype, self.layout.dtype):
             raise InvalidTokensError(
                 f"keys for session {str(self.key)!r} are {dtype_name(dtype)}, "
                 f"the layout is {self.layout.dtype}"
@@ -274,6 +281,14 @@ class PooledSession:
                 f"the entry for {self.key!s} has the layout {found.layout}, not {self.layout}"
             )
         found.truncate(found.token_count)  # an interrupted step leaves some layers ahead
+        if writers.differ(found, self.weights):
+            raise EntryKindError(
+                f"the {found.token_count} tokens of {self.key!s} were computed by a model with "
+                "other weights: name the sessions of each model apart, for example by a namespace "
+                "for each, or remove the entry first"
+            )
+        if not found.token_count or writers.of(found) is None:
+            writers.note(found, self.weights)
         self.entry, self.rows, self._root = found, rows, found.data()
 
     def _entry_for(self, keys: Any, values: Any) -> KVCacheEntry:
@@ -288,6 +303,7 @@ class PooledSession:
         entry = self.manager.create_cache_entry(
             self.key, room, layout=self._batch_layout(rows), ttl=self.ttl
         )
+        writers.note(entry, self.weights)
         self.entry, self.rows, self._root = entry, rows, entry.data()
         return entry
 

@@ -12,12 +12,28 @@ from kvpool.errors import InvalidTokensError
 from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.pool import Bytes
 
-__all__ = ["EntryTensors", "as_tensor", "check_states", "dtype_name"]
+__all__ = ["EntryTensors", "as_tensor", "check_states", "dtype_name", "is_held_as"]
 
 
 def dtype_name(dtype: Any) -> str:
     """Return how NumPy and kvpool call a dtype of torch."""
     return str(dtype).removeprefix("torch.")
+
+
+def is_held_as(dtype: Any, held: np.dtype[Any]) -> bool:
+    """Return whether states of a dtype of torch can be held in a layout of a dtype.
+
+    They can if both are the same. Under autocast, states of two dtypes come out of one layer;
+    they are cast to float32, which holds all of their values, or to the dtype of autocast, which
+    attention would cast them to.
+    """
+    name, wanted = dtype_name(dtype), str(held)
+    if name == wanted:
+        return True
+    if not torch.is_autocast_enabled("cpu"):
+        return False
+    autocast = dtype_name(torch.get_autocast_dtype("cpu"))
+    return wanted in {"float32", autocast} and name in {"float32", autocast}
 
 
 class EntryTensors:
@@ -89,7 +105,7 @@ def as_tensor(view: NDArray[Any], rows: int) -> Any:
 
 
 def check_states(layout: KVLayout, rows: int, keys: Any, values: Any, session: str) -> None:
-    """Refuse new keys and values that do not fit; nothing is cast.
+    """Refuse new keys and values that do not fit.
 
     Raises
     ------
@@ -109,7 +125,7 @@ def check_states(layout: KVLayout, rows: int, keys: Any, values: Any, session: s
             raise InvalidTokensError(
                 f"{what} for session {session!r} have the shape {tuple(states.shape)}, not {shape}"
             )
-        if dtype_name(states.dtype) != str(layout.dtype):
+        if not is_held_as(states.dtype, layout.dtype):
             raise InvalidTokensError(
                 f"{what} for session {session!r} are {dtype_name(states.dtype)}, "
                 f"the layout is {layout.dtype}"
