@@ -1,11 +1,11 @@
-"""The arena contract: a range of bytes behind a backend.
+"""The contract of storage backends: an arena is a fixed range of bytes.
 
-An arena is only bytes. It knows nothing of blocks, entries or sessions: offsets, sizes and
-states live in the allocator, so the same allocator serves RAM, a file or shared memory.
+An arena does not know of blocks, entries or sessions. Offsets, sizes and states are kept by the
+allocator, so the same allocator works on RAM, a file or shared memory.
 
-A backend is a plugin (see `kvpool.hookspecs`) that describes itself with an `ArenaBackend`
-and creates `Arena` objects. The conformance suite in `kvpool.testing` states this contract
-as tests that any backend can run.
+A backend is a plugin (see `kvpool.hookspecs`) that describes itself with an `ArenaBackend` and
+creates `Arena` objects. The conformance suite in `kvpool.testing` contains this contract as
+tests that any backend can run.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from kvpool.errors import ArenaError, InvalidOptionError, InvalidSizeError, Unsu
 __all__ = ["MIN_ALIGNMENT", "Arena", "ArenaBackend", "ArenaFork", "ArenaInfo", "Capability"]
 
 MIN_ALIGNMENT = 64
-"""Bytes: the least alignment of an arena's base address (one cache line)."""
+"""Minimum alignment of the base address of an arena, in bytes (one cache line)."""
 
 
 class Capability(enum.Flag):
-    """What an arena can do beyond holding bytes."""
+    """What an arena can do in addition to holding bytes."""
 
     NONE = 0
     ELASTIC = enum.auto()
-    """Pages are committed by the first touch; `Arena.decommit` gives them back to the system,
+    """Pages are committed at the first access; `Arena.decommit` returns them to the system,
     and they read zero afterwards."""
     PERSISTENT = enum.auto()
-    """The bytes live in a file that outlasts the process."""
+    """The bytes are in a file that remains after the process has ended."""
     HUGE_PAGES = enum.auto()
-    """Pages larger than the base page can be asked for."""
+    """Pages larger than the base page can be requested."""
     LOCKED = enum.auto()
     """Pages can be locked into RAM."""
     PREFAULT = enum.auto()
@@ -47,7 +47,7 @@ class Capability(enum.Flag):
     """`Arena.fork` maps a range a second time, copy-on-write."""
 
     def names(self) -> tuple[str, ...]:
-        """Return the names of the single capabilities that are set, in lower case.
+        """Return the names of the capabilities that are set, in lower case.
 
         Returns
         -------
@@ -59,16 +59,16 @@ class Capability(enum.Flag):
 
 @dataclass(frozen=True, slots=True)
 class ArenaInfo:
-    """What an arena is, fixed at its creation.
+    """The properties of an arena, fixed at its creation.
 
     Parameters
     ----------
     backend : str
-        Name of the backend that made it.
+        Name of the backend that created the arena.
     size : int
-        Bytes; a multiple of nothing in particular, exactly what was asked for.
+        Bytes; exactly the requested size, not rounded up.
     page_size : int
-        Bytes of the unit in which `Arena.decommit` works; a power of two.
+        Bytes of a page, the unit of `Arena.decommit`; a power of two.
     alignment : int
         The base address is a multiple of this many bytes; a power of two, at least
         `MIN_ALIGNMENT`.
@@ -77,8 +77,8 @@ class ArenaInfo:
     zeroed : bool
         Whether all bytes read zero at creation. False only for an arena over existing data.
     fork_limit : int
-        How many forks may live at a time before the limits of the system on mappings or
-        descriptors come near; 0 without `Capability.FORK`.
+        How many forks may exist at a time without coming near the limits of the operating system
+        on mappings and descriptors; 0 without `Capability.FORK`.
     """
 
     backend: str
@@ -93,15 +93,15 @@ class ArenaInfo:
 class ArenaFork(ABC):
     """A private mapping of a range of an arena, made by `Arena.fork`.
 
-    A page shows what the arena has there until it is written through the fork; from then on
-    it is the fork's own, and what either side writes stays unseen by the other.
+    A page shows the bytes of the arena until it is written through the fork. From then on the
+    page is private to the fork: neither side sees what the other writes.
 
     Notes
     -----
-    A page that the fork has not written follows the arena: it shows what is written there
-    later, and zeros where the arena is decommitted.
+    A page that the fork has not written follows the arena: it shows later writes to the arena,
+    and zeros after the arena is decommitted there.
 
-    Whoever holds the buffer, or anything made over it, keeps the mapping.
+    The mapping stays as long as the buffer, or an object that uses it, is referenced.
     """
 
     @property
@@ -111,17 +111,17 @@ class ArenaFork(ABC):
 
     @abstractmethod
     def decommit(self, offset: int, nbytes: int) -> None:
-        """Drop the fork's own pages of a range, which follows the arena again.
+        """Drop the private pages of a range; the range follows the arena again.
 
         Parameters
         ----------
         offset, nbytes : int
-            Bytes from the start of the fork; whole pages, inside of it.
+            Bytes from the start of the fork; whole pages inside of the fork.
 
         Raises
         ------
         ArenaError
-            The system refused.
+            The operating system refused.
         """
 
 
@@ -133,29 +133,29 @@ class Arena(ABC):
 
     Notes
     -----
-    *Lifetime.* Whoever holds the buffer, or anything made over it, keeps the bytes mapped:
-    `close` gives up the arena's own hold and never pulls memory from under a live view.
+    *Lifetime.* The bytes stay mapped as long as the buffer, or an object that uses it, is
+    referenced: `close` drops the arena's own reference, and a live view stays valid.
 
     *Threads.* `buffer` and `info` may be used by any thread at any time. `decommit` may run
-    beside access to other ranges; the caller guarantees that nobody uses the range that it
-    passes. `close` is called once the owner has stopped every other call.
+    at the same time as access to other ranges; the caller guarantees that no thread uses the
+    decommitted range. `close` is called after all other calls have ended.
 
-    *Processes.* A child made by ``os.fork`` leaves the arena alone: its bytes may be the
-    parent's.
+    *Processes.* A child process made by ``os.fork`` must not change the arena: it may share its
+    bytes with the parent.
     """
 
     @property
     @abstractmethod
     def info(self) -> ArenaInfo:
-        """What this arena is; readable after `close` as well."""
+        """The properties of the arena; also readable after `close`."""
 
     @property
     @abstractmethod
     def buffer(self) -> memoryview:
         """All bytes, without a copy: format ``"B"``, one dimension, `info.size` long, writable.
 
-        Each call shows the same memory at the same address. The address is a multiple of
-        `info.alignment` and never moves.
+        Each call returns the same memory at the same address, which is a multiple of
+        `info.alignment`.
 
         Raises
         ------
@@ -165,14 +165,14 @@ class Arena(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Give up the memory; a second call does nothing.
+        """Release the memory; a second call does nothing.
 
-        The system gets it back at once, or with the last view over it. A file stays, with
-        what was written.
+        The memory returns to the operating system at once, or with the last view of it. A file
+        stays, with its contents.
         """
 
     def decommit(self, offset: int, nbytes: int) -> None:
-        """Give the pages of a range back to the system; the range reads zero afterwards.
+        """Return the pages of a range to the operating system; the range reads zero afterwards.
 
         Parameters
         ----------
@@ -182,15 +182,15 @@ class Arena(ABC):
         Raises
         ------
         UnsupportedError
-            The arena lacks `Capability.ELASTIC`.
+            The arena does not have `Capability.ELASTIC`.
         ArenaError
-            The range is not whole pages inside the arena, the arena is closed, or the system
-            refused. No byte has changed.
+            The range is not whole pages inside the arena, the arena is closed, or the operating
+            system refused. No byte has changed.
 
         Notes
         -----
-        A page comes back with the next touch. Where the pages belong to a file or to shared
-        memory, reading is a touch as well: it commits a page of zeros.
+        The next access commits a page again. In a file or in shared memory, reading is an access
+        too: it commits a page of zeros.
         """
         self._require(Capability.ELASTIC, "decommit pages")
         self._check_pages("decommit", offset, nbytes)
@@ -198,12 +198,12 @@ class Arena(ABC):
             self._decommit(offset, nbytes)
 
     def committed_bytes(self) -> int | None:
-        """Return the bytes of the pages that the system has committed to the arena.
+        """Return the bytes of the pages that the operating system has committed to the arena.
 
         Returns
         -------
         int or None
-            What the system says, forks not counted; None where it does not tell.
+            The count of the operating system, without forks; None if it does not report one.
 
         Raises
         ------
@@ -227,15 +227,15 @@ class Arena(ABC):
         Raises
         ------
         UnsupportedError
-            The arena lacks `Capability.FORK`.
+            The arena does not have `Capability.FORK`.
         ArenaError
-            The range is not whole pages inside the arena, the arena is closed, or the system
-            refused.
+            The range is not whole pages inside the arena, the arena is closed, or the operating
+            system refused.
 
         Notes
         -----
-        The arena may be written and decommitted beneath the fork, and closed. Writing
-        through the fork where the arena has no page may commit one of zeros there as well.
+        The arena may still be written, decommitted and closed. A write through the fork where
+        the arena has no page may commit a page of zeros in the arena as well.
         """
         self._require(Capability.FORK, "fork a range")
         self._check_pages("fork", offset, nbytes)
@@ -260,42 +260,43 @@ class Arena(ABC):
             )
 
     def _decommit(self, offset: int, nbytes: int) -> None:
-        """Decommit whole pages; only called where the capability is there and the range fits."""
+        """Decommit whole pages. The caller has checked the capability and the range."""
         raise UnsupportedError(
-            f"the {self.info.backend} arena claims to decommit [{offset}, {offset + nbytes}) "
-            "and does not implement it"
+            f"the {self.info.backend} arena has Capability.ELASTIC but does not implement "
+            f"_decommit, called for [{offset}, {offset + nbytes})"
         )
 
     def _fork(self, offset: int, nbytes: int) -> ArenaFork:
-        """Fork whole pages; only called where the capability is there and the range fits."""
+        """Fork whole pages. The caller has checked the capability and the range."""
         raise UnsupportedError(
-            f"the {self.info.backend} arena claims to fork [{offset}, {offset + nbytes}) "
-            "and does not implement it"
+            f"the {self.info.backend} arena has Capability.FORK but does not implement _fork, "
+            f"called for [{offset}, {offset + nbytes})"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ArenaBackend:
-    """What a backend plugin says of itself.
+    """The description of a backend, which its plugin returns.
 
     Parameters
     ----------
     name : str
-        The name of the plugin; errors show it.
+        Name of the plugin, for error messages.
     factory : callable
         ``factory(size, **options) -> Arena``, called by `create` with an `int` of at least 1 and
-        with options that are all in `options`. Raises `InvalidOptionError` for a value that
-        the option cannot take, and `ArenaError` where the system refuses; nothing is left
-        behind then.
+        with options that are all in `options`. Raises `InvalidOptionError` for a value that the
+        option does not accept, and `ArenaError` if the operating system refuses; it must then
+        leave nothing behind.
     capabilities : Capability
-        What its arenas can do on this system with the fitting options.
+        What its arenas can do on this operating system, given the right options.
     summary : str
         One line for people who choose a backend.
     options : mapping of str to str
-        Name of each option, and one line of what it does.
+        Name of each option, and one line that explains it.
     sparse : callable, optional
-        ``sparse(options) -> int``: up to which size, in bytes, an arena with these options takes
-        memory only where it is touched; 0 for none. By default no arena does.
+        ``sparse(options) -> int``: the largest size, in bytes, at which an arena with these
+        options takes memory only for the pages that are accessed; 0 if it always takes all. By
+        default 0.
     """
 
     name: str
@@ -313,7 +314,7 @@ class ArenaBackend:
         size : int
             Bytes, at least 1.
         **options
-            As described by `options`.
+            Options of the backend, as in `options`.
 
         Returns
         -------
@@ -322,15 +323,15 @@ class ArenaBackend:
         Raises
         ------
         InvalidSizeError
-            `size` is not an integer, less than 1, or more than an address can count.
+            `size` is not an integer from 1 to ``sys.maxsize``.
         InvalidOptionError
-            The backend lacks an option of that name, or the option cannot take the value.
+            The backend has no such option, or the option does not accept the value.
         ArenaError
-            The system refused.
+            The operating system refused.
 
         Notes
         -----
-        After an error nothing is left: no mapping, no descriptor, no new file.
+        Atomic: after an error no mapping, descriptor or new file is left.
         """
         nbytes = _checked_size(size)
         for name, value in options.items():
@@ -344,13 +345,13 @@ class ArenaBackend:
 
 
 def _checked_size(size: Any) -> int:
-    """Return `size` as an `int`; NumPy integers are integers, a truth value is none."""
+    """Return `size` as an `int`. NumPy integers are accepted, True and False are not."""
     try:
         nbytes = 0 if isinstance(size, bool) else operator.index(size)
     except TypeError:
-        raise InvalidSizeError(f"the size of an arena is an integer, got {size!r}") from None
+        raise InvalidSizeError(f"invalid arena size {size!r}; expected an integer") from None
     if not 1 <= nbytes <= sys.maxsize:
         raise InvalidSizeError(
-            f"the size of an arena is between 1 and {sys.maxsize} bytes, got {size!r}"
+            f"invalid arena size {size!r}; expected an integer from 1 to {sys.maxsize}"
         )
     return nbytes

@@ -1,9 +1,45 @@
-"""Every error that kvpool raises, in one tree.
+"""The errors of kvpool.
 
-Each class is one situation; each text carries the numbers of that situation. The classes
-also derive from the built-in exception that a caller would expect for such a mistake
-(`ValueError`, `KeyError`, `MemoryError`, …), so code that does not know kvpool still
-handles them. Raising one of them changes nothing: the pool is as it was before the call.
+The tree, with the built-in exception that each class is as well::
+
+    KVPoolError
+      MissingExtraError                 ImportError
+      PluginError
+        UnknownPluginError              LookupError
+        PluginDisabledError
+        PluginConflictError
+        BrokenPluginError
+      ArenaError
+        InvalidOptionError              ValueError
+        UnsupportedError
+      PoolError
+        PoolExhaustedError              MemoryError
+          AddressSpaceExhaustedError
+        InvalidSizeError                ValueError
+        InvalidAlignmentError           ValueError
+        ForeignBlockError               ValueError
+        StaleBlockError                 ValueError
+          DoubleFreeError
+        InvalidViewError                ValueError
+        PoolClosedError
+      EntryError
+        InvalidLayoutError              ValueError
+        InvalidTokensError              ValueError
+        LayerIndexError                 IndexError
+        LayerMismatchError              ValueError
+        ContextOverflowError            ValueError
+        EntryRemovedError               LookupError
+        EntryExistsError                ValueError
+        EntryNotFoundError              KeyError
+        EntryKindError                  TypeError
+      InvalidTtlError                   ValueError
+      IntegrityError                    AssertionError
+
+`kvpool.receipts.errors` and `kvpool.replay` add errors of their own, below `KVPoolError`.
+
+Each class stands for one situation, and its text contains the numbers of that situation.
+Because of the built-in base classes, code that does not know kvpool handles these errors too.
+A call that raises one of them has changed nothing: the pool is as it was before the call.
 """
 
 from __future__ import annotations
@@ -49,7 +85,7 @@ class KVPoolError(Exception):
 
 
 class MissingExtraError(KVPoolError, ImportError):
-    """An optional dependency is not installed; the text names the extra that has it."""
+    """An optional dependency is not installed; the text names the extra to install."""
 
 
 # -- plugins -----------------------------------------------------------------------------
@@ -60,41 +96,41 @@ class PluginError(KVPoolError):
 
 
 class UnknownPluginError(PluginError, LookupError):
-    """No plugin of that name exists; the text lists the names that do."""
+    """No plugin has this name; the text lists the available names."""
 
 
 class PluginDisabledError(PluginError):
-    """The plugin exists and was blocked by configuration."""
+    """The plugin is disabled by an environment variable, which the text names."""
 
 
 class PluginConflictError(PluginError):
-    """Two distributions claim one plugin name; the text names both."""
+    """Several distributions provide a plugin of this name; the text names them."""
 
 
 class BrokenPluginError(PluginError):
-    """The plugin does not import or implements the hooks wrongly; `__cause__` says why."""
+    """The plugin cannot be imported or implements its hook wrongly; `__cause__` is the reason."""
 
 
 # -- arenas ------------------------------------------------------------------------------
 
 
 class ArenaError(KVPoolError):
-    """The system refused to create or to change an arena; the text names option and reason."""
+    """The operating system refused to create or change an arena; the text names the reason."""
 
 
 class InvalidOptionError(ArenaError, ValueError):
-    """A backend option is unknown or has a value that the backend cannot take."""
+    """A backend option is unknown, or its value is not accepted."""
 
 
 class UnsupportedError(ArenaError):
-    """The arena lacks the capability that the call needs."""
+    """The arena does not have the capability that the call needs."""
 
 
 # -- pool --------------------------------------------------------------------------------
 
 
 class PoolError(KVPoolError):
-    """Base class of the errors of `MemoryPool` and of the blocks that it hands out."""
+    """Base class of the errors of pools and blocks."""
 
 
 class PoolExhaustedError(PoolError, MemoryError):
@@ -125,7 +161,10 @@ class PoolExhaustedError(PoolError, MemoryError):
 
 
 class AddressSpaceExhaustedError(PoolExhaustedError):
-    """No free range of an elastic pool's address space is large enough, whatever is committed."""
+    """No free range in the address space of an elastic pool is large enough.
+
+    Committing or decommitting pages does not help; a larger address space or fewer entries do.
+    """
 
 
 class InvalidSizeError(PoolError, ValueError):
@@ -133,7 +172,7 @@ class InvalidSizeError(PoolError, ValueError):
 
 
 class InvalidAlignmentError(PoolError, ValueError):
-    """An alignment is not a power of two, or exceeds what the arena's base address has."""
+    """An alignment is not a power of two, or is larger than that of the arena's base address."""
 
 
 class ForeignBlockError(PoolError, ValueError):
@@ -141,15 +180,15 @@ class ForeignBlockError(PoolError, ValueError):
 
 
 class StaleBlockError(PoolError, ValueError):
-    """The block was deallocated; its bytes may already be another block's."""
+    """The block was deallocated; its bytes may already belong to another block."""
 
 
 class DoubleFreeError(StaleBlockError):
-    """The block that is to be deallocated was deallocated before."""
+    """The block was deallocated twice."""
 
 
 class InvalidViewError(PoolError, ValueError):
-    """A view is misaligned, reaches outside its block, or has an impossible shape."""
+    """A view is misaligned, reaches outside of its block, or has an impossible shape."""
 
 
 class PoolClosedError(PoolError):
@@ -160,11 +199,11 @@ class PoolClosedError(PoolError):
 
 
 class EntryError(KVPoolError):
-    """Base class of the errors of entries; texts name the session."""
+    """Base class of the errors of entries; the text names the session."""
 
 
 class InvalidLayoutError(EntryError, ValueError):
-    """A layout has a dimension below 1 or a dtype that no cache uses."""
+    """A layout has a dimension below 1 or an unsupported dtype."""
 
 
 class InvalidTokensError(EntryError, ValueError):
@@ -172,44 +211,44 @@ class InvalidTokensError(EntryError, ValueError):
 
 
 class LayerIndexError(EntryError, IndexError):
-    """The layout has no layer of that number."""
+    """The layer index is not between 0 and the number of layers."""
 
 
 class LayerMismatchError(EntryError, ValueError):
-    """A layer appends other tokens than the other layers do; the text says which layers."""
+    """The layers of an entry have different numbers of tokens; the text names the layers."""
 
 
 class ContextOverflowError(EntryError, ValueError):
-    """More tokens than the `max_context_length` that the entry was made for."""
+    """An entry would have more tokens than its `max_context_length`."""
 
 
 class EntryRemovedError(EntryError, LookupError):
-    """The entry was removed or evicted; its bytes may already be another session's."""
+    """The entry was removed or evicted; its bytes may already belong to another session."""
 
 
 # -- manager -----------------------------------------------------------------------------
 
 
 class EntryExistsError(EntryError, ValueError):
-    """The key has an entry already."""
+    """An entry with this key already exists."""
 
 
 class EntryNotFoundError(EntryError, KeyError):
-    """The key has no entry."""
+    """No entry has this key."""
 
-    __str__ = Exception.__str__  # a KeyError would show its text in quotes
+    __str__ = Exception.__str__  # KeyError would show the text in quotes
 
 
 class InvalidTtlError(KVPoolError, ValueError):
-    """A time to live is no positive number of seconds."""
+    """A time to live is not a positive number of seconds."""
 
 
 class EntryKindError(EntryError, TypeError):
-    """The key's entry has another layout, or is raw where a layout is needed."""
+    """The entry of this key has another layout, or has no layout although one is needed."""
 
 
 # -- invariants --------------------------------------------------------------------------
 
 
 class IntegrityError(KVPoolError, AssertionError):
-    """An invariant does not hold; the text says which. This is a bug in kvpool."""
+    """An invariant does not hold; the text names it. This is a bug in kvpool: please report it."""

@@ -1,8 +1,8 @@
-"""What a plugin may provide.
+"""The hooks that plugins implement.
 
-A plugin is a module (or object) that a distribution names in an entry-point group. The name
-of the entry point is the plugin's name. Its functions marked with `hookimpl` are called by
-kvpool::
+A plugin is a module or object that a distribution names in an entry point. The name of the
+entry point is the name of the plugin. kvpool calls its functions that are marked with
+`hookimpl`::
 
     from kvpool.hookspecs import hookimpl
 
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pluggy
 
-if TYPE_CHECKING:  # the registries below read the hooks, not the other way round
+if TYPE_CHECKING:  # the registries import the hooks, not the other way round
     from kvpool.arena import ArenaBackend
     from kvpool.eviction import PolicyFactory
 
@@ -33,10 +33,10 @@ class ArenaBackendSpec:
 
     @hookspec
     def kvpool_arena_backend(self) -> ArenaBackend:
-        """Describe the backend and say how to create its arenas.
+        """Describe a backend: its name, its options, and how to create its arenas.
 
-        Called once, when the backend is chosen or listed. It must be cheap: no memory is
-        reserved before `ArenaBackend.create` is called.
+        Called once, when the backend is chosen or listed. It must be cheap, and must not reserve
+        memory: `ArenaBackend.create` does that.
 
         Returns
         -------
@@ -50,7 +50,7 @@ class EvictionPolicySpec:
 
     @hookspec
     def kvpool_eviction_policy(self) -> PolicyFactory:
-        """Describe an eviction policy and say how to create it.
+        """Describe an eviction policy, and how to create it.
 
         Returns
         -------

@@ -1,4 +1,4 @@
-"""Eviction: the contract of policies, and the reasons for which an entry leaves a pool."""
+"""Eviction: the contract of policies, and the reasons of evictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The interface of eviction policies, and the reasons for which entries leave."""
+"""The contract of eviction policies, and the reasons of evictions."""
 
 from __future__ import annotations
 
@@ -14,57 +14,58 @@ __all__ = ["EvictionPolicy", "EvictionReason", "PolicyFactory"]
 
 
 class EvictionReason(enum.StrEnum):
-    """Why an entry left the pool."""
+    """Why an entry was removed from the pool."""
 
     MANUAL = "manual"
-    """The caller removed it."""
+    """The caller removed the entry."""
     LRU = "lru"
-    """It was the least recently used, and its bytes were needed."""
+    """The entry was the least recently used, and memory was needed."""
     TTL = "ttl"
-    """It was not used for longer than its time to live."""
+    """The entry was not used for longer than its time to live."""
     POLICY = "policy"
-    """Another policy chose it, and its bytes were needed."""
+    """Another policy than LRU chose the entry, and memory was needed."""
     CLOSE = "close"
     """The manager was closed."""
 
 
 class EvictionPolicy(ABC):
-    """The order in which sessions may go when bytes are needed.
+    """Decides in which order sessions are evicted when memory is needed.
 
-    A policy knows keys and sizes, never entries or bytes. Whether a session can go at all
-    (it may be leased or pinned) is for its caller to say: the policy only ranks.
+    A policy knows only keys and sizes. The caller skips sessions that cannot be evicted, because
+    they are leased or pinned.
 
     Attributes
     ----------
     reason : EvictionReason
-        What is recorded for the entries that this policy chose.
+        The reason to record for evictions that this policy chose.
 
     Notes
     -----
     Not thread-safe: the manager holds its lock around every call. The conformance suite
-    `kvpool.testing.PolicyConformance` states this contract as tests.
+    `kvpool.testing.PolicyConformance` contains this contract as tests.
     """
 
     reason: ClassVar[EvictionReason] = EvictionReason.POLICY
 
     @abstractmethod
     def admit(self, key: CacheKey, nbytes: int, /) -> None:
-        """Rank a new session, which holds `nbytes` bytes. It counts as used now."""
+        """Add a new session, which holds `nbytes` bytes. It counts as used now."""
 
     @abstractmethod
     def touch(self, key: CacheKey, /) -> None:
-        """Note that a session was used. Touches come in the order of the uses."""
+        """Note that a session was used. Calls come in the order of the uses."""
 
     @abstractmethod
     def remove(self, key: CacheKey, /) -> None:
-        """Forget a session, whatever made it leave."""
+        """Remove a session that left the pool, for any reason."""
 
     @abstractmethod
     def victims(self) -> Iterator[CacheKey]:
-        """Yield every ranked session, the one to go first first.
+        """Yield every session, in the order in which they should be evicted.
 
-        The caller stops as soon as it has enough, so an early victim must be cheap: O(log n)
-        or better. Iterating changes nothing, and nothing changes while it is iterated.
+        The caller stops as soon as enough memory is free, so the first victims must be cheap:
+        O(log n) or better each. Iterating must not change the policy, and the policy is not
+        changed during an iteration.
         """
 
     @abstractmethod
@@ -74,12 +75,12 @@ class EvictionPolicy(ABC):
 
 @dataclass(frozen=True, slots=True)
 class PolicyFactory:
-    """What a plugin says of an eviction policy.
+    """The description of an eviction policy, which its plugin returns.
 
     Parameters
     ----------
     create : callable
-        Without arguments; returns a new `EvictionPolicy`.
+        Takes no arguments; returns a new `EvictionPolicy`.
     summary : str
         One line for people who choose a policy.
     """

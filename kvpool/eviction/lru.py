@@ -1,4 +1,4 @@
-"""Least recently used: the session that was not used for the longest time goes first."""
+"""LRU: the least recently used session is evicted first."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = [
 
 
 class LruPolicy(EvictionPolicy):
-    """Ranks sessions by their last use; every operation is O(1)."""
+    """Evicts the least recently used session first; every operation is O(1)."""
 
     reason: ClassVar[EvictionReason] = EvictionReason.LRU
 
@@ -25,18 +25,18 @@ class LruPolicy(EvictionPolicy):
         self._order: OrderedDict[CacheKey, None] = OrderedDict()
 
     def admit(self, key: CacheKey, _nbytes: int, /) -> None:
-        """Rank a new session last, whatever its size."""
+        """Add a session as the most recently used one."""
         self._order[key] = None
 
     def touch(self, key: CacheKey, /) -> None:
-        """Rank a session last."""
+        """Make a session the most recently used one."""
         self._order.move_to_end(key)
 
     def resize(self, _key: CacheKey, _nbytes: int, /) -> None:
-        """Do nothing: sizes play no part."""
+        """Do nothing: sizes do not matter."""
 
     def remove(self, key: CacheKey, /) -> None:
-        """Forget a session."""
+        """Remove a session."""
         del self._order[key]
 
     def victims(self) -> Iterator[CacheKey]:
@@ -47,4 +47,4 @@ class LruPolicy(EvictionPolicy):
 @hookimpl
 def kvpool_eviction_policy() -> PolicyFactory:
     """Describe the policy to kvpool."""
-    return PolicyFactory(create=LruPolicy, summary="the least recently used session goes first")
+    return PolicyFactory(create=LruPolicy, summary="evicts the least recently used session first")
