@@ -1,6 +1,6 @@
 """Conformance suites: the contracts of kvpool as tests, for authors of plugins.
 
-A test module of a plugin subclasses a suite, and pytest runs it::
+Subclass a suite in a test module of the plugin, and pytest runs its tests::
 
     from kvpool.testing import ArenaConformance
 

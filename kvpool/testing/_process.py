@@ -1,4 +1,4 @@
-"""What the system says this process holds; None where the system does not say."""
+"""The resources of this process, as the operating system reports them; None if it does not."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _PRESENT_OR_SWAPPED = 0b11 << 62
 
 @dataclass(frozen=True, slots=True)
 class Holdings:
-    """What a process holds at one moment.
+    """The resources of a process at one moment.
 
     Parameters
     ----------
     descriptors : int or None
         Open file descriptors.
     mappings : int or None
-        Mapped ranges; the kernel may count two neighbours as one.
+        Mapped ranges; the kernel may count two adjacent ranges as one.
     mapped_bytes : int or None
         Bytes of all mapped ranges.
     """
@@ -33,7 +33,7 @@ class Holdings:
 
     @classmethod
     def now(cls) -> Holdings:
-        """Collect garbage and return what is held after that."""
+        """Collect garbage, then return the resources that are still held."""
         gc.collect()
         statm = _read(Path("/proc/self/statm"))
         maps = _read(Path("/proc/self/maps"))

@@ -1,6 +1,6 @@
-"""Have pytest explain a failed assertion of the suites as it explains one of a test module.
+"""Make pytest explain failed assertions of the suites like those of a test module.
 
-Imported before the suites: pytest rewrites a module when it is first imported.
+This runs before the suites are imported, because pytest rewrites a module at its first import.
 """
 
 from __future__ import annotations

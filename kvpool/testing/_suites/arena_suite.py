@@ -1,4 +1,4 @@
-"""What the suites of arenas share."""
+"""The shared parts of the suites for arenas."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def as_array(arena: Arena | ArenaFork) -> NDArray[np.uint8]:
 
 
 def pattern(size: int) -> NDArray[np.uint8]:
-    """Return bytes none of which is zero, and which show a shift by any number of pages."""
+    """Return nonzero bytes that differ after a shift by any number of pages."""
     return (np.arange(size, dtype=np.uint64) * 2654435761 >> 7).astype(np.uint8) | np.uint8(1)
 
 
@@ -50,24 +50,24 @@ class ArenaSuite:
     options: ClassVar[Mapping[str, object]] = {}
 
     def create_arena(self, size: int, **options: object) -> Arena:
-        """Create a fresh arena of `size` bytes; `options` win over those of the class."""
+        """Create a new arena of `size` bytes; `options` override those of the class."""
         return create_arena(size, self.backend, **{**self.options, **options})
 
     @pytest.fixture
     def page_size(self) -> int:
-        """Return the bytes of a page of these arenas."""
+        """Return the page size of these arenas, in bytes."""
         with contextlib.closing(self.create_arena(1)) as arena:
             return arena.info.page_size
 
     @pytest.fixture
     def arena(self, page_size: int) -> Iterator[Arena]:
-        """Return an arena of some whole pages."""
+        """Return an arena of `PAGES` pages."""
         with contextlib.closing(self.create_arena(PAGES * page_size)) as arena:
             yield arena
 
     def _check_leaks(self, cycle: Any) -> None:
-        """Run `cycle` many times; what leaks grows with each, other things do not."""
-        cycle()  # first use loads and caches things
+        """Run `cycle` many times, and check that the resources of the process do not grow."""
+        cycle()  # the first use loads modules and fills caches
         before = Holdings.now()
         for _ in range(CYCLES):
             cycle()

@@ -21,7 +21,7 @@ __all__ = ["ArenaConformance"]
 
 
 class ArenaConformance(ElasticConformance, ForkConformance):
-    """Tests that every arena passes; subclass it, set `backend`, and let pytest collect it.
+    """Tests that every backend must pass. Subclass it in a test module, and set `backend`.
 
     Attributes
     ----------
@@ -32,13 +32,13 @@ class ArenaConformance(ElasticConformance, ForkConformance):
 
     Notes
     -----
-    Override `create_arena` where arenas need more, for example a path of their own each.
+    Override `create_arena` if arenas need more, for example a separate path for each.
     """
 
-    # -- what an arena is ------------------------------------------------------------------
+    # -- properties ------------------------------------------------------------------------
 
     def test_info_describes_the_arena(self, arena: Arena, page_size: int) -> None:
-        """`info` carries backend, size and powers of two, and keeps to what was announced."""
+        """`info` has the right backend and size, and only the announced capabilities."""
         info = arena.info
         assert info.backend == self.backend
         assert info.size == PAGES * page_size
@@ -50,7 +50,7 @@ class ArenaConformance(ElasticConformance, ForkConformance):
 
     @pytest.mark.parametrize("size", [1, 63, 64, 4095, 4097, 3 * 65536 + 17])
     def test_size_is_exactly_what_was_asked_for(self, size: int) -> None:
-        """Any size works, and the last byte can be written."""
+        """Any size works, and the last byte is writable."""
         with contextlib.closing(self.create_arena(size)) as arena:
             buffer = arena.buffer
             buffer[size - 1] = 255
@@ -58,21 +58,21 @@ class ArenaConformance(ElasticConformance, ForkConformance):
             assert arena.buffer[size - 1] == 255
 
     def test_numpy_integer_is_a_size(self) -> None:
-        """A size computed with NumPy is as good as an `int`."""
+        """A NumPy integer is accepted as a size."""
         size: Any = np.int64(4096)
         with contextlib.closing(self.create_arena(size)) as arena:
             assert type(arena.info.size) is int
 
     @pytest.mark.parametrize("size", [0, -1, -4096, 1.5, "4096", None, True, 1 << 64])
     def test_bad_size_is_refused(self, size: Any) -> None:
-        """The error is a `ValueError` of kvpool and shows the size."""
+        """The error is a `ValueError` of kvpool that shows the size."""
         with pytest.raises(ValueError, match="size") as caught:
             self.create_arena(size)
         assert isinstance(caught.value, KVPoolError)
         assert repr(size) in str(caught.value)
 
     def test_size_beyond_the_address_space_is_refused(self) -> None:
-        """What no system can map is an error, not a crash."""
+        """A size that the system cannot map is an error, not a crash."""
         with pytest.raises(ArenaError):
             self.create_arena(1 << 62)
 
@@ -84,12 +84,12 @@ class ArenaConformance(ElasticConformance, ForkConformance):
     # -- the bytes -------------------------------------------------------------------------
 
     def test_bytes_are_zero_at_first(self, arena: Arena) -> None:
-        """A fresh arena has no one's bytes."""
+        """All bytes of a new arena are zero."""
         assert arena.info.zeroed
         assert not as_array(arena).any()
 
     def test_buffer_is_plain_writable_bytes(self, arena: Arena) -> None:
-        """Format, dimensions and length are those of the contract."""
+        """The buffer has the format, dimensions and length of the contract."""
         buffer = arena.buffer
         assert isinstance(buffer, memoryview)
         assert (buffer.format, buffer.itemsize, buffer.ndim) == ("B", 1, 1)
@@ -105,32 +105,32 @@ class ArenaConformance(ElasticConformance, ForkConformance):
         assert as_array(arena).ctypes.data == address
 
     def test_many_arenas_are_all_aligned(self) -> None:
-        """Alignment is no accident of the first arena."""
+        """Arenas that exist at the same time are all aligned."""
         with contextlib.ExitStack() as stack:
             for size in range(1, 4000, 257):
                 arena = stack.enter_context(contextlib.closing(self.create_arena(size)))
                 assert as_array(arena).ctypes.data % arena.info.alignment == 0
 
     def test_every_byte_keeps_what_is_written(self, arena: Arena) -> None:
-        """What goes in through one buffer comes out of another."""
+        """Bytes written through one buffer are read through another."""
         expected = pattern(arena.info.size)
         as_array(arena)[:] = expected
         assert np.array_equal(as_array(arena), expected)
 
     def test_buffers_are_independent(self, arena: Arena) -> None:
-        """Releasing one buffer leaves the next."""
+        """Releasing one buffer does not affect another."""
         with arena.buffer as first:
             first[0] = 7
         assert arena.buffer[0] == 7
 
     def test_arenas_share_nothing(self, arena: Arena) -> None:
-        """Writing to one arena does not show in another."""
+        """A write to one arena does not change another."""
         with contextlib.closing(self.create_arena(arena.info.size)) as other:
             as_array(arena)[:] = 1
             assert not as_array(other).any()
 
     def test_threads_write_disjoint_ranges(self, arena: Arena) -> None:
-        """No write gets lost or lands elsewhere."""
+        """Writes of several threads are all kept, each at its place."""
         expected = pattern(arena.info.size)
         bounds = np.linspace(0, arena.info.size, 9, dtype=int).tolist()
 
@@ -152,7 +152,7 @@ class ArenaConformance(ElasticConformance, ForkConformance):
         assert arena.info == info
 
     def test_closed_arena_has_no_bytes(self, arena: Arena, page_size: int) -> None:
-        """Buffer and decommit are errors after `close`."""
+        """`buffer` and `decommit` raise errors after `close`."""
         arena.close()
         with pytest.raises(ArenaError):
             _ = arena.buffer
@@ -160,7 +160,7 @@ class ArenaConformance(ElasticConformance, ForkConformance):
             arena.decommit(0, page_size)
 
     def test_views_survive_close(self, page_size: int) -> None:
-        """Views can be read and written after `close`, even when the arena object is gone."""
+        """Views can be read and written after `close`, and after the arena object was deleted."""
         arena = self.create_arena(PAGES * page_size)
         expected = pattern(PAGES * page_size)
         buffer, view = arena.buffer, as_array(arena)
@@ -175,7 +175,7 @@ class ArenaConformance(ElasticConformance, ForkConformance):
 
     @pytest.mark.parametrize("how", ["closed", "closed with a view", "dropped"])
     def test_cycles_leak_nothing(self, how: str) -> None:
-        """Arenas that are gone hold no descriptor and no memory."""
+        """Closed arenas keep no descriptor and no memory."""
 
         def cycle() -> None:
             arena = self.create_arena(CYCLE_BYTES)
@@ -189,7 +189,7 @@ class ArenaConformance(ElasticConformance, ForkConformance):
         self._check_leaks(cycle)
 
     def test_failures_leak_nothing(self) -> None:
-        """An arena that could not be created holds nothing, even while its error is kept."""
+        """An arena that could not be created keeps no resources, even while its error is kept."""
         errors: list[ArenaError] = []
 
         def cycle() -> None:

@@ -1,4 +1,4 @@
-"""What `Capability.ELASTIC` promises, as tests."""
+"""The contract of `Capability.ELASTIC` as tests."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["ElasticConformance"]
 
 
 class ElasticConformance(ArenaSuite):
-    """Pages come with the first touch and go when they are given back."""
+    """Pages are committed at the first access, and decommitted on request."""
 
     def test_decommitted_pages_read_zero(self, arena: Arena, page_size: int) -> None:
-        """The pages of the range read zero, also in older views; all others are untouched."""
+        """The pages of the range read zero, also in older views; other pages are unchanged."""
         view = as_array(arena)
         expected = pattern(arena.info.size)
         view[:] = expected
@@ -39,7 +39,7 @@ class ElasticConformance(ArenaSuite):
         assert np.array_equal(as_array(arena), expected)
 
     def test_decommitted_pages_can_be_used_again(self, arena: Arena, page_size: int) -> None:
-        """A page comes back with the next touch, again and again."""
+        """A decommitted page is committed again at the next access, repeatedly."""
         if Capability.ELASTIC not in arena.info.capabilities:
             return
         view = as_array(arena)
@@ -50,7 +50,7 @@ class ElasticConformance(ArenaSuite):
             assert not view.any()
 
     def test_decommit_gives_memory_back(self, arena: Arena, page_size: int) -> None:
-        """The system counts fewer pages afterwards, by exactly the range."""
+        """The operating system counts exactly the pages of the range less."""
         if Capability.ELASTIC not in arena.info.capabilities:
             return
         view = as_array(arena)
@@ -68,7 +68,7 @@ class ElasticConformance(ArenaSuite):
     def test_decommit_of_a_bad_range_changes_nothing(
         self, arena: Arena, page_size: int, offset: float, nbytes: float
     ) -> None:
-        """A range (here in pages) of broken pages, or outside, is an error without effect."""
+        """A range (here in pages) of partial pages, or outside, is an error without effect."""
         expected = pattern(arena.info.size)
         as_array(arena)[:] = expected
         with pytest.raises(ArenaError):
@@ -76,7 +76,7 @@ class ElasticConformance(ArenaSuite):
         assert np.array_equal(as_array(arena), expected)
 
     def test_decommit_beside_writers(self, arena: Arena, page_size: int) -> None:
-        """Pages come and go in one half while a thread writes to the other."""
+        """One half is committed and decommitted while a thread writes to the other half."""
         if Capability.ELASTIC not in arena.info.capabilities:
             return
         half = PAGES // 2 * page_size
@@ -97,7 +97,7 @@ class ElasticConformance(ArenaSuite):
             assert zeroed.result()
 
     def test_touched_pages_are_committed(self, arena: Arena, page_size: int) -> None:
-        """What the system says grows by the pages that are written, and falls with them."""
+        """`committed_bytes` grows with written pages, and falls with decommitted ones."""
         if Capability.ELASTIC not in arena.info.capabilities:
             return
         arena.decommit(0, arena.info.size)  # with some options all pages are there at first
@@ -113,7 +113,7 @@ class ElasticConformance(ArenaSuite):
         assert arena.committed_bytes() == 0
 
     def test_sparse_arena_costs_what_is_touched(self) -> None:
-        """An arena of the size that the backend suggests, or of what fits, is empty at first."""
+        """A new arena of the largest sparse size, or of a size that works, holds no pages."""
         sparse = registry.choose(self.backend).sparse
         size = sparse(self.options) if sparse is not None else 0
         while size:

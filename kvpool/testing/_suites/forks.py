@@ -1,4 +1,4 @@
-"""What `Capability.FORK` promises, as tests."""
+"""The contract of `Capability.FORK` as tests."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["ForkConformance"]
 
 
 class ForkConformance(ArenaSuite):
-    """A fork shows the arena, page by page, until the page is written through it."""
+    """A page of a fork shows the arena until it is written through the fork."""
 
     def can_fork(self, arena: Arena) -> bool:
-        """Tell whether an arena claims to."""
+        """Return whether an arena has `Capability.FORK`."""
         return Capability.FORK in arena.info.capabilities
 
     def test_forks_are_there_or_refused(self, arena: Arena, page_size: int) -> None:
-        """Where there are forks there is a limit of at least one, and pages that come and go."""
+        """An arena with forks is elastic, and its limit is at least one fork."""
         if self.can_fork(arena):
             assert arena.info.fork_limit > 0
             assert Capability.ELASTIC in arena.info.capabilities
@@ -40,7 +40,7 @@ class ForkConformance(ArenaSuite):
                 arena.fork(page_size, 2 * page_size)
 
     def test_fork_is_private_both_ways(self, arena: Arena, page_size: int) -> None:
-        """It shows the arena; what is written to a page of either is not seen by the other."""
+        """A fork shows the arena; a write to either of them is not visible in the other."""
         if not self.can_fork(arena):
             return
         view = as_array(arena)
@@ -55,7 +55,7 @@ class ForkConformance(ArenaSuite):
         assert np.array_equal(fork, shown)
 
     def test_forks_share_nothing_that_they_wrote(self, arena: Arena, page_size: int) -> None:
-        """Two forks of a range, and a second look at one of them."""
+        """Two forks of one range are independent of each other."""
         if not self.can_fork(arena):
             return
         first, second = (arena.fork(0, 2 * page_size) for _ in range(2))
@@ -63,7 +63,7 @@ class ForkConformance(ArenaSuite):
         assert (as_array(first)[0], as_array(second)[0], as_array(arena)[0]) == (1, 2, 0)
 
     def test_fork_follows_the_arena_until_it_writes(self, arena: Arena, page_size: int) -> None:
-        """Pages that were not written show what the arena has there now."""
+        """Pages that the fork has not written show the present bytes of the arena."""
         if not self.can_fork(arena):
             return
         view = as_array(arena)
@@ -77,7 +77,7 @@ class ForkConformance(ArenaSuite):
             assert np.all(fork[page * page_size : (page + 1) * page_size] == value)
 
     def test_own_pages_outlive_those_below(self, arena: Arena, page_size: int) -> None:
-        """What a fork wrote stays where the arena gives its pages back."""
+        """Pages that a fork has written stay when the arena decommits its own."""
         if not self.can_fork(arena):
             return
         as_array(arena)[:] = 1
@@ -87,7 +87,7 @@ class ForkConformance(ArenaSuite):
         assert fork.sum() == arena.info.size + PAGES
 
     def test_decommit_of_a_fork_shows_the_arena_again(self, arena: Arena, page_size: int) -> None:
-        """Its own pages of the range go, and no others."""
+        """Decommitting a range of a fork drops only the private pages of that range."""
         if not self.can_fork(arena):
             return
         as_array(arena)[:] = 1
@@ -102,7 +102,7 @@ class ForkConformance(ArenaSuite):
         assert as_array(arena).max() == 1
 
     def test_pages_of_forks_are_not_the_arenas(self, arena: Arena, page_size: int) -> None:
-        """`committed_bytes` counts the arena's; where it had none, writing may make some."""
+        """`committed_bytes` does not count private pages of forks."""
         if not self.can_fork(arena) or arena.committed_bytes() is None:
             return
         arena.decommit(0, arena.info.size)
@@ -123,7 +123,7 @@ class ForkConformance(ArenaSuite):
     def test_fork_of_a_bad_range_is_refused(
         self, arena: Arena, page_size: int, offset: float, nbytes: float
     ) -> None:
-        """A range (here in pages) that is empty, of broken pages, or outside."""
+        """A range (here in pages) that is empty, partial, or outside is an error."""
         view = as_array(arena)
         view[:] = expected = pattern(arena.info.size)
         with pytest.raises(ArenaError, match="fork"):
@@ -131,13 +131,13 @@ class ForkConformance(ArenaSuite):
         assert np.array_equal(view, expected)
 
     def test_fork_of_a_closed_arena_is_refused(self, arena: Arena, page_size: int) -> None:
-        """As everything else is."""
+        """A closed arena raises `ArenaError`."""
         arena.close()
         with pytest.raises(ArenaError):
             arena.fork(0, page_size)
 
     def test_fork_survives_the_arena(self, page_size: int) -> None:
-        """A view of a fork can be read and written when arena and fork are gone."""
+        """A view of a fork can be read and written after arena and fork were deleted."""
         with contextlib.closing(self.create_arena(PAGES * page_size)) as arena:
             if not self.can_fork(arena):
                 return
@@ -150,7 +150,7 @@ class ForkConformance(ArenaSuite):
         assert view.sum() == 7 * view.size
 
     def test_forks_leak_nothing(self, page_size: int) -> None:
-        """Forks that are gone hold no descriptor and no memory."""
+        """Deleted forks keep no descriptor and no memory."""
         size = -(-CYCLE_BYTES // page_size) * page_size
         with contextlib.closing(self.create_arena(size)) as arena:
             if not self.can_fork(arena):

@@ -48,7 +48,7 @@ class CountingKey(CacheKey):
 
 
 def steps(action: Callable[[], object]) -> int:
-    """Return how many lines of Python `action` runs, and how often it looks at a key."""
+    """Return the number of Python lines that `action` runs, plus its hashes and comparisons."""
     lines = 0
 
     def trace(_frame: FrameType, event: str, _argument: object) -> Any:
@@ -66,7 +66,7 @@ def steps(action: Callable[[], object]) -> int:
 
 
 class PolicyConformance:
-    """Tests that every eviction policy passes; subclass it, and let pytest collect it.
+    """Tests that every eviction policy must pass. Subclass it in a test module, and set `policy`.
 
     Attributes
     ----------
@@ -75,41 +75,41 @@ class PolicyConformance:
 
     Notes
     -----
-    Override `create_policy` for a policy that has no name, or wants arguments.
+    Override `create_policy` for a policy that has no name, or takes arguments.
     """
 
     policy: ClassVar[str]
 
     def create_policy(self) -> EvictionPolicy:
-        """Create a fresh policy."""
+        """Create a new policy."""
         return create_policy(self.policy)
 
     @pytest.fixture
     def ranking(self) -> EvictionPolicy:
-        """Return a policy that ranks ten sessions of different sizes."""
+        """Return a policy with ten sessions of different sizes."""
         policy = self.create_policy()
         for number, key in enumerate(keys(10)):
             policy.admit(key, NBYTES * (1 + number % 3))
         return policy
 
-    # -- who is ranked -----------------------------------------------------------------------
+    # -- ranked sessions ---------------------------------------------------------------------
 
     def test_it_is_a_policy_with_a_reason(self) -> None:
-        """What a policy evicts is recorded with its reason."""
+        """A policy has a reason, which is recorded with its evictions."""
         policy = self.create_policy()
         assert isinstance(policy, EvictionPolicy)
         assert isinstance(policy.reason, EvictionReason)
 
-    def test_nobody_is_ranked_at_first(self) -> None:
-        """A fresh policy knows no session."""
+    def test_nothing_is_ranked_at_first(self) -> None:
+        """A new policy yields no victims."""
         assert list(self.create_policy().victims()) == []
 
     def test_every_session_is_ranked_once(self, ranking: EvictionPolicy) -> None:
-        """Whoever was admitted can go."""
+        """Every admitted session is a possible victim."""
         assert sorted(ranking.victims()) == keys(10)
 
     def test_a_removed_session_is_forgotten(self, ranking: EvictionPolicy) -> None:
-        """First, last or between: whoever was removed is not ranked, all others are."""
+        """First, last or between: a removed session is not ranked; all others are."""
         order = list(ranking.victims())
         for gone in (order[0], order[-1], order[4]):
             ranking.remove(gone)
@@ -117,14 +117,14 @@ class PolicyConformance:
             assert sorted(ranking.victims()) == sorted(order)
 
     def test_a_key_can_come_back(self, ranking: EvictionPolicy) -> None:
-        """A key that was removed may be admitted again, with another size."""
+        """A removed key may be admitted again, with another size."""
         for key in keys(10):
             ranking.remove(key)
             ranking.admit(key, 3 * NBYTES)
             assert sorted(ranking.victims()) == keys(10)
 
     def test_uses_and_sizes_neither_add_nor_lose_a_session(self, ranking: EvictionPolicy) -> None:
-        """A touch or a new size may change the order, and nothing else."""
+        """A use or a new size may change only the order."""
         for key in (*keys(10), *keys(3), *keys(3)):
             ranking.touch(key)
             assert sorted(ranking.victims()) == keys(10)
@@ -142,7 +142,7 @@ class PolicyConformance:
         assert set(policy.victims()) == {*all_keys} - {CacheKey("a", 1)}
 
     def test_policies_share_nothing(self, ranking: EvictionPolicy) -> None:
-        """Two managers with the same policy do not see each other."""
+        """Two policies of one kind do not affect each other."""
         other = self.create_policy()
         other.admit(CacheKey("other", 1), NBYTES)
         ranking.remove(CacheKey("chat", 1))
@@ -152,18 +152,18 @@ class PolicyConformance:
     # -- iterating ---------------------------------------------------------------------------
 
     def test_iterating_changes_nothing(self, ranking: EvictionPolicy) -> None:
-        """The order is the same for whoever asks again, also after half an iteration."""
+        """A second iteration yields the same order, also after an unfinished one."""
         order = list(ranking.victims())
         assert list(islice(ranking.victims(), 3)) == order[:3]
         assert list(ranking.victims()) == order
 
     def test_iterators_are_independent(self, ranking: EvictionPolicy) -> None:
-        """Two iterations at once yield the same."""
+        """Two iterations at the same time yield the same."""
         both = list(zip(ranking.victims(), ranking.victims(), strict=True))
         assert [one for one, _ in both] == [other for _, other in both]
 
     def test_an_iteration_may_be_given_up(self, ranking: EvictionPolicy) -> None:
-        """The caller stops early, and then lets the victims go."""
+        """The caller may stop early, and then remove the victims."""
         iterator = ranking.victims()
         gone = [next(iterator), next(iterator)]
         for key in gone:
@@ -175,7 +175,7 @@ class PolicyConformance:
 
     @pytest.mark.parametrize("seed", range(5))
     def test_a_long_run(self, seed: int) -> None:
-        """After any calls, just the sessions that are there are ranked, each once."""
+        """After random calls, exactly the present sessions are ranked, each once."""
         draws, policy = random.Random(seed), self.create_policy()
         there: set[CacheKey] = set()
         for _ in range(500):
@@ -195,7 +195,7 @@ class PolicyConformance:
             assert set(ranked) == there
 
     def test_a_victim_among_many_costs_hardly_more(self) -> None:
-        """An eviction and a use take O(log n) or less: steps are counted, not time."""
+        """An eviction and a use take O(log n) steps or fewer; steps are counted, not time."""
         cost = {}
         for count in (FEW, MANY):
             policy = self.create_policy()
@@ -205,7 +205,7 @@ class PolicyConformance:
             for key in ranked[::3]:
                 policy.touch(key)
             cost[count] = steps(partial(self._evict_and_use, policy))
-        # The logarithm doubles from the few to the many; a walk over all is 100 times as long.
+        # From FEW to MANY, log n doubles; an iteration over all sessions takes 100 times as long.
         assert cost[MANY] <= 4 * cost[FEW], f"{cost} steps"
 
     @staticmethod
@@ -220,12 +220,12 @@ class PolicyConformance:
 
     @pytest.fixture
     def manager(self) -> Iterator[KVCacheManager]:
-        """Return a manager with room for eight entries."""
+        """Return a manager with memory for eight entries."""
         with KVCacheManager(8 * NBYTES, "numpy", policy=self.create_policy()) as manager:
             yield manager
 
     def test_a_manager_lives_by_it(self, manager: KVCacheManager) -> None:
-        """Entries of all sizes come and go, and the books stay right."""
+        """A manager with this policy passes `check_integrity` while entries come and go."""
         draws = random.Random(1)
         for number in range(200):
             manager.allocate_entry(CacheKey("chat", number), draws.randrange(1, 3 * NBYTES))
@@ -235,14 +235,14 @@ class PolicyConformance:
         assert stats.evictions == 200 - stats.active_entries > 0
 
     def test_what_it_evicts_has_its_reason(self, manager: KVCacheManager) -> None:
-        """The reason of the policy is what the figures count."""
+        """The statistics count evictions under the reason of the policy."""
         for key in keys(9):
             manager.allocate_entry(key, NBYTES)
         reason = self.create_policy().reason
         assert manager.get_stats().evictions_by_reason[reason] == 1
 
     def test_pinned_and_leased_sessions_stay(self, manager: KVCacheManager) -> None:
-        """However it ranks them."""
+        """Pinned and leased sessions are not evicted, however the policy ranks them."""
         for key in keys(8):
             manager.allocate_entry(key, NBYTES)
         view = manager.allocate_entry(CacheKey("kept", "leased"), NBYTES).data()
