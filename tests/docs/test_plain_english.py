@@ -34,7 +34,7 @@ PATTERNS = {
     r"\bwho (goes|went|has to go|had to go)\b": "say what is evicted",
     r"\bgoes? first\b": "say what is evicted first",
     r"\bas can be\b": "say the limit",
-    r"\b(None|True|False) where\b": "None if …",
+    r"\b(?-i:(None|True|False) where)\b": "None if …",
     r"\bas for (`|the\b|those\b)": "repeat the line: a docstring is read in a tooltip",
 }
 
