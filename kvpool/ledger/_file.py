@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import os
 import sys
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakSet
 
 from kvpool.ledger._lines import MAX_LINE
-from kvpool.ledger._lock import lock_for_writing
+from kvpool.ledger._lock import lock_for_writing, unlock
 from kvpool.receipts.errors import DamagedLedgerError, LedgerError
 
 __all__ = ["LedgerFile", "Tail", "sync_directory"]
@@ -20,29 +20,34 @@ class Tail(NamedTuple):
     """The end of a file."""
 
     last: bytes | None
-    """The last whole line, without its end; None where there is none."""
+    """The last whole line, without its line end; None if the file has no whole line."""
 
     torn: bytes
-    """What stands behind the last line end."""
+    """The bytes behind the last line end."""
 
 
 class LedgerFile:
-    """A file that is appended to line by line; readable by its owner only where it is new.
+    """A file that is appended to line by line.
 
     Parameters
     ----------
     path : Path
-        Made if it is missing.
+        Created, readable by its owner only, if it does not exist.
 
     Raises
     ------
     LedgerError
-        It cannot be opened.
+        The system cannot open the file.
 
     Attributes
     ----------
     size : int
-        Bytes of the whole lines.
+        Bytes that the file may have. More than its whole lines have, if a write was
+        interrupted; `append` then drops the rest first.
+
+    Notes
+    -----
+    A child that `os.fork` made closes its copy, so that the lock ends with the parent.
     """
 
     def __init__(self, path: Path) -> None:
@@ -53,8 +58,9 @@ class LedgerFile:
             self._file = io.FileIO(os.open(path, flags, 0o600), "rb+")
         except OSError as error:
             raise LedgerError(f"cannot open the ledger {path}: {error}") from error
+        self._is_locked = False
+        _open_files.add(self)
         self.size = os.fstat(self._file.fileno()).st_size
-        self._torn = False  # whether there may be bytes behind `size`
 
     def lock(self) -> None:
         """Keep other writers away until the file is closed.
@@ -62,8 +68,10 @@ class LedgerFile:
         Raises
         ------
         LedgerLockedError
+            The file has another writer.
         """
         lock_for_writing(self._file.fileno(), self.path)
+        self._is_locked = True
         self.size = os.fstat(self._file.fileno()).st_size
 
     def first_line(self) -> bytes:
@@ -77,31 +85,38 @@ class LedgerFile:
         Raises
         ------
         DamagedLedgerError
-            There is no line end where one must be.
+            The last line is longer than a line can be.
         """
         window = min(self.size, 2 * MAX_LINE + 2)
         self._file.seek(self.size - window)
         *lines, torn = self._read(window).split(b"\n")
         if len(torn) > MAX_LINE or (window < self.size and len(lines) < 2):
             raise DamagedLedgerError(
-                f"the end of {self.path} is no ledger: a line has at most {MAX_LINE} bytes"
+                f"{self.path} does not end as a ledger does: a line has at most {MAX_LINE} bytes"
             )
         return Tail(lines[-1] if lines else None, torn)
 
-    def append(self, raw: bytes) -> None:
-        """Write a line; its end is added.
+    def append(self, raw: bytes, at: int) -> None:
+        """Write a line; its line end is added.
+
+        Parameters
+        ----------
+        raw : bytes
+        at : int
+            Bytes of all lines before. What stands behind them is dropped first.
 
         Raises
         ------
         OSError
-            The caller then has to `roll_back` what may be there of the line.
+            The line may be there in part. The next `append` at the same place drops it.
         """
-        if self._torn:
-            self.cut(self.size)
-        data = memoryview(raw + b"\n")
-        while data:
-            data = data[self._file.write(data) or 0 :]
-        self.size += len(raw) + 1
+        if self.size != at:
+            self.cut(at)
+        self.size = at + len(raw) + 1  # before the write, which may end half way
+        data = raw + b"\n"
+        written = self._file.write(data) or 0
+        while written < len(data):
+            written += self._file.write(data[written:]) or 0
 
     def cut(self, size: int) -> None:
         """Drop what stands behind the first `size` bytes.
@@ -109,15 +124,10 @@ class LedgerFile:
         Raises
         ------
         OSError
+            The system cannot shorten the file.
         """
         self._file.truncate(size)
-        self.size, self._torn = size, False
-
-    def roll_back(self, size: int) -> None:
-        """Drop what stands behind the first `size` bytes, now or before the next line."""
-        self.size, self._torn = size, True
-        with contextlib.suppress(OSError):
-            self.cut(size)
+        self.size = size
 
     def sync(self) -> None:
         """Wait until the file is on its disk.
@@ -125,11 +135,20 @@ class LedgerFile:
         Raises
         ------
         OSError
+            The system cannot write the file to its disk.
         """
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file; this ends its lock."""
+        """Close the file and end its lock; a second call does nothing."""
+        if self._is_locked:
+            self._is_locked = False
+            unlock(self._file.fileno())
+        self._file.close()
+
+    def abandon(self) -> None:
+        """Close this process's copy of the file, and leave the lock to the parent process."""
+        self._is_locked = False
         self._file.close()
 
     def _read(self, count: int) -> bytes:
@@ -140,10 +159,22 @@ class LedgerFile:
 
 
 def sync_directory(directory: Path) -> None:
-    """Wait until the names in a directory are on its disk, where the system can do that."""
+    """Wait until the names in a directory are on its disk; do nothing on Windows."""
     if sys.platform != "win32":
         fd = os.open(directory, os.O_RDONLY)
         try:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+_open_files: WeakSet[LedgerFile] = WeakSet()
+
+
+def _abandon_all() -> None:
+    for file in list(_open_files):
+        file.abandon()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_abandon_all)

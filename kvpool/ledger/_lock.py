@@ -1,7 +1,6 @@
 """One writer for each ledger: a lock of the operating system on its first file.
 
-The lock ends with the process, however that ends; no file is left behind that would have to
-be removed by hand.
+The lock ends with the process, however that ends, and leaves no file behind.
 """
 
 from __future__ import annotations
@@ -12,21 +11,28 @@ from pathlib import Path
 
 from kvpool.receipts.errors import LedgerLockedError
 
-__all__ = ["lock_for_writing"]
+__all__ = ["lock_for_writing", "unlock"]
 
 if sys.platform == "win32":
     import msvcrt
 
     def _try_lock(fd: int) -> None:
-        # A byte far behind the end, because locked bytes cannot be read by others here.
+        # A byte far behind the end, because other processes cannot read locked bytes here.
         os.lseek(fd, 1 << 40, os.SEEK_SET)
         msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+
+    def unlock(fd: int) -> None:
+        """Do nothing: the lock ends when the file is closed."""
 
 else:
     import fcntl
 
     def _try_lock(fd: int) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def unlock(fd: int) -> None:
+        """End the lock, even if a child process still has a copy of the open file."""
+        fcntl.flock(fd, fcntl.LOCK_UN)
 
 
 def lock_for_writing(fd: int, path: Path) -> None:
@@ -35,27 +41,11 @@ def lock_for_writing(fd: int, path: Path) -> None:
     Raises
     ------
     LedgerLockedError
-        Another writer, in this process or another, holds the lock.
+        Another writer, in this process or another one, holds the lock.
     """
     try:
         _try_lock(fd)
     except OSError as error:
-        holder = _holder(fd)
-        who = f"process {holder}" if holder else "another writer"
         raise LedgerLockedError(
-            f"the ledger {path} is being written by {who}: a ledger has one writer ({error})"
+            f"the ledger {path} is being written by another writer: a ledger has one ({error})"
         ) from error
-
-
-def _holder(fd: int) -> int | None:
-    """Return the process that holds the lock, where Linux tells."""
-    inode = str(os.fstat(fd).st_ino)
-    try:
-        locks = Path("/proc/locks").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    for line in locks:  # number: FLOCK ADVISORY WRITE process device:device:inode 0 EOF
-        words = line.split()
-        if len(words) > 5 and words[1] == "FLOCK" and words[5].rpartition(":")[2] == inode:
-            return int(words[4]) if words[4].isdecimal() and words[4] != "0" else None
-    return None

@@ -1,19 +1,20 @@
-"""`LedgerSink`: receipts into a ledger, a chain of lines that a stranger can verify."""
+"""`LedgerSink`: writes receipts to a ledger, a chain of lines that a stranger can verify."""
 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self, get_args
+from typing import TYPE_CHECKING, get_args
 
+from kvpool._closing import Closing
 from kvpool._optional_imports import ed25519
+from kvpool._process import current
+from kvpool.errors import ForkedProcessError
 from kvpool.ledger._lines import Redaction
 from kvpool.ledger._redaction import Redactor, keep_salt, read_salt, salt_file
 from kvpool.ledger._writer import FsyncPolicy, LedgerWriter
-from kvpool.receipts.errors import LedgerError, LedgerOptionError
+from kvpool.receipts.errors import LedgerOptionError
 from kvpool.receipts.sink import ReceiptSink
 from kvpool.receipts.types import Receipt
 
@@ -27,40 +28,44 @@ __all__ = ["LedgerSink"]
 _log = logging.getLogger(__name__)
 
 
-class LedgerSink(ReceiptSink):
-    """Appends receipts to a ledger: JSON lines, each with the hash of the one before.
+class LedgerSink(ReceiptSink, Closing):
+    """Appends receipts to a ledger: JSON lines, each with the hash of the line before.
 
     Parameters
     ----------
     path : path
-        The first file of the ledger; made, readable by its owner only, if it is missing. An
-        existing ledger is continued.
+        The first file of the ledger. An existing ledger is continued. A new file is readable
+        by its owner only.
     key : Ed25519PrivateKey or path, optional
         Signs checkpoints and the end; a PEM file as ``kvpool receipts keygen`` writes it.
-        Without a key nothing is signed.
+        By default nothing is signed.
     redact : bool, default False
         Write session ids as salted digests.
     salt : bytes, optional
-        32 bytes. By default those in ``<path>.salt``, which is made if it is missing: it
-        stays with the owner of the ledger.
+        32 bytes. By default those in ``<path>.salt``, a file that is created with the
+        ledger and stays with its owner.
     checkpoint_every : int, default 1,000
         Receipts from one checkpoint to the next.
     rotate_at : int, optional
-        Bytes after which the ledger goes on in another file beside this one. By default never.
+        Bytes after which the ledger continues in another file beside this one. By default
+        all of it is in one file.
     fsync : {"checkpoint", "always", "never"}
-        When to wait for the disk. What was emitted survives the end of the process in any
-        case; what is not yet on disk does not survive that of the machine.
+        When to wait for the disk: at checkpoints, after every line, or not at all. What was
+        emitted survives the end of the process in any case; what is not yet on the disk
+        does not survive a crash of the machine.
     copy_of : str, optional
-        For a copy of another ledger: the head of that one, 64 hexadecimal digits.
+        For a copy of another ledger: the head of that ledger, 64 hexadecimal digits.
 
     Raises
     ------
     LedgerLockedError
         The ledger has a writer already.
     DamagedLedgerError
-        There is something else in the file.
-    LedgerOptionError, SigningKeyError
+        The file holds something else, or its end is damaged.
+    LedgerOptionError
         An option has a value that it cannot take, or that the ledger was not begun with.
+    SigningKeyError
+        `key` is not an Ed25519 private key.
     LedgerError
         The system refuses.
     MissingExtraError
@@ -70,10 +75,15 @@ class LedgerSink(ReceiptSink):
     -----
     `flush` writes a checkpoint, `close` a seal. A ledger without a seal at its end is open: it
     is being written, or its writer was killed, or its end was cut off. The next writer
-    moves an unfinished last line to a file beside the ledger, and says so in the ledger.
+    moves an unfinished last line to a file beside the ledger, and records that in the ledger.
 
-    *Threads.* All methods may be called by any thread. A process that was forked cannot write
-    to the ledger of its parent.
+    *Threads.* All methods may be called by any thread.
+
+    *Interrupts.* After an interrupt at any moment the ledger has each receipt once or not at
+    all, and each method may be called again.
+
+    *Processes.* A child that `os.fork` made cannot write to the ledger of its parent: `emit`
+    and `flush` raise `ForkedProcessError`, and `close` does nothing.
     """
 
     def __init__(
@@ -89,95 +99,78 @@ class LedgerSink(ReceiptSink):
         copy_of: str | None = None,
     ) -> None:
         self.path = Path(path)
-        _require(
-            checkpoint_every >= 1, f"checkpoint_every must be at least 1, not {checkpoint_every}"
-        )
-        _require(
-            rotate_at is None or rotate_at >= 1, f"rotate_at must be at least 1, not {rotate_at}"
-        )
-        _require(fsync in get_args(FsyncPolicy), f"fsync is one of {FsyncPolicy}, not {fsync!r}")
+        _require_count("checkpoint_every", checkpoint_every)
+        if rotate_at is not None:
+            _require_count("rotate_at", rotate_at)
+        policies = get_args(FsyncPolicy)
+        _require(fsync in policies, f"fsync must be one of {', '.join(policies)}, not {fsync!r}")
         _require(salt is None or redact, "a salt is for a redacted ledger: it needs redact=True")
         signer: Signer | None = ed25519().Signer(key) if key is not None else None
         self._redactor = Redactor(salt) if salt is not None else None
         self._checkpoint_every, self._rotate_at = checkpoint_every, rotate_at
         self._lock = threading.Lock()
-        self._owner = os.getpid()
+        self._owner = current.pid
         open_redaction = self._open_redaction if redact else None
-        self._writer: LedgerWriter | None = LedgerWriter(
-            self.path, signer, open_redaction, fsync, copy_of
-        )
-        self._head = self._writer.head
+        self._writer = LedgerWriter(self.path, signer, open_redaction, fsync, copy_of)
         if self._writer.recovered:
             _log.warning("%s", self._writer.recovered)
 
     @property
     def name(self) -> str:
-        """What messages call the sink."""
+        """The sink's name in messages."""
         return f"ledger {self.path}"
 
     @property
     def head(self) -> str:
-        """Hash of the last line: who knows it can tell later that nothing was cut off."""
-        with self._lock:
-            return self._writer.head if self._writer else self._head
+        """Hash of the last line. Note it down: later it proves that nothing was cut off."""
+        return self._writer.head
 
     def emit(self, receipt: Receipt, /) -> None:
-        """Append a receipt.
+        """Append a receipt, unless it is the one that was appended last.
 
         Raises
         ------
         LedgerError
-            It cannot be written, and the file is as it was; or the ledger is closed.
+            The receipt cannot be written, and the file is as it was; or the ledger is closed.
+        ForkedProcessError
+            The ledger belongs to the parent of this process.
         """
-        if self._redactor:
-            receipt = self._redactor.redact(receipt)
+        self._require_owner()
+        shown = self._redactor.redact(receipt) if self._redactor else receipt
         with self._lock:
-            writer = self._require_open()
-            writer.append_receipt(receipt)
-            if writer.since_checkpoint >= self._checkpoint_every:
+            writer = self._writer
+            if writer.append_receipt(receipt, shown) >= self._checkpoint_every:
                 writer.checkpoint()
             if self._rotate_at and writer.file_size >= self._rotate_at:
                 writer.rotate()
 
     def flush(self) -> None:
-        """Write a checkpoint, unless there is nothing new since the last.
+        """Write a checkpoint, unless there is nothing new since the last one.
 
         Raises
         ------
         LedgerError
-            As for `emit`.
+            The checkpoint cannot be written, and the file is as it was; or the ledger is closed.
+        ForkedProcessError
+            The ledger belongs to the parent of this process.
         """
+        self._require_owner()
         with self._lock:
-            self._require_open().checkpoint()
+            self._writer.checkpoint()
 
     def close(self) -> None:
-        """Write the seal and let the ledger go; a second call does nothing.
+        """Write the seal and close the files; a second call does nothing.
+
+        An interrupt leaves the ledger open, for a second call to go on.
 
         Raises
         ------
         LedgerError
-            The seal cannot be written; the ledger is let go all the same.
+            The seal cannot be written. The files are closed all the same.
         """
-        with self._lock:
-            if self._writer is None:
-                return
-            writer = self._require_open()
-            self._writer = None
-            try:
-                writer.close()
-            finally:
-                self._head = writer.head
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
+        if current.pid == self._owner:
+            with self._lock:
+                self._writer.close()
 
     def _open_redaction(self, is_new: bool) -> Redaction:
         """Take the salt that was given, or the one beside the ledger; a new one has none yet."""
@@ -186,14 +179,21 @@ class LedgerSink(ReceiptSink):
             self._redactor = Redactor(keep_salt(path) if is_new else read_salt(path))
         return self._redactor.redaction
 
-    def _require_open(self) -> LedgerWriter:
-        if self._writer is None:
-            raise LedgerError(f"the ledger {self.path} is closed")
-        if os.getpid() != self._owner:
-            raise LedgerError(f"the ledger {self.path} belongs to process {self._owner}")
-        return self._writer
+    def _require_owner(self) -> None:
+        # Before the lock, which another thread of the parent may have held at the fork.
+        if current.pid != self._owner:
+            raise ForkedProcessError(
+                f"the ledger {self.path} belongs to process {self._owner}, the parent of this "
+                "one; open another ledger in each process"
+            )
 
 
 def _require(holds: bool, text: str) -> None:
     if not holds:
         raise LedgerOptionError(text)
+
+
+def _require_count(name: str, value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise LedgerOptionError(f"{name} must be a whole number, not {value!r}")
+    _require(value >= 1, f"{name} must be at least 1, not {value}")

@@ -35,17 +35,36 @@ class ReceiptEmitter:
     Not thread-safe: the manager holds its lock around every call, so sequence, timestamps and
     totals have one order. Figures before and after an eviction are both taken under one lock
     of the pool, so that nothing but the eviction lies between them.
+
+    A receipt is made once it is queued, by one step. Sequence and totals go on from the last
+    receipt that was queued, so a call that was interrupted has made its receipt or has not.
     """
 
     def __init__(self, stream: ReceiptStream, pool_id: str | None = None) -> None:
         self.stream = stream
         self.pool_id = pool_id or secrets.token_hex(16)
-        self._sequence = 0
-        self._bytes_evicted = self._bytes_moved = 0
+        self._bytes_moved = 0
 
     def note_moved(self, nbytes: int) -> None:
         """Note that an entry left a block of `nbytes` bytes, as charged, for a larger one."""
         self._bytes_moved += nbytes
+
+    def note_unexplained(self, stats: MemoryStats) -> None:
+        """Note bytes that the pool got back and that no receipt tells of, as moved.
+
+        For a manager that was interrupted after it gave memory back and before it noted why.
+
+        Parameters
+        ----------
+        stats : MemoryStats
+            Of the pool, now.
+        """
+        explained = self._bytes_evicted() + stats.bytes_trimmed
+        self._bytes_moved = max(self._bytes_moved, stats.bytes_freed - explained)
+
+    def _bytes_evicted(self) -> int:
+        last = self.stream.last
+        return 0 if last is None else last.bytes_evicted_total
 
     def emit_eviction_receipt(
         self,
@@ -74,9 +93,8 @@ class ReceiptEmitter:
             Entries, this one included.
         """
         freed = before.used - after.used
-        self._bytes_evicted += freed
         receipt = KvEvictionReceipt(
-            **self._common(after, after.capacity),
+            **self._common(after, after.capacity, freed),
             session_id=_printable(session_id),
             session_number=session_number,
             bytes_freed=freed,
@@ -149,10 +167,16 @@ class ReceiptEmitter:
         self.stream.put(receipt)
         return receipt
 
-    def _common(self, stats: MemoryStats | PoolStats, pool_total: int) -> dict[str, Any]:
+    def _common(
+        self, stats: MemoryStats | PoolStats, pool_total: int, evicted: int = 0
+    ) -> dict[str, Any]:
         """Return what every receipt has; the figures are of one moment, the number is the next."""
-        sequence = self._sequence
-        self._sequence += 1
+        last = self.stream.last
+        if last is None:
+            sequence = 0
+        else:
+            sequence = last.sequence + 1
+            evicted += last.bytes_evicted_total
         return {
             "pool_id": self.pool_id,
             "sequence": sequence,
@@ -160,7 +184,7 @@ class ReceiptEmitter:
             "pool_total": pool_total,
             "bytes_allocated_total": stats.bytes_allocated,
             "bytes_freed_total": stats.bytes_freed,
-            "bytes_evicted_total": self._bytes_evicted,
+            "bytes_evicted_total": evicted,
             "bytes_moved_total": self._bytes_moved + stats.bytes_trimmed,
             "schema_version": SCHEMA_VERSION,
         }

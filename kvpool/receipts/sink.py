@@ -14,19 +14,32 @@ __all__ = ["ReceiptSink", "SinkFactory"]
 class ReceiptSink(ABC):
     """Takes the receipts of one manager, one after the other.
 
-    A sink is never called under the manager's lock, and never by two threads at once. It may
-    be slow: then only those threads wait that have too many receipts queued. It may raise:
-    that is reported once and counted, and neither the pool nor another sink notices.
+    Notes
+    -----
+    *Threads.* A sink is never called under the manager's lock, and never by two threads at
+    once. It may be slow: then only those threads wait that find too many receipts queued. It
+    may call the manager, but for `is_listening`.
+
+    *Failures.* A sink may raise an `Exception`: the first one is logged, all are counted, and
+    neither the manager nor another sink notices. Any other `BaseException`, such as the
+    `KeyboardInterrupt` of a user, reaches the caller of the manager, whose call is complete.
+
+    *Interrupts.* After an interrupt or a `MemoryError` a call is made again. A sink that must
+    have each receipt once compares `pool_id` and `sequence` with those of the last receipt.
     """
 
     @property
     def name(self) -> str:
-        """What messages call the sink."""
+        """The sink's name in messages."""
         return type(self).__name__
 
     @property
     def is_listening(self) -> bool:
-        """Whether a receipt would be used now. Where no sink listens, none is made."""
+        """Whether a receipt would be used now. If no sink listens, no receipt is made.
+
+        The manager asks under its lock: the answer must come at once and without a call of
+        the manager.
+        """
         return True
 
     @abstractmethod
@@ -35,11 +48,11 @@ class ReceiptSink(ABC):
 
     @abstractmethod
     def flush(self) -> None:
-        """Make what was emitted last, as far as the sink can."""
+        """Make durable what was emitted, as far as the sink can."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of files and the like. Called once, after the last receipt."""
+        """Release files and the like. Called after the last receipt; again if interrupted."""
 
 
 @dataclass(frozen=True, slots=True)

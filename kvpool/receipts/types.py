@@ -223,4 +223,4 @@ def timestamp(moment: datetime | None = None) -> str:
     '2026-01-02T03:04:05.000000Z'
     """
     utc = datetime.now(UTC) if moment is None else moment.astimezone(UTC)
-    return utc.isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
+    return utc.isoformat(timespec="microseconds")[:26] + "Z"

@@ -82,8 +82,8 @@ def test_interrupt_leaves_no_half_of_a_line(
     recorder.snapshot()
     before, append = path.read_bytes(), LedgerFile.append
 
-    def interrupted(file: LedgerFile, raw: bytes) -> None:
-        append(file, raw)
+    def interrupted(file: LedgerFile, raw: bytes, at: int) -> None:
+        append(file, raw, at)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

@@ -106,10 +106,10 @@ def test_header_that_cannot_be_written_follows_later(
     path = tmp_path / "a.jsonl"
     append = LedgerFile.append
 
-    def refuse(file: LedgerFile, raw: bytes) -> None:
+    def refuse(file: LedgerFile, raw: bytes, at: int) -> None:
         if b'"kind":"header"' in raw:
             raise OSError("no room for a header")
-        append(file, raw)
+        append(file, raw, at)
 
     for close_at_once in (False, True):
         with LedgerSink(path, rotate_at=1) as sink:
@@ -167,6 +167,8 @@ def test_many_threads(tmp_path: Path) -> None:
     ("options", "text"),
     [
         ({"checkpoint_every": 0}, "checkpoint_every must be at least 1, not 0"),
+        ({"checkpoint_every": 2.5}, "checkpoint_every must be a whole number, not 2.5"),
+        ({"rotate_at": True}, "rotate_at must be a whole number, not True"),
         ({"rotate_at": 0}, "rotate_at must be at least 1, not 0"),
         ({"fsync": "often"}, "not 'often'"),
         ({"salt": bytes(32)}, "redact=True"),

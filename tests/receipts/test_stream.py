@@ -157,7 +157,7 @@ def test_sink_may_use_what_it_is_told_of() -> None:
     done.join(30)
     assert not done.is_alive()
     assert list(sink.receipts) == RECEIPTS
-    assert not sink.closed
+    assert sink.closed  # at the end, because it asked for that
 
 
 class UsingSink(MemorySink):

@@ -39,8 +39,9 @@ class MemorySink(ReceiptSink):
         return "memory"
 
     def emit(self, receipt: Receipt, /) -> None:
-        """Keep a receipt."""
-        self.receipts.append(receipt)
+        """Keep a receipt, unless it is the one that was kept last."""
+        if not self.receipts or self.receipts[-1] is not receipt:
+            self.receipts.append(receipt)
 
     def flush(self) -> None:
         """Count the call."""

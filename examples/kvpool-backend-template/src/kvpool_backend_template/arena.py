@@ -30,7 +30,6 @@ class BytearrayArena(Arena):
     @property
     def buffer(self) -> memoryview:
         """All bytes; a fresh memoryview, so that a caller may release it."""
-        self._check_process()
         if self._memory is None:
             raise ArenaError(f"the template arena of {self._info.size} bytes is closed")
         return self._memory[:]
@@ -53,13 +52,13 @@ def create(size: int, *, alignment: object = MIN_ALIGNMENT) -> BytearrayArena:
     Raises
     ------
     InvalidOptionError
-        `alignment` is not a power of two of at least 64.
+        `alignment` is something else.
     ArenaError
-        There is not enough memory.
+        There is not so much memory.
     """
     if not isinstance(alignment, int) or alignment.bit_count() != 1 or alignment < MIN_ALIGNMENT:
         raise InvalidOptionError(
-            f"alignment must be a power of two, at least {MIN_ALIGNMENT}, got {alignment!r}"
+            f"alignment is a power of two, at least {MIN_ALIGNMENT}, got {alignment!r}"
         )
     try:
         memory = memoryview(bytearray(size + alignment))

@@ -1,0 +1,147 @@
+"""Raise an exception inside kvpool, at the n-th instruction at which the interpreter could.
+
+A signal handler, such as that of Ctrl-C, runs when an instruction that checks for signals has
+ended: a call, a jump back, the start of a function. Memory can run out in a call or where a
+container is built. So those are the places, and no others: an exception between the end of a
+``with`` block and the release of its lock, for example, is one that cannot happen.
+"""
+
+from __future__ import annotations
+
+import dis
+import os
+import sys
+from collections.abc import Iterator
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from types import CodeType, FrameType, TracebackType
+from typing import Any, Literal, Self
+
+import kvpool
+
+__all__ = ["Injection", "Kind", "error_of"]
+
+Kind = Literal["interrupt", "memory"]
+
+_CHECKS = {
+    "CALL",
+    "CALL_FUNCTION_EX",
+    "CALL_KW",
+    "JUMP_BACKWARD",
+    "RESUME",
+}
+_ALLOCATES = {
+    "BINARY_OP",
+    "BUILD_LIST",
+    "BUILD_MAP",
+    "BUILD_TUPLE",
+    "CALL",
+    "CALL_FUNCTION_EX",
+    "CALL_KW",
+    "STORE_SUBSCR",
+}
+_PACKAGE = (
+    str(Path(kvpool.__file__).parent) + os.sep
+)  # not the tests, whatever the checkout is called
+_BACKENDS = f"{os.sep}kvpool_"
+
+
+class Injection:
+    """A context in which the `at`-th place inside kvpool raises.
+
+    Parameters
+    ----------
+    at : int
+        Which place, counted from 1.
+    kind : {"interrupt", "memory"}
+        KeyboardInterrupt, or MemoryError.
+
+    Attributes
+    ----------
+    where : str or None
+        File, line and function of the place once it was reached.
+    """
+
+    def __init__(self, at: int, kind: Kind) -> None:
+        self.where: str | None = None
+        self._left = at
+        self._kind: Kind = kind
+
+    def __enter__(self) -> Self:
+        sys.settrace(self._enter_frame)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        sys.settrace(None)
+
+    def _enter_frame(self, frame: FrameType, event: str, arg: object) -> Any:
+        del event, arg
+        file = frame.f_code.co_filename
+        if not file.startswith(_PACKAGE) and _BACKENDS not in file:
+            return None
+        frame.f_trace_opcodes = True
+        frame.f_trace_lines = False
+        return self._step
+
+    def _step(self, frame: FrameType, event: str, arg: object) -> Any:
+        del arg
+        if event == "opcode" and frame.f_lasti in _places(frame.f_code, self._kind):
+            self._left -= 1
+            if not self._left:
+                code = frame.f_code
+                self.where = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+                sys.settrace(None)
+                raise error_of(self._kind)
+        return self._step
+
+
+def error_of(kind: Kind) -> BaseException:
+    """Return the exception that an injection of this kind raises."""
+    return KeyboardInterrupt() if kind == "interrupt" else MemoryError("injected")
+
+
+@cache
+def _places(code: CodeType, kind: Kind) -> frozenset[int]:
+    """Return the offsets of the instructions before which an exception may be raised."""
+    instructions = [one for one in dis.get_instructions(code) if one.opname != "CACHE"]
+    if kind == "interrupt":
+        return frozenset(_after_checks(code, instructions))
+    return frozenset(_before_allocations(instructions))
+
+
+def _after_checks(code: CodeType, instructions: list[dis.Instruction]) -> Iterator[int]:
+    """Yield what follows a check under the same handler: there the exception is the same."""
+    handlers = _handlers(code)
+    for before, after in pairwise(instructions):
+        if before.opname in _CHECKS and handlers(before.offset) == handlers(after.offset):
+            yield after.offset
+
+
+def _before_allocations(instructions: list[dis.Instruction]) -> Iterator[int]:
+    for index, one in enumerate(instructions):
+        if one.opname in _ALLOCATES and not _leaves_with(instructions[:index]):
+            yield one.offset
+
+
+def _leaves_with(before: list[dis.Instruction]) -> bool:
+    """Tell whether a call is the one of ``__exit__`` at the end of a ``with`` block."""
+    loads = [one for one in before[-4:] if one.opname == "LOAD_CONST" and one.argval is None]
+    return len(loads) == 3
+
+
+def _handlers(code: CodeType) -> Any:
+    """Return a function from an offset to the handler of the exceptions raised there."""
+    bytecode: Any = dis.Bytecode(code)
+    table = bytecode.exception_entries
+
+    def handler(offset: int) -> int | None:
+        found = [entry.target for entry in table if entry.start <= offset < entry.end]
+        return found[-1] if found else None
+
+    return handler
