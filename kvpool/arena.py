@@ -16,11 +16,27 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
-from kvpool.errors import ArenaError, InvalidOptionError, InvalidSizeError, UnsupportedError
+from kvpool._process import current
+from kvpool.errors import (
+    ArenaError,
+    ForkedProcessError,
+    InvalidOptionError,
+    InvalidSizeError,
+    UnsupportedError,
+)
+from kvpool.fork_limits import ForkLimits
 
-__all__ = ["MIN_ALIGNMENT", "Arena", "ArenaBackend", "ArenaFork", "ArenaInfo", "Capability"]
+__all__ = [
+    "MIN_ALIGNMENT",
+    "Arena",
+    "ArenaBackend",
+    "ArenaFork",
+    "ArenaInfo",
+    "Capability",
+    "ForkLimits",
+]
 
 MIN_ALIGNMENT = 64
 """Minimum alignment of the base address of an arena, in bytes (one cache line)."""
@@ -77,8 +93,11 @@ class ArenaInfo:
     zeroed : bool
         Whether all bytes read zero at creation. False only for an arena over existing data.
     fork_limit : int
-        How many forks may exist at a time without coming near the limits of the operating system
-        on mappings and descriptors; 0 without `Capability.FORK`.
+        How many forks of all arenas together may live in this process at a time; 0 without
+        `Capability.FORK`. See `ForkLimits`.
+    needs_commit : bool
+        Whether `Arena.commit` must be called before pages are first written. True if the
+        pages need room on a disk, which may be full.
     """
 
     backend: str
@@ -88,9 +107,41 @@ class ArenaInfo:
     capabilities: Capability = Capability.NONE
     zeroed: bool = True
     fork_limit: int = 0
+    needs_commit: bool = False
 
 
-class ArenaFork(ABC):
+class _OwnedByProcess(ABC):
+    """An object that only the process that made it may use.
+
+    Notes
+    -----
+    `__new__` notes the process, so that a subclass need not call an initializer of this class.
+    """
+
+    _process: int
+
+    def __new__(cls, *_arguments: object, **_options: object) -> Self:
+        """Note the process."""
+        self = super().__new__(cls)
+        self._process = current.pid
+        return self
+
+    def _check_process(self) -> None:
+        """Raise `ForkedProcessError` if this process is a child of the one that made the object.
+
+        Raises
+        ------
+        ForkedProcessError
+            `os.fork` made this process after the object was made.
+        """
+        if self._process != current.pid:
+            raise ForkedProcessError(
+                f"{type(self).__name__} belongs to process {self._process}, and this is process "
+                f"{current.pid}, a child made by os.fork; create an arena of its own in the child"
+            )
+
+
+class ArenaFork(_OwnedByProcess):
     """A private mapping of a range of an arena, made by `Arena.fork`.
 
     A page shows the bytes of the arena until it is written through the fork. From then on the
@@ -107,7 +158,13 @@ class ArenaFork(ABC):
     @property
     @abstractmethod
     def buffer(self) -> memoryview:
-        """All bytes: format ``"B"``, writable, as long as the range that was forked."""
+        """All bytes: format ``"B"``, writable, as long as the range that was forked.
+
+        Raises
+        ------
+        ForkedProcessError
+            This process is a child of the one that made the fork.
+        """
 
     @abstractmethod
     def decommit(self, offset: int, nbytes: int) -> None:
@@ -120,16 +177,19 @@ class ArenaFork(ABC):
 
         Raises
         ------
+        ForkedProcessError
+            This process is a child of the one that made the fork.
         ArenaError
             The operating system refused.
         """
 
 
-class Arena(ABC):
+class Arena(_OwnedByProcess):
     """A fixed range of writable bytes.
 
     A backend implements `info`, `buffer` and `close`; `_decommit` and `committed_bytes` if it
-    has `Capability.ELASTIC`, and `_fork` if it has `Capability.FORK`.
+    has `Capability.ELASTIC`, `_fork` if it has `Capability.FORK`, and `_commit` if its
+    `info.needs_commit` is True.
 
     Notes
     -----
@@ -140,8 +200,12 @@ class Arena(ABC):
     at the same time as access to other ranges; the caller guarantees that no thread uses the
     decommitted range. `close` is called after all other calls have ended.
 
-    *Processes.* A child process made by ``os.fork`` must not change the arena: it may share its
-    bytes with the parent.
+    *Processes.* An arena belongs to the process that made it. In a child that `os.fork` made,
+    `buffer`, `commit`, `decommit`, `committed_bytes` and `fork` raise `ForkedProcessError`;
+    `info` stays readable; `close` and garbage collection only let go of the child's own copy.
+    Views that the child inherited stay readable, and what the child writes through them stays
+    unseen by the parent. A page of such a view that the child has not written may show what
+    the parent writes there later.
     """
 
     @property
@@ -159,6 +223,8 @@ class Arena(ABC):
 
         Raises
         ------
+        ForkedProcessError
+            This process is a child of the one that made the arena.
         ArenaError
             The arena is closed.
         """
@@ -170,6 +236,34 @@ class Arena(ABC):
         The memory returns to the operating system at once, or with the last view of it. A file
         stays, with its contents.
         """
+
+    def commit(self, offset: int, nbytes: int) -> None:
+        """Have the system find room for the pages of a range, before they are written.
+
+        Parameters
+        ----------
+        offset, nbytes : int
+            Bytes, inside the arena. Pages that are there already keep their bytes.
+
+        Raises
+        ------
+        ArenaFullError
+            The file system has no room. Some pages of the range may have been committed.
+        ForkedProcessError
+            This process is a child of the one that made the arena.
+        ArenaError
+            The range is not inside the arena, the arena is closed, or the system refused.
+
+        Notes
+        -----
+        No byte changes, with or without an error. Without `info.needs_commit` the call does
+        nothing but check: the first touch commits a page. With it, writing to a page for
+        which the disk has no room ends the process (SIGBUS) unless the page was committed.
+        """
+        self._check_process()
+        self._check_inside("commit", offset, nbytes)
+        if nbytes:
+            self._commit(offset, nbytes)
 
     def decommit(self, offset: int, nbytes: int) -> None:
         """Return the pages of a range to the operating system; the range reads zero afterwards.
@@ -183,6 +277,8 @@ class Arena(ABC):
         ------
         UnsupportedError
             The arena does not have `Capability.ELASTIC`.
+        ForkedProcessError
+            This process is a child of the one that made the arena.
         ArenaError
             The range is not whole pages inside the arena, the arena is closed, or the operating
             system refused. No byte has changed.
@@ -192,6 +288,7 @@ class Arena(ABC):
         The next access commits a page again. In a file or in shared memory, reading is an access
         too: it commits a page of zeros.
         """
+        self._check_process()
         self._require(Capability.ELASTIC, "decommit pages")
         self._check_pages("decommit", offset, nbytes)
         if nbytes:
@@ -207,9 +304,12 @@ class Arena(ABC):
 
         Raises
         ------
+        ForkedProcessError
+            This process is a child of the one that made the arena.
         ArenaError
             The arena is closed.
         """
+        self._check_process()
         return None
 
     def fork(self, offset: int, nbytes: int) -> ArenaFork:
@@ -228,6 +328,10 @@ class Arena(ABC):
         ------
         UnsupportedError
             The arena does not have `Capability.FORK`.
+        ForkLimitError
+            The process has no mapping, descriptor or memory left for another fork.
+        ForkedProcessError
+            This process is a child of the one that made the arena.
         ArenaError
             The range is not whole pages inside the arena, the arena is closed, or the operating
             system refused.
@@ -237,6 +341,7 @@ class Arena(ABC):
         The arena may still be written, decommitted and closed. A write through the fork where
         the arena has no page may commit a page of zeros in the arena as well.
         """
+        self._check_process()
         self._require(Capability.FORK, "fork a range")
         self._check_pages("fork", offset, nbytes)
         if not nbytes:
@@ -254,10 +359,15 @@ class Arena(ABC):
                 f"cannot {verb} [{offset}, {offset + nbytes}): "
                 f"not a multiple of the page size {info.page_size}"
             )
-        if offset < 0 or nbytes < 0 or offset + nbytes > info.size:
-            raise ArenaError(
-                f"cannot {verb} [{offset}, {offset + nbytes}): outside of [0, {info.size})"
-            )
+        self._check_inside(verb, offset, nbytes)
+
+    def _check_inside(self, verb: str, offset: int, nbytes: int) -> None:
+        size = self.info.size
+        if offset < 0 or nbytes < 0 or offset + nbytes > size:
+            raise ArenaError(f"cannot {verb} [{offset}, {offset + nbytes}): outside of [0, {size})")
+
+    def _commit(self, offset: int, nbytes: int) -> None:
+        """Commit a range; a backend overrides this if its `info.needs_commit` is True."""
 
     def _decommit(self, offset: int, nbytes: int) -> None:
         """Decommit whole pages. The caller has checked the capability and the range."""

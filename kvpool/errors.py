@@ -47,6 +47,7 @@ from __future__ import annotations
 __all__ = [
     "AddressSpaceExhaustedError",
     "ArenaError",
+    "ArenaFullError",
     "BrokenPluginError",
     "ContextOverflowError",
     "DoubleFreeError",
@@ -56,6 +57,8 @@ __all__ = [
     "EntryNotFoundError",
     "EntryRemovedError",
     "ForeignBlockError",
+    "ForkLimitError",
+    "ForkedProcessError",
     "IntegrityError",
     "InvalidAlignmentError",
     "InvalidLayoutError",
@@ -131,6 +134,27 @@ class InvalidOptionError(ArenaError, ValueError):
 
 class UnsupportedError(ArenaError):
     """The arena does not have the capability that the call needs."""
+
+
+class ArenaFullError(ArenaError, MemoryError):
+    """The file system of an arena has no room for more pages; the text says how many bytes."""
+
+
+class ForkLimitError(ArenaError):
+    """An arena cannot be forked because of a limit of this process.
+
+    Attributes
+    ----------
+    reason : str
+        What ran out: ``"mappings"``, ``"descriptors"`` or ``"memory"``.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[ForkLimitError], tuple[str, str]]:
+        return type(self), (str(self), self.reason)
 
 
 # -- pool --------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tests.support.docs_pages import ROOT
 PACKAGES = ("kvpool", "kvpool_ctypes", "kvpool_mmap", "kvpool_numpy")
 NEED_TORCH = {"kvpool.integrations.chat", "kvpool.integrations.transformers"}
 # Who may import what is public, and nothing else.
-OUTSIDERS = ("backends", "benchmarks", "examples", "scripts", "docs/conf.py", "tests")
+OUTSIDERS = ("backends", "benchmarks", "examples", "scripts", "tools", "docs/conf.py", "tests")
 
 
 def is_internal(name: str) -> bool:

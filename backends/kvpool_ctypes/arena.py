@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kvpool.arena import Arena, ArenaFork
+from kvpool.arena import Arena, ArenaFork, ForkLimits
 from kvpool.errors import ArenaError
 from kvpool_ctypes import libc
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 assert sys.platform == "linux", "imported on Linux only"  # type checkers rely on it too
 
-__all__ = ["CtypesArena", "CtypesFork", "Mapping", "why"]
+__all__ = ["CtypesArena", "CtypesFork", "Mapping", "SharedMapping", "why"]
 
 
 class Mapping:
@@ -64,20 +65,74 @@ class Mapping:
         return np.asarray(self, dtype=np.uint8)
 
 
+class SharedMapping(Mapping):
+    """A mapping of a whole memfd, which it closes when it ends.
+
+    Parameters
+    ----------
+    descriptor : int
+        The memfd.
+    address, size, length : int
+        As for a `Mapping`: where it is, the bytes that views show, and the bytes mapped.
+    """
+
+    def __init__(self, descriptor: int, address: int, size: int, length: int) -> None:
+        super().__init__(address, size, length)
+        self.descriptor = descriptor
+        self.close_descriptor = weakref.finalize(self, os.close, descriptor)
+        self.close_descriptor.atexit = False
+        _shared.add(self)
+
+
+_shared: weakref.WeakSet[SharedMapping] = weakref.WeakSet()
+
+
+def _leave_parent() -> None:
+    """Give a child of `os.fork` its own copy of each mapping.
+
+    If the system refuses, the mapping stays shared: no call of the arena writes through it.
+    """
+    for mapping in list(_shared):
+        with contextlib.suppress(OSError):
+            libc.map_over(mapping.address, mapping.length, mapping.descriptor)
+
+
+os.register_at_fork(after_in_child=_leave_parent)
+
+
 class CtypesFork(ArenaFork):
-    """A private mapping; see `ArenaFork` for the contract."""
+    """A private mapping; see `ArenaFork` for the contract.
+
+    Parameters
+    ----------
+    descriptor : int
+        The memfd of the arena.
+    offset, nbytes : int
+        Bytes; whole pages.
+
+    Raises
+    ------
+    ForkLimitError
+        The forks of this process are as many as there may be.
+    OSError
+        The system refused.
+    """
 
     def __init__(self, descriptor: int, offset: int, nbytes: int) -> None:
+        ForkLimits.check(descriptors=False)
         address = libc.map_private(descriptor, offset, nbytes)
         self._mapping = Mapping(address, nbytes, nbytes)
+        ForkLimits.add(self._mapping, descriptors=False)
 
     @property
     def buffer(self) -> memoryview:
         """All bytes."""
+        self._check_process()
         return self._mapping.array().data
 
     def decommit(self, offset: int, nbytes: int) -> None:
         """Drop the fork's own pages of a range."""
+        self._check_process()
         try:
             libc.discard(self._mapping.address + offset, nbytes)
         except OSError as error:
@@ -91,19 +146,16 @@ class CtypesArena(Arena):
 
     Parameters
     ----------
-    descriptor : int
-        The memfd; the arena closes it.
-    mapping : Mapping
-        All of it.
+    mapping : SharedMapping
+        All of the memfd, which closes with it.
     info : ArenaInfo
         What the arena is.
     """
 
-    def __init__(self, descriptor: int, mapping: Mapping, info: ArenaInfo) -> None:
+    def __init__(self, mapping: SharedMapping, info: ArenaInfo) -> None:
         self._array: NDArray[np.uint8] | None = mapping.array()
+        self._descriptor = mapping.descriptor
         self._info = info
-        self._descriptor = descriptor
-        self._close_descriptor = weakref.finalize(self, os.close, descriptor)
 
     @property
     def info(self) -> ArenaInfo:
@@ -116,9 +168,8 @@ class CtypesArena(Arena):
         return self._open_array().data
 
     def close(self) -> None:
-        """Close the memfd and let go of the mapping, which views keep."""
+        """Let go of the mapping, which views keep."""
         self._array = None
-        self._close_descriptor()
 
     def _decommit(self, offset: int, nbytes: int) -> None:
         self._open_array()
@@ -139,9 +190,10 @@ class CtypesArena(Arena):
         try:
             return CtypesFork(self._descriptor, offset, nbytes)
         except OSError as error:
-            raise ArenaError(f"cannot fork [{offset}, {offset + nbytes}): {why(error)}") from error
+            raise ForkLimits.refusal(error, offset, nbytes) from error
 
     def _open_array(self) -> NDArray[np.uint8]:
+        self._check_process()
         if self._array is None:
             raise ArenaError(f"the ctypes arena of {self._info.size} bytes is closed")
         return self._array

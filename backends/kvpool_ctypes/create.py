@@ -10,7 +10,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from kvpool.arena import ArenaInfo, Capability
+from kvpool.arena import ArenaInfo, Capability, ForkLimits
 from kvpool.errors import ArenaError, InvalidOptionError
 from kvpool_ctypes import arena, libc, system
 
@@ -108,28 +108,29 @@ def create(
     options = _checked(huge_pages, mlock, prefault, numa_node)
     page_size = options.page_size
     length = -(-size // page_size) * page_size
-    descriptor = _memory(options, length)
+    mapping = _mapping(_memory(options, length), size, length, page_size)
     try:
-        return _arena(descriptor, size, length, options)
+        return _arena(mapping, options)
     except BaseException:
-        os.close(descriptor)
+        mapping.unmap()  # now, not when the traceback lets go of it
+        mapping.close_descriptor()
         raise
 
 
 def _checked(huge_pages: object, mlock: object, prefault: object, numa_node: object) -> _Options:
     if not isinstance(huge_pages, str) or huge_pages not in HUGE_PAGES:
         known = ", ".join(map(repr, HUGE_PAGES))
-        raise InvalidOptionError(f"huge_pages is one of {known}, got {huge_pages!r}")
+        raise InvalidOptionError(f"huge_pages must be one of {known}, got {huge_pages!r}")
     if not isinstance(mlock, bool):
-        raise InvalidOptionError(f"mlock is True or False, got {mlock!r}")
+        raise InvalidOptionError(f"mlock must be True or False, got {mlock!r}")
     if not isinstance(prefault, bool):
-        raise InvalidOptionError(f"prefault is True or False, got {prefault!r}")
+        raise InvalidOptionError(f"prefault must be True or False, got {prefault!r}")
     if numa_node is not None:
         nodes = system.nodes()
         if not isinstance(numa_node, int) or isinstance(numa_node, bool) or numa_node not in nodes:
             known = ", ".join(map(str, nodes)) or "none"
             raise InvalidOptionError(
-                f"numa_node is the number of a node with memory ({known}), got {numa_node!r}"
+                f"numa_node must be the number of a node with memory ({known}), got {numa_node!r}"
             )
     return _Options(huge_pages, mlock, prefault, numa_node)
 
@@ -157,46 +158,49 @@ def _memory(options: _Options, length: int) -> int:
         return libc.memfd(b"kvpool", flags)
 
 
-def _arena(descriptor: int, size: int, length: int, options: _Options) -> arena.CtypesArena:
-    page_size = options.page_size
-    with _refusal(f"size={size}", "ask for less"):
-        os.ftruncate(descriptor, length)
-        address = libc.map_shared(descriptor, length, page_size)
-    mapping = arena.Mapping(address, size, length)
+def _mapping(descriptor: int, size: int, length: int, page_size: int) -> arena.SharedMapping:
     try:
-        libc.leave_out_of_dumps(address, length)
-        if options.huge_pages == "transparent":
-            with _refusal("huge_pages='transparent'", "take huge_pages='none'"):
-                libc.advise_huge(mapping.address, length)
-        if options.numa_node is not None:
-            with _refusal(f"numa_node={options.numa_node}", f"nodes here: {system.nodes()}"):
-                libc.bind_to_node(mapping.address, length, options.numa_node)
-        # Before any page is locked, and on the node that pages are bound to.
-        elastic = _gives_pages_back(descriptor, mapping, page_size)
-        if options.mlock:
-            _lock(mapping)
-        if options.prefault:
-            _prefault(mapping, options)
-        forks = system.fork_limit() if elastic and options.is_plain else 0
-        info = ArenaInfo(
-            backend="ctypes",
-            size=size,
-            page_size=page_size,
-            alignment=page_size,
-            capabilities=options.capabilities()
-            | elastic
-            | (Capability.FORK if forks else Capability.NONE),
-            fork_limit=forks,
-        )
-        return arena.CtypesArena(descriptor, mapping, info)
+        with _refusal(f"size={size}", "ask for less"):
+            os.ftruncate(descriptor, length)
+            address = libc.map_shared(descriptor, length, page_size)
     except BaseException:
-        mapping.unmap()  # now, not when the traceback lets go of it
+        os.close(descriptor)
         raise
+    return arena.SharedMapping(descriptor, address, size, length)
 
 
-def _gives_pages_back(descriptor: int, mapping: arena.Mapping, page_size: int) -> Capability:
+def _arena(mapping: arena.SharedMapping, options: _Options) -> arena.CtypesArena:
+    address, length = mapping.address, mapping.length
+    libc.leave_out_of_dumps(address, length)
+    if options.huge_pages == "transparent":
+        with _refusal("huge_pages='transparent'", "take huge_pages='none'"):
+            libc.advise_huge(address, length)
+    if options.numa_node is not None:
+        with _refusal(f"numa_node={options.numa_node}", f"nodes here: {system.nodes()}"):
+            libc.bind_to_node(address, length, options.numa_node)
+    # Before any page is locked, and on the node that pages are bound to.
+    elastic = _gives_pages_back(mapping, options.page_size)
+    if options.mlock:
+        _lock(mapping)
+    if options.prefault:
+        _prefault(mapping, options)
+    forks = bool(elastic) and options.is_plain
+    info = ArenaInfo(
+        backend="ctypes",
+        size=mapping.size,
+        page_size=options.page_size,
+        alignment=options.page_size,
+        capabilities=options.capabilities()
+        | elastic
+        | (Capability.FORK if forks else Capability.NONE),
+        fork_limit=ForkLimits.limit(descriptors=False) if forks else 0,
+    )
+    return arena.CtypesArena(mapping, info)
+
+
+def _gives_pages_back(mapping: arena.SharedMapping, page_size: int) -> Capability:
     """Try on the first page, still untouched: a hole must read zero and free its memory."""
-    first = mapping.array()
+    first, descriptor = mapping.array(), mapping.descriptor
     first[0] = 1
     before = os.fstat(descriptor).st_blocks
     try:

@@ -15,6 +15,7 @@ __all__ = [
     "FALLOC_FL_PUNCH_HOLE",
     "MADV_POPULATE_WRITE",
     "MAP_FIXED",
+    "MAP_NORESERVE",
     "MAX_NODES",
     "MFD_CLOEXEC",
     "MFD_HUGETLB_2MB",
@@ -27,6 +28,7 @@ __all__ = [
     "discard",
     "leave_out_of_dumps",
     "lock",
+    "map_over",
     "map_private",
     "map_shared",
     "memfd",
@@ -35,9 +37,11 @@ __all__ = [
     "unmap",
 ]
 
-# What Python's own modules lack; from the kernel's headers, for all machines named below.
+# What Python's own modules lack; from the kernel's headers, for all machines
+# named below, and equal on them unless it is said.
 PROT_NONE = 0
 MAP_FIXED = 0x10
+MAP_NORESERVE = 0x40 if platform.machine().startswith("ppc") else 0x4000
 MADV_POPULATE_WRITE = 23
 MFD_CLOEXEC = 0x1
 MFD_HUGETLB_2MB = 0x4 | (21 << 26)  # the size of the pages is given as its logarithm
@@ -142,9 +146,19 @@ def map_shared(descriptor: int, length: int, alignment: int) -> int:
 
 
 def map_private(descriptor: int, offset: int, length: int) -> int:
-    """Map whole pages of a file copy-on-write, and return the address."""
-    protection = mmap.PROT_READ | mmap.PROT_WRITE
-    return _map(None, length, protection, mmap.MAP_PRIVATE, descriptor, offset)
+    """Map whole pages of a file copy-on-write, and return the address.
+
+    The pages count against memory when they are written, not before: a mapping may be larger
+    than what there is.
+    """
+    protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_NORESERVE
+    return _map(None, length, protection, flags, descriptor, offset)
+
+
+def map_over(address: int, length: int, descriptor: int) -> None:
+    """Map a file from its start, copy-on-write, in place of what is mapped at an address."""
+    flags = mmap.MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED
+    _map(address, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor)
 
 
 def unmap(address: int, length: int) -> None:

@@ -22,7 +22,6 @@ __all__ = [
     "SPARSE_SIZE",
     "available_memory",
     "capabilities",
-    "fork_limit",
     "free_huge_pages",
     "lock_limit",
     "nodes",
@@ -85,11 +84,6 @@ def lock_limit() -> int:
     """Return how many bytes this process may lock."""
     soft, _ = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
-
-
-def fork_limit() -> int:
-    """Return how many forks may live at a time: half of the mappings of a process."""
-    return int(_read(Path("/proc/sys/vm/max_map_count")) or 65530) // 2
 
 
 def sparse_size(options: Mapping[str, object]) -> int:

@@ -34,6 +34,7 @@ class NumpyArena(Arena):
     @property
     def buffer(self) -> memoryview:
         """All bytes."""
+        self._check_process()
         if self._array is None:
             raise ArenaError(f"the numpy arena of {self._info.size} bytes is closed")
         return self._array.data
@@ -58,7 +59,7 @@ def create(size: int) -> NumpyArena:
     Raises
     ------
     ArenaError
-        There is not so much memory.
+        There is not enough memory.
 
     Notes
     -----

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import gc
 import mmap
+import os
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Holdings", "pages_present"]
+__all__ = ["Holdings", "pages_present", "run_in_child"]
 
 _PRESENT_OR_SWAPPED = 0b11 << 62
 
@@ -60,6 +62,37 @@ def pages_present(address: int, nbytes: int) -> int | None:
     except OSError:
         return None
     return sum(1 for word in words if word & _PRESENT_OR_SWAPPED)
+
+
+def run_in_child(act: Callable[[], str]) -> str | None:
+    """Run a function in a child that `os.fork` makes, and return the text that it returns.
+
+    Parameters
+    ----------
+    act : callable
+        Whatever it raises becomes the text.
+
+    Returns
+    -------
+    str or None
+        None if the system has no fork.
+    """
+    if not hasattr(os, "fork"):
+        return None
+    receiver, sender = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            text = act()
+        except BaseException as error:  # the child ends here, whatever happens
+            text = f"{type(error).__name__}: {error}"
+        os.write(sender, text.encode()[:4000])
+        os._exit(0)
+    os.close(sender)
+    with os.fdopen(receiver, encoding="utf-8") as answer:
+        text = answer.read()
+    _, status = os.waitpid(child, 0)
+    return text if not status else f"{text} (the child ended with status {status})"
 
 
 def _open_descriptors() -> int | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.docs_pages import DOCS, blocks, run_python
-from tests.support.terminal import KVPOOL, environment
+from tests.support.terminal import run_in
 
 # What differs from one run to the next: hashes and ids, moments, and what happened at which.
 _VARYING = (
@@ -43,15 +42,7 @@ def shows(page: list[str], terminal: list[str]) -> bool:
 def in_terminal(command: str, folder: Path) -> str:
     program, *arguments = shlex.split(command)
     assert program == "kvpool"
-    done = subprocess.run(
-        [KVPOOL, *arguments],
-        cwd=folder,
-        env=environment(TERM="dumb"),
-        capture_output=True,
-        text=True,
-        encoding="utf-8",
-        check=False,
-    )
+    done = run_in(folder, *arguments, TERM="dumb")
     return done.stdout + done.stderr
 
 

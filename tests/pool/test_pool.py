@@ -207,6 +207,7 @@ def test_a_block_reads_zero_whatever_lay_there(
 def test_a_pool_over_existing_data_hands_out_zeroes(tmp_path: Path) -> None:
     path = tmp_path / "arena"
     path.write_bytes(os.urandom(8 * KIB))
+    path.chmod(0o600)
     with MemoryPool(8 * KIB, "mmap", path=path, reuse=True) as pool:
         assert not pool.arena_info.zeroed
         assert not pool.lease(pool.allocate(8 * KIB)).any()

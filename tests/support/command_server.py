@@ -36,19 +36,19 @@ class CommandServer:
         self._process: subprocess.Popen[str] | None = None
 
     def run(
-        self, arguments: Sequence[str], environment: Mapping[str, str]
+        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path
     ) -> subprocess.CompletedProcess[str]:
-        """Run `kvpool` with some arguments to its end, and return what it printed."""
-        with self._lock, tempfile.TemporaryDirectory(prefix="kvpool-command-") as folder:
+        """Run `kvpool` with some arguments in a folder to its end; return what it printed."""
+        with self._lock, tempfile.TemporaryDirectory(prefix="kvpool-command-") as streams:
             request = {
                 "arguments": list(arguments),
                 "environment": dict(environment),
-                "directory": str(Path.cwd()),
-                "streams": folder,
+                "folder": str(folder),
+                "streams": streams,
             }
             code = self._ask(json.dumps(request))
             texts = [
-                Path(folder, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")
+                Path(streams, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")
             ]
         return subprocess.CompletedProcess(["kvpool", *arguments], code, *texts)
 
@@ -107,7 +107,7 @@ def _become(request: dict[str, Any]) -> NoReturn:
         os.close(file)
     os.environ.clear()
     os.environ.update(request["environment"])
-    os.chdir(request["directory"])
+    os.chdir(request["folder"])
     sys.argv = ["kvpool", *request["arguments"]]
     main()
     sys.exit()

@@ -26,10 +26,16 @@ def environment(**variables: str) -> dict[str, str]:
 
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run to the end, in a process of its own, and return what it printed."""
+    return run_in(Path.cwd(), *arguments, **variables)
+
+
+def run_in(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run to the end in a folder, as `run` does in the current one."""
     if CAN_FORK and not any(name.startswith("PYTHON") for name in variables):
-        return _server.run(arguments, environment(**variables))
+        return _server.run(arguments, environment(**variables), folder)
     return subprocess.run(
         [KVPOOL, *arguments],
+        cwd=folder,
         env=environment(**variables),
         capture_output=True,
         text=True,

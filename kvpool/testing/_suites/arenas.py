@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,7 +14,8 @@ import pytest
 
 from kvpool.arena import MIN_ALIGNMENT, Arena
 from kvpool.backends import registry
-from kvpool.errors import ArenaError, InvalidOptionError, KVPoolError
+from kvpool.errors import ArenaError, ForkedProcessError, InvalidOptionError, KVPoolError
+from kvpool.testing._process import run_in_child
 from kvpool.testing._suites.arena_suite import CYCLE_BYTES, CYCLES, PAGES, as_array, pattern
 from kvpool.testing._suites.elastic import ElasticConformance
 from kvpool.testing._suites.forks import ForkConformance
@@ -142,6 +145,92 @@ class ArenaConformance(ElasticConformance, ForkConformance):
             list(threads.map(write, bounds[:-1], bounds[1:]))
         assert np.array_equal(as_array(arena), expected)
 
+    # -- room for the bytes ------------------------------------------------------------------
+
+    def test_commit_keeps_every_byte(self, arena: Arena, page_size: int) -> None:
+        """Pages are there afterwards, at any offsets, and what was written stays."""
+        expected = pattern(arena.info.size)
+        as_array(arena)[:] = expected
+        arena.commit(page_size + 1, 3 * page_size)
+        arena.commit(0, 0)
+        arena.commit(0, arena.info.size)
+        assert np.array_equal(as_array(arena), expected)
+
+    def test_commit_of_a_fresh_arena_reads_zero(self, arena: Arena) -> None:
+        """A page that was committed and not written has no one's bytes."""
+        arena.commit(0, arena.info.size)
+        assert not as_array(arena).any()
+
+    @pytest.mark.parametrize(("offset", "nbytes"), [(-1, 1), (0, -1), (PAGES, 1), (0, PAGES + 1)])
+    def test_commit_of_a_bad_range_is_refused(
+        self, arena: Arena, page_size: int, offset: int, nbytes: int
+    ) -> None:
+        """A range (here in pages) that is not inside the arena."""
+        with pytest.raises(ArenaError, match="commit"):
+            arena.commit(offset * page_size, nbytes * page_size)
+
+    # -- a child of the process --------------------------------------------------------------
+
+    def test_child_is_refused(self, arena: Arena, page_size: int) -> None:
+        """In a child of `os.fork` each call raises `ForkedProcessError`; `info` stays."""
+        calls: tuple[Callable[[], object], ...] = (
+            lambda: arena.buffer,
+            lambda: arena.commit(0, page_size),
+            lambda: arena.decommit(0, page_size),
+            arena.committed_bytes,
+            lambda: arena.fork(0, page_size),
+        )
+
+        def act() -> str:
+            for call in calls:
+                with pytest.raises(ForkedProcessError, match=rf"{os.getppid()}.*{os.getpid()}"):
+                    call()
+            return str(arena.info.size)
+
+        assert run_in_child(act) in (None, str(arena.info.size))
+
+    def test_child_leaves_the_bytes_alone(self, arena: Arena) -> None:
+        """What a child writes through a view stays its own; closing there changes nothing here."""
+        expected = pattern(arena.info.size)
+        view = as_array(arena)
+        view[:] = expected
+
+        def act() -> str:
+            seen = np.array_equal(view, expected)
+            view[:] = 0
+            arena.close()
+            arena.close()
+            gc.collect()
+            return f"{seen} {view.any()}"
+
+        assert run_in_child(act) in (None, "True False")
+        assert np.array_equal(view, expected)
+        assert np.array_equal(as_array(arena), expected)
+
+    def test_child_keeps_views_of_an_arena_that_was_closed(self, page_size: int) -> None:
+        """What a child writes through a view of a closed arena stays its own as well."""
+        arena = self.create_arena(PAGES * page_size)
+        view = as_array(arena)
+        view[:] = 1
+        arena.close()
+
+        def act() -> str:
+            view[:] = 2
+            return str(int(view.min()))
+
+        assert run_in_child(act) in (None, "2")
+        assert view.max() == 1
+
+    def test_child_has_arenas_of_its_own(self, page_size: int) -> None:
+        """An arena that a child creates works there."""
+
+        def act() -> str:
+            with contextlib.closing(self.create_arena(page_size)) as arena:
+                as_array(arena)[:] = 7
+                return str(int(as_array(arena).sum()))
+
+        assert run_in_child(act) in (None, str(7 * page_size))
+
     # -- the end ---------------------------------------------------------------------------
 
     def test_closing_twice_is_fine(self, arena: Arena) -> None:
@@ -158,6 +247,9 @@ class ArenaConformance(ElasticConformance, ForkConformance):
             _ = arena.buffer
         with pytest.raises(ArenaError):
             arena.decommit(0, page_size)
+        if arena.info.needs_commit:
+            with pytest.raises(ArenaError):
+                arena.commit(0, page_size)
 
     def test_views_survive_close(self, page_size: int) -> None:
         """Views can be read and written after `close`, and after the arena object was deleted."""

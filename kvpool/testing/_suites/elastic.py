@@ -101,7 +101,7 @@ class ElasticConformance(ArenaSuite):
         if Capability.ELASTIC not in arena.info.capabilities:
             return
         arena.decommit(0, arena.info.size)  # with some options all pages are there at first
-        if arena.committed_bytes() is None:  # nobody tells
+        if arena.committed_bytes() is None:  # the system does not tell
             return
         view = as_array(arena)
         for page, committed in ((5, 1), (1, 2), (5, 2), (2, 3)):
@@ -111,6 +111,18 @@ class ElasticConformance(ArenaSuite):
         assert arena.committed_bytes() == 2 * page_size
         arena.decommit(0, arena.info.size)
         assert arena.committed_bytes() == 0
+
+    def test_commit_takes_room_at_once(self, arena: Arena, page_size: int) -> None:
+        """If `info.needs_commit` is True, a page takes its room before it is written."""
+        if Capability.ELASTIC not in arena.info.capabilities or not arena.info.needs_commit:
+            return
+        arena.decommit(0, arena.info.size)
+        arena.commit(page_size, 2 * page_size)
+        assert arena.committed_bytes() in (None, 2 * page_size)
+        as_array(arena)[page_size : 3 * page_size] = 1
+        assert arena.committed_bytes() in (None, 2 * page_size)
+        arena.decommit(page_size, page_size)
+        assert arena.committed_bytes() in (None, page_size)
 
     def test_sparse_arena_costs_what_is_touched(self) -> None:
         """A new arena of the largest sparse size, or of a size that works, holds no pages."""

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from kvpool.arena import Capability
-from kvpool.errors import ArenaError, UnsupportedError
-from kvpool.testing._process import pages_present
+from kvpool.backends import registry
+from kvpool.errors import ArenaError, ForkedProcessError, UnsupportedError
+from kvpool.testing._process import pages_present, run_in_child
 from kvpool.testing._suites.arena_suite import CYCLE_BYTES, PAGES, ArenaSuite, as_array, pattern
 
 if TYPE_CHECKING:
@@ -148,6 +149,43 @@ class ForkConformance(ArenaSuite):
         assert np.array_equal(view, expected[page_size + 5 : 3 * page_size])
         view[:] = 7
         assert view.sum() == 7 * view.size
+
+    def test_fork_may_be_larger_than_memory(self) -> None:
+        """Forking an arena of the size that the backend suggests takes no memory."""
+        sparse = registry.choose(self.backend).sparse
+        size = sparse(self.options) if sparse is not None else 0
+        while size:
+            try:
+                arena = self.create_arena(size)
+            except ArenaError:  # a limit of this process, or of the file system
+                size //= 8
+                continue
+            with contextlib.closing(arena):
+                if self.can_fork(arena):
+                    view = as_array(arena.fork(0, size // 4))
+                    view[-1] = 7
+                    assert as_array(arena)[size // 4 - 1] == 0
+            return
+
+    def test_child_keeps_what_a_fork_wrote(self, arena: Arena, page_size: int) -> None:
+        """In a child of `os.fork` a view of a fork shows the same; calls are refused."""
+        if not self.can_fork(arena):
+            return
+        fork = arena.fork(0, 2 * page_size)
+        view = as_array(fork)
+        view[:] = 5
+
+        def act() -> str:
+            seen = int(view.min())
+            view[:] = 6
+            for call in (lambda: fork.buffer, lambda: fork.decommit(0, page_size)):
+                with pytest.raises(ForkedProcessError):
+                    call()
+            return str(seen)
+
+        assert run_in_child(act) in (None, "5")
+        assert view.max() == 5
+        assert as_array(arena).max() == 0
 
     def test_forks_leak_nothing(self, page_size: int) -> None:
         """Deleted forks keep no descriptor and no memory."""

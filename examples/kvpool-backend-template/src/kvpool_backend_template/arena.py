@@ -30,6 +30,7 @@ class BytearrayArena(Arena):
     @property
     def buffer(self) -> memoryview:
         """All bytes; a fresh memoryview, so that a caller may release it."""
+        self._check_process()
         if self._memory is None:
             raise ArenaError(f"the template arena of {self._info.size} bytes is closed")
         return self._memory[:]
@@ -52,13 +53,13 @@ def create(size: int, *, alignment: object = MIN_ALIGNMENT) -> BytearrayArena:
     Raises
     ------
     InvalidOptionError
-        `alignment` is something else.
+        `alignment` is not a power of two of at least 64.
     ArenaError
-        There is not so much memory.
+        There is not enough memory.
     """
     if not isinstance(alignment, int) or alignment.bit_count() != 1 or alignment < MIN_ALIGNMENT:
         raise InvalidOptionError(
-            f"alignment is a power of two, at least {MIN_ALIGNMENT}, got {alignment!r}"
+            f"alignment must be a power of two, at least {MIN_ALIGNMENT}, got {alignment!r}"
         )
     try:
         memory = memoryview(bytearray(size + alignment))
