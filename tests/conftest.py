@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from tests.support.sessions import Clock
+
 # No profile has a deadline: a test never fails because the machine was busy.
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
@@ -20,6 +22,12 @@ def backend(request: pytest.FixtureRequest) -> str:
     if name == "ctypes" and sys.platform != "linux":
         pytest.skip("the ctypes backend is for Linux")
     return name
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands still until a test moves it."""
+    return Clock()
 
 
 @pytest.fixture

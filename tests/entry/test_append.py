@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kvpool.entry._entry import KVCacheEntry
+from kvpool.entry import KVCacheEntry
 from kvpool.errors import (
     ContextOverflowError,
     InvalidTokensError,

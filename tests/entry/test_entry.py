@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kvpool.entry._entry import KVCacheEntry
+from kvpool.entry import KVCacheEntry
 from kvpool.errors import (
     InvalidLayoutError,
     PoolExhaustedError,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kvpool.entry._entry import KVCacheEntry
+from kvpool.entry import KVCacheEntry
 from kvpool.errors import (
     InvalidTokensError,
 )

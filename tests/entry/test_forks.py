@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from kvpool.entry._entry import KVCacheEntry
+from kvpool.entry import KVCacheEntry
 from kvpool.errors import (
     ArenaError,
     EntryExistsError,

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kvpool.cache_key import CacheKey
-from kvpool.entry._entry import KVCacheEntry
+from kvpool.entry import KVCacheEntry
 from kvpool.errors import EntryRemovedError, LayerMismatchError
 from kvpool.manager import KVCacheManager
 from tests.support.sessions import LAYOUT, key_of, random_tokens, same_bits

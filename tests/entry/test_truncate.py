@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from kvpool.entry._entry import KVCacheEntry
+from kvpool.entry import KVCacheEntry
 from kvpool.errors import (
     InvalidTokensError,
 )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kvpool.arena import MIN_ALIGNMENT
 from kvpool.errors import InvalidLayoutError
-from kvpool.layout._layout import DTYPES, EntryGeometry, KVLayout
+from kvpool.layout import DTYPES, EntryGeometry, KVLayout
 
 dimensions = st.integers(1, 9)
 layouts = st.builds(KVLayout, dimensions, dimensions, dimensions, st.sampled_from(sorted(DTYPES)))

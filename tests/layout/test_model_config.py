@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from kvpool.errors import InvalidLayoutError
-from kvpool.layout._layout import KVLayout
+from kvpool.layout import KVLayout
 from kvpool.layout._model_config import LayerKind, layer_kinds
 
 CACHED, EMPTY = LayerKind(is_cached=True), LayerKind(is_cached=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kvpool.ledger._redaction import Redactor, read_salt
+from kvpool.ledger import Redactor, read_salt
 from kvpool.ledger.ed25519 import Signer, generate_key_files
 from kvpool.receipts import LedgerSink, verify
 from kvpool.receipts.errors import (

@@ -11,7 +11,7 @@ import pytest
 import rfc8785
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from kvpool.ledger._redaction import read_salt
+from kvpool.ledger import read_salt
 from tests.support.ledgers import PRIVATE, record
 
 FIELDS = {

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from kvpool.ledger import ZERO
 from kvpool.ledger._file import LedgerFile
-from kvpool.ledger._lines import ZERO
 from kvpool.receipts import LedgerSink, MemorySink, verify
 from kvpool.receipts.errors import LedgerError, LedgerOptionError
 from tests.support.ledgers import PRIVATE, parse, record

@@ -26,7 +26,7 @@ from kvpool.errors import (
 )
 from kvpool.eviction.lru import LruPolicy
 from kvpool.layout import KVLayout
-from kvpool.manager._manager import KVCacheManager
+from kvpool.manager import KVCacheManager
 from tests.support.sessions import LAYOUT, Clock, key_of, random_tokens
 
 CONTEXT = 8

@@ -11,7 +11,7 @@ from kvpool.entry import KVCacheEntry
 from kvpool.errors import EntryNotFoundError, EntryRemovedError, PoolExhaustedError
 from kvpool.eviction.base import EvictionReason
 from kvpool.eviction.lru import LruPolicy
-from kvpool.manager._manager import KVCacheManager
+from kvpool.manager import KVCacheManager
 from tests.support.sessions import LAYOUT, Clock, key_of, random_tokens, same_bits
 
 CONTEXT = 8

@@ -12,7 +12,7 @@ from kvpool.errors import (
     EntryRemovedError,
     PoolExhaustedError,
 )
-from kvpool.manager._manager import KVCacheManager
+from kvpool.manager import KVCacheManager
 from kvpool.pool import ElasticPool
 from tests.support.elastic_sessions import (
     CONTEXT,

@@ -11,7 +11,7 @@ from kvpool.entry import KVCacheEntry, PoolEntry
 from kvpool.errors import EntryRemovedError, PoolClosedError
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
-from kvpool.manager._manager import KVCacheManager
+from kvpool.manager import KVCacheManager
 from tests.support.manager_calls import CALLS, CONTEXT
 from tests.support.sessions import LAYOUT, Clock, key_of, random_tokens, same_bits
 

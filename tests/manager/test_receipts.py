@@ -11,7 +11,7 @@ from kvpool.cache_key import CacheKey
 from kvpool.errors import InvalidTtlError, PluginError, PoolExhaustedError
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
-from kvpool.manager._manager import KVCacheManager
+from kvpool.manager import KVCacheManager
 from kvpool.receipts import (
     KvEvictionBatchReceipt,
     KvEvictionReceipt,

@@ -12,17 +12,12 @@ import pytest
 from kvpool.errors import IntegrityError
 from kvpool.eviction.base import EvictionReason
 from kvpool.eviction.lru import LruPolicy
-from kvpool.manager._manager import KVCacheManager
+from kvpool.manager import KVCacheManager
 from kvpool.stats import PoolStats
 from tests.support.sessions import LAYOUT, Clock, key_of
 
 CONTEXT = 8
 NBYTES = LAYOUT.geometry(CONTEXT).nbytes
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from kvpool.errors import (
     PoolExhaustedError,
 )
 from kvpool.layout import KVLayout
-from kvpool.manager._manager import KVCacheManager
+from kvpool.manager import KVCacheManager
 from tests.support.page_counts import kernel_bytes
 from tests.support.sessions import key_of
 from tests.support.workers import Worker, run_all

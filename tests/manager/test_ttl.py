@@ -13,7 +13,7 @@ from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import EntryNotFoundError, EntryRemovedError, KVPoolError, PoolExhaustedError
 from kvpool.eviction.base import EvictionReason
-from kvpool.manager._manager import KVCacheManager
+from kvpool.manager import KVCacheManager
 from tests.support.manager_calls import CALLS, CONTEXT
 from tests.support.sessions import LAYOUT, Clock, key_of, random_tokens, same_bits
 
@@ -24,11 +24,6 @@ ALL_CALLS = CALLS | {
     "create_cache_entry of its key": lambda manager: manager.create_cache_entry(key_of(1), CONTEXT),
     "a refused allocation": lambda manager: manager.allocate_entry(key_of(2), 1 << 40),
 }
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

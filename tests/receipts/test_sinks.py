@@ -23,13 +23,13 @@ from kvpool.receipts import (
     LoggingSink,
     MemorySink,
     ReceiptEmitter,
+    Receipts,
     SinkFactory,
     create_sink,
     open_emitter,
     registry,
     verify,
 )
-from kvpool.receipts._registry import Receipts
 from kvpool.receipts.errors import LedgerOptionError, MissingExtraError
 from tests.support.recorder import Recorder
 
