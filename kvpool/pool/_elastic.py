@@ -8,6 +8,7 @@ its pages: they become a base without an owner, of which it is one more fork.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 
 from kvpool._checks import align_up
@@ -15,6 +16,7 @@ from kvpool.arena import Arena, ArenaFork
 from kvpool.errors import (
     AddressSpaceExhaustedError,
     ArenaError,
+    ForkLimitError,
     IntegrityError,
     PoolExhaustedError,
 )
@@ -26,6 +28,8 @@ from kvpool.pool._pages import PageRuns, RunGeometry
 from kvpool.stats import MemoryStats
 
 __all__ = ["ElasticTable"]
+
+_log = logging.getLogger(__name__)
 
 
 class ElasticTable(BlockTable):
@@ -46,8 +50,10 @@ class ElasticTable(BlockTable):
         self._budget = budget
         self._arena = arena
         self._page_size = arena.info.page_size
+        self._needs_commit = arena.info.needs_commit
         self._bytes_trimmed = 0
         self._forks = 0
+        self._refusals: set[str] = set()  # reasons of copied forks that were logged
 
     @property
     def capacity(self) -> int:
@@ -65,7 +71,14 @@ class ElasticTable(BlockTable):
         """Take a block all of whose pages count as committed."""
         self._check_budget(self.charge(max(nbytes, 1)))
         with _addresses_named():
-            return super().allocate(nbytes, alignment)
+            block = super().allocate(nbytes, alignment)
+        if self._needs_commit:
+            try:
+                self._arena.commit(block.offset, block.size)
+            except BaseException:
+                self.deallocate(block)
+                raise
+        return block
 
     def reserve(self, geometry: RunGeometry) -> MemoryBlock:
         """Take a block of which nothing is committed."""
@@ -84,8 +97,32 @@ class ElasticTable(BlockTable):
             return
         if start < block.lent:
             runs = self._part(block, runs, groups, start, end)
-        self._charge(block, runs.missing(groups, start, end))
+        missing = runs.missing(groups, start, end)
+        if missing and self._needs_commit:
+            self._check_budget(missing)
+            self._find_room(block, runs, groups, end)
+        self._charge(block, missing)
         runs.commit(groups, start, end)
+
+    def _find_room(
+        self, block: MemoryBlock, runs: PageRuns, groups: Sequence[int], end: int
+    ) -> None:
+        """Have the arena find room for the pages that some groups lack, or leave it as it was.
+
+        Writing a page of a fork commits one in its base, if the base has none there.
+        """
+        parent = None if block.base is None else block.base.runs
+        asked: list[tuple[int, int]] = []
+        try:
+            for group in groups:
+                first = max(runs.levels[group], 0 if parent is None else parent.levels[group])
+                for offset, size in runs.ranges(group, first, runs.pages(end)):
+                    asked.append((offset, size))
+                    self._arena.commit(block.offset + offset, size)
+        except BaseException:
+            for offset, size in asked:
+                self._decommit(block, offset, size)
+            raise
 
     def trim(self, block: MemoryBlock, end: int) -> None:
         """Give back what lies behind the first `end` bytes of each run; nobody views it."""
@@ -104,17 +141,25 @@ class ElasticTable(BlockTable):
     def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | None:
         """Make a block that shows the first bytes of each run; None where it must be a copy."""
         base = block.base or block
-        if base.runs is None or self._forks >= self._arena.info.fork_limit:
+        if base.runs is None:
             return None
         shared = end if block.base is None or block.runs is None else min(end, block.runs.shown)
         child = MemoryBlock(base.offset, base.size, self.pool_id)
         try:
             child._fork = self._map(base)
-        except ArenaError:  # a limit of the system that others have used up
+        except ArenaError as error:  # a limit of the process, or an arena that cannot fork
+            self._log_refusal(error)
             return None
         self._attach(child, base, PageRuns(base.runs.geometry, self._page_size, shared))
         self._admit(child)
         return child, shared
+
+    def _log_refusal(self, error: ArenaError) -> None:
+        """Log why forks are copies, once for each reason."""
+        reason = error.reason if isinstance(error, ForkLimitError) else type(error).__name__
+        if reason not in self._refusals:
+            self._refusals.add(reason)
+            _log.warning("forks are copies from now on: %s", error)
 
     def settle(self, block: MemoryBlock) -> None:
         """Give back pages that writing through a fork committed in its base.

@@ -69,7 +69,8 @@ class LeasedMemory(Closing):
             return root
 
     def _whole(self, block: MemoryBlock) -> Bytes:
-        return np.frombuffer(self._buffer, np.uint8, block.size, block.offset)
+        # Of a slice, so that the `base` of a view leads to the bytes of this block alone.
+        return np.frombuffer(self._buffer[block.offset : block.offset + block.size], np.uint8)
 
     def view(
         self,

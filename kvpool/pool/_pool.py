@@ -79,6 +79,7 @@ class MemoryPool(LeasedMemory):
 
     def _open(self, arena: Arena, table: BlockTable) -> None:
         super().__init__(arena, table)
+        self._needs_commit = arena.info.needs_commit
         # Bytes at or past this offset read zero: none was handed out, or all were wiped.
         self._touched = 0 if arena.info.zeroed else table.capacity
 
@@ -112,6 +113,12 @@ class MemoryPool(LeasedMemory):
         with self._lock:
             self._begin()
             block = self._table.allocate(nbytes, alignment)
+            if self._needs_commit:
+                try:
+                    self._arena.commit(block.offset, nbytes)
+                except BaseException:
+                    self._table.deallocate(block)
+                    raise
             data, touched = self._bytes, self._touched
             start, end = block.offset, block.offset + nbytes
             if end > touched and self._table.wipe is None:

@@ -252,7 +252,7 @@ def test_a_limit_on_the_size_of_files_is_an_error(tmp_path: Path) -> None:
 
 NO_HOLES = """
 import logging, os, sys
-from kvpool import open_pool
+from kvpool.pool import open_pool
 
 logging.basicConfig(stream=sys.stdout, format="%(message)s")
 path = sys.argv[1] + "/arena"
