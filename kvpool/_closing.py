@@ -1,28 +1,22 @@
-"""`Closing`: what is closed at the end of a ``with`` block."""
+"""`Closing`: the base class of objects that a ``with`` block closes."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from types import TracebackType
 from typing import Self
 
 __all__ = ["Closing"]
 
 
 class Closing(ABC):
-    """Something with a `close` that may be called twice; a context manager that calls it."""
+    """A context manager that calls `close`, which may be called more than once."""
 
     @abstractmethod
     def close(self) -> None:
-        """Let go of everything; a second call does nothing."""
+        """Release all resources; a second call does nothing."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

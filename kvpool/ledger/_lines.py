@@ -100,7 +100,7 @@ class Header(BaseLine, frozen=True, kw_only=True, tag="header"):
     created : str
         When the segment was begun.
     public_key : str or None
-        The raw Ed25519 key, hexadecimal, that signatures are checked with; None where
+        The raw Ed25519 key, hexadecimal, to check signatures with; None if
         nothing is signed.
     redaction : Redaction or None
     copy_of : str or None

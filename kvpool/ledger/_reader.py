@@ -1,4 +1,4 @@
-"""Reading ledgers: files that follow each other, and their lines, whatever is in them."""
+"""Reading ledgers: their files in order, and the lines in them, damaged or not."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def next_file(current: Path, name: str) -> Path:
     Raises
     ------
     LedgerError
-        The name is more than a name, or what has it is no plain file.
+        The name contains a path, or is not that of a regular file.
     """
     if Path(name).name != name:
-        raise LedgerError(f"{name!r} is no name of a file")
+        raise LedgerError(f"{name!r} is not the name of a file")
     following = current.parent / name
     if following.exists() and not following.is_file():  # a pipe would keep its reader waiting
-        raise LedgerError(f"{following} is no plain file")
+        raise LedgerError(f"{following} is not a regular file")
     return following
 
 
@@ -71,7 +71,7 @@ def read_ledger(path: str | Path) -> Iterator[tuple[bytes, LedgerLine | None]]:
     Yields
     ------
     tuple of bytes and LedgerLine
-        The line without its end; and None in place of what it says where it is damaged.
+        The line without its end, and its contents; None for the contents of a damaged line.
 
     Raises
     ------

@@ -42,7 +42,7 @@ class Redactor:
 
     def __init__(self, salt: bytes) -> None:
         if len(salt) != SALT_BYTES:
-            raise LedgerOptionError(f"a salt has {SALT_BYTES} bytes, not {len(salt)}")
+            raise LedgerOptionError(f"invalid salt of {len(salt)} bytes; expected {SALT_BYTES}")
         self._salt = salt
         salt_id = blake2b(key=salt, digest_size=16, person=b"kvpool salt id").hexdigest()
         self.redaction = Redaction(algorithm="blake2b-128", salt_id=salt_id)
@@ -71,9 +71,9 @@ def read_salt(path: str | Path) -> bytes:
     Raises
     ------
     LedgerError
-        It cannot be read.
+        The file cannot be read.
     LedgerOptionError
-        It holds something else.
+        The file does not contain a salt.
     """
     try:
         text = Path(path).read_text(encoding="ascii")
@@ -81,7 +81,9 @@ def read_salt(path: str | Path) -> bytes:
     except OSError as error:
         raise LedgerError(f"cannot read the salt file {path}: {error}") from error
     except ValueError:
-        raise LedgerOptionError(f"the salt file {path} holds no hexadecimal digits") from None
+        raise LedgerOptionError(
+            f"the salt file {path} does not contain hexadecimal digits"
+        ) from None
     if len(salt) != SALT_BYTES:
         raise LedgerOptionError(f"the salt in {path} has {len(salt)} bytes, not {SALT_BYTES}")
     return salt
@@ -92,8 +94,10 @@ def keep_salt(path: Path) -> bytes:
 
     Raises
     ------
-    LedgerError, LedgerOptionError
-        As for `read_salt`, or the file cannot be written.
+    LedgerError
+        The file cannot be read or written.
+    LedgerOptionError
+        The file does not contain a salt.
     """
     salt = secrets.token_bytes(SALT_BYTES)
     try:

@@ -1,4 +1,4 @@
-"""Where a ledger ends, and what its last writer left there."""
+"""Finding the end of an existing ledger, to continue it."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def find_end(first: LedgerFile) -> LedgerEnd:
     Raises
     ------
     DamagedLedgerError
-        A file is no ledger, or its end is damaged.
+        A file is not part of a ledger, or its end is damaged.
     LedgerError
         A file cannot be opened.
     """
@@ -92,11 +92,11 @@ def _look_at(end: LedgerEnd) -> Path | None:
     last, end.torn = end.file.tail()
     if last is None:
         if end.torn[: len(_BEGINNING)] != _BEGINNING[: len(end.torn)]:
-            raise DamagedLedgerError(f"{path} is no ledger: it begins with {end.torn[:40]!r}")
+            raise DamagedLedgerError(f"{path} is not a ledger: it begins with {end.torn[:40]!r}")
         return None
     header = _decode(path, "first", end.file.first_line())
     if not isinstance(header, Header):
-        raise DamagedLedgerError(f"{path} is no ledger: its first line is no header")
+        raise DamagedLedgerError(f"{path} is not a ledger: its first line is not a header")
     if end.header is None:
         end.header = header
     if (header.ledger_id, header.file) != (end.header.ledger_id, end.index):
@@ -110,7 +110,7 @@ def _look_at(end: LedgerEnd) -> Path | None:
     if not isinstance(line, Rotation):
         return None
     if end.torn:
-        raise DamagedLedgerError(f"{path} goes on behind its last line: {end.torn[:40]!r}")
+        raise DamagedLedgerError(f"{path} continues after its last line: {end.torn[:40]!r}")
     return path.parent / line.next
 
 
@@ -119,7 +119,7 @@ def _decode(path: Path, which: str, raw: bytes) -> LedgerLine:
         return decode_line(raw)
     except UNREADABLE as error:
         raise DamagedLedgerError(
-            f"the {which} line of {path} is none of a ledger: {error}; nothing was appended"
+            f"the {which} line of {path} is not a line of a ledger: {error}; nothing was appended"
         ) from None
 
 
@@ -129,12 +129,12 @@ def set_aside(end: LedgerEnd) -> Path | None:
     Returns
     -------
     Path or None
-        That file; None where there was nothing to move.
+        That file; None if there was nothing to move.
 
     Raises
     ------
     LedgerError
-        The system refuses; the line is where it was.
+        The operating system refused; the line was not moved.
     """
     if not end.torn:
         return None

@@ -40,7 +40,7 @@ class Signer:
         if isinstance(key, (str, Path)):
             loaded = _load(key, partial(serialization.load_pem_private_key, password=None))
         if not isinstance(loaded, Ed25519PrivateKey):
-            raise SigningKeyError(f"{key} is no Ed25519 private key, but {type(loaded).__name__}")
+            raise SigningKeyError(f"{key} is not an Ed25519 private key: {type(loaded).__name__}")
         self._key = loaded
         self.public_key = loaded.public_key().public_bytes_raw().hex()
 
@@ -55,11 +55,11 @@ def read_public_key(path: str | Path) -> str:
     Raises
     ------
     SigningKeyError
-        The file cannot be read, or holds no Ed25519 public key.
+        The file cannot be read, or does not contain an Ed25519 public key.
     """
     key = _load(path, serialization.load_pem_public_key)
     if not isinstance(key, Ed25519PublicKey):
-        raise SigningKeyError(f"{path} is no Ed25519 public key, but {type(key).__name__}")
+        raise SigningKeyError(f"{path} is not an Ed25519 public key: {type(key).__name__}")
     return key.public_bytes_raw().hex()
 
 

@@ -28,7 +28,7 @@ def open_ledger(path: str | Path | None = None, **options: Any) -> LedgerSink:
     Raises
     ------
     LedgerError
-        As for `LedgerSink`, or there is no path.
+        No path is given, or the ledger cannot be opened.
     """
     chosen = path or os.environ.get("KVPOOL_LEDGER")
     if not chosen:

@@ -1,4 +1,4 @@
-"""The sinks that can be chosen by name, and the choice of some for a manager."""
+"""The receipt sinks, and the choice of sinks for a manager."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def create_sink(name: str, **options: object) -> ReceiptSink:
     ----------
     name : str
     **options
-        As the sink says.
+        Options of the sink.
 
     Raises
     ------
     PluginError
-        The sink cannot be chosen; the text says why, and lists what there is.
+        The sink is unknown or cannot be used; see `PluginRegistry.choose`.
     ReceiptError
         The sink cannot be opened.
     """
@@ -66,8 +66,14 @@ def open_emitter(receipts: Receipts) -> ReceiptEmitter | None:
 
     Raises
     ------
-    PluginError, ReceiptError
-        As for `create_sink`. Sinks that were opened by name before are closed again.
+    PluginError
+        A sink is unknown or cannot be used.
+    ReceiptError
+        A sink cannot be opened.
+
+    Notes
+    -----
+    After an error, sinks that were opened by name are closed again.
     """
     configured = os.environ.get("KVPOOL_RECEIPTS", "").strip()
     if receipts is False or configured == "0":

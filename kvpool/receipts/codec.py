@@ -1,4 +1,4 @@
-"""Receipts to and from JSON, with what a newer minor version has added."""
+"""Receipts to and from JSON, including fields of newer minor versions."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ _read_receipt = msgspec.json.Decoder[Receipt](Receipt).decode
 
 @dataclass(frozen=True, slots=True)
 class ReceiptRecord:
-    """A receipt as it was read.
+    """A receipt that was read, with its unknown fields.
 
     Attributes
     ----------
     receipt : Receipt
     unknown : mapping of str to value
-        The fields that a newer minor version has added; written back as they were.
+        Fields that a newer minor version has added; they are written back unchanged.
     """
 
     receipt: Receipt
@@ -70,9 +70,9 @@ def decode_receipt(data: bytes) -> ReceiptRecord:
     Raises
     ------
     SchemaVersionError
-        It is of another major version.
+        The receipt has another major version.
     InvalidReceiptError
-        It is no receipt; the text says where.
+        The bytes are not a receipt; the text names the field.
 
     Examples
     --------
@@ -87,19 +87,21 @@ def decode_receipt(data: bytes) -> ReceiptRecord:
     except UNREADABLE as error:
         if isinstance(error, SchemaVersionError):
             raise
-        raise InvalidReceiptError(f"no receipt: {error}") from None
+        raise InvalidReceiptError(f"not a receipt: {error}") from None
     return ReceiptRecord(receipt, {name: fields[name] for name in unknown_names(receipt, fields)})
 
 
 def check_version(version: str) -> None:
-    """Refuse what was written in another major version than this one, or in none.
+    """Raise an error unless a version has the major version of this kvpool.
 
     Raises
     ------
     SchemaVersionError
     """
     if not _FORM.fullmatch(version):
-        raise SchemaVersionError(f"schema_version {version!r} is none: it looks like 1.0.0")
+        raise SchemaVersionError(
+            f"invalid schema_version {version!r}; expected MAJOR.MINOR.PATCH, e.g. 1.0.0"
+        )
     if version.partition(".")[0] != _MAJOR:
         raise SchemaVersionError(
             f"schema_version {version} is of another major version: this kvpool reads {_MAJOR}.x.y"

@@ -22,11 +22,11 @@ class ReceiptError(KVPoolError):
 
 
 class InvalidReceiptError(ReceiptError, ValueError):
-    """The bytes are no receipt; the text names the field."""
+    """The bytes are not a receipt; the text names the field."""
 
 
 class SchemaVersionError(ReceiptError, ValueError):
-    """The receipt is of another major version of the schema; the text has both."""
+    """The receipt has another major version of the schema; the text names both versions."""
 
 
 class LedgerError(ReceiptError):
@@ -38,12 +38,12 @@ class LedgerLockedError(LedgerError):
 
 
 class DamagedLedgerError(LedgerError):
-    """The file is no ledger, or its end is damaged; nothing was appended to it."""
+    """The file is not a ledger, or its end is damaged; nothing was appended to it."""
 
 
 class LedgerOptionError(LedgerError, ValueError):
-    """An option has a value it cannot take, or contradicts the ledger that is there."""
+    """An option has an invalid value, or contradicts the existing ledger."""
 
 
 class SigningKeyError(LedgerError, ValueError):
-    """The file holds no Ed25519 key of the kind that is needed."""
+    """The file does not contain an Ed25519 key of the required kind."""

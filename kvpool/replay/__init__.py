@@ -1,4 +1,4 @@
-"""Replay: the requests of a real trace, served out of one pool with real bytes."""
+"""Replay: serve the requests of a trace from one pool, with real bytes."""
 
 from __future__ import annotations
 

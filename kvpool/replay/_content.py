@@ -1,4 +1,4 @@
-"""What a replay writes: tokens from an endless tape, and the proof that they are still there."""
+"""The tokens that a replay writes, from an endless tape, and how they are checked."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def joined(runs: Iterable[Run]) -> list[Run]:
 def request_runs(
     request: TraceRequest, number: int, block_tokens: int | None
 ) -> tuple[list[Run], list[Run]]:
-    """Return what a request writes.
+    """Return the stretches of the tape that a request writes.
 
     Parameters
     ----------
@@ -144,7 +144,7 @@ class TokenTape:
         )
 
     def faults(self, entry: KVCacheEntry, runs: Iterable[Run]) -> list[str]:
-        """Read an entry through its views and compare it with what it should hold.
+        """Read an entry through its views and compare it with the expected tokens.
 
         The bytes of each head's run, and those of the same tokens on the tape, are reduced
         to a checksum (XXH3, 64 bits) each.
@@ -190,5 +190,5 @@ class TokenTape:
 
 
 def _digest(run: NDArray[np.uint8]) -> int:
-    # A head's tokens lie in one piece unless they are packed otherwise; then they are copied.
+    # The tokens of a head are contiguous except in other packings, where they are copied.
     return xxhash.xxh3_64_intdigest(np.ascontiguousarray(run).data)

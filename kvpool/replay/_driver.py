@@ -1,4 +1,4 @@
-"""`Replay`: serves the requests of a trace out of one pool, with real bytes."""
+"""`Replay`: serves the requests of a trace from one pool, with real bytes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from kvpool.replay._sessions import Session, SessionTable
 __all__ = ["NAMESPACE", "Replay", "TraceClock"]
 
 NAMESPACE = "replay"
-"""Of the keys of all sessions; their ids are numbers from 0 on."""
+"""Namespace of the keys of all sessions, whose ids are numbers from 0 on."""
 
 
 class TraceClock:
-    """A clock that stands at the arrival of the latest request; it never goes back."""
+    """A clock that shows the latest arrival of a request; it never goes back."""
 
     def __init__(self) -> None:
         self.now = -math.inf
@@ -38,12 +38,12 @@ class TraceClock:
         return self.now
 
     def advance(self, arrival: float) -> None:
-        """Go on to an arrival; one that lies in the past changes nothing."""
+        """Advance to an arrival; an earlier one changes nothing."""
         self.now = max(self.now, arrival)
 
 
 class Replay(Closing):
-    """Serves requests one after the other: writes each token, reads it back, compares.
+    """Serves requests one by one: writes each token, reads it back and compares it.
 
     Parameters
     ----------
@@ -51,22 +51,22 @@ class Replay(Closing):
     capacity : int
         Bytes of the pool.
     backend : str, optional
-        As for `MemoryPool`.
+        Name of the backend; by default ``$KVPOOL_BACKEND`` or ``"numpy"``.
     ttl : float, optional
-        Seconds between two arrivals after which an idle session goes. By default never.
+        Seconds, in the time of the arrivals, after which an idle session expires; by default never.
     policy : str, optional
-        By default ``"lru"``.
+        Name of the eviction policy; by default ``"lru"``.
     block_tokens : int, optional
-        Tokens of the blocks that requests name; by default they name none, and each
-        request is a session of its own.
+        Tokens per block, if requests list ids of blocks; by default they do not, and each
+        request is its own session.
     receipts : bool, sink, or name of a sink, default True
     elastic : bool, optional
-        As for `KVCacheManager`.
+        Whether to account by committed page; by default if the backend can.
     max_context_length : int, optional
-        Tokens that every entry is reserved for. By default just those of its request.
+        Tokens to reserve for every entry; by default those of its request.
     write : bool, default True
-        False to count only: the pool is charged as for tokens that are written, but no byte
-        is written, and so none is checked.
+        Whether to write and check bytes. If False, memory is allocated for the tokens, but
+        nothing is written or checked.
 
     Attributes
     ----------
@@ -74,18 +74,26 @@ class Replay(Closing):
 
     Raises
     ------
-    InvalidSizeError, InvalidTtlError, PluginError, ArenaError, UnsupportedError
-        As for `KVCacheManager`.
+    InvalidSizeError
+        `capacity` is not an integer of at least 1.
+    InvalidTtlError
+        `ttl` is not a positive number of seconds.
+    PluginError
+        The backend or the policy is unknown or cannot be used.
+    ArenaError
+        The operating system refused to create the arena.
+    UnsupportedError
+        `elastic` is True, and the backend cannot return pages.
     InvalidLayoutError
         `max_context_length` is less than 1.
 
     Notes
     -----
-    A request's prompt is written at once, what it generates token by token. Then all of the
-    session is read through the views of its entry and compared with what was written: at
-    once, again when a later request continues it, and in the end if it is still there.
+    The prompt of a request is written at once, and its generated tokens one by one. Then the
+    whole session is read through views of its entry and compared with what was written: at once,
+    again when a later request continues it, and at the end if it was not evicted.
 
-    Where bytes are only counted, the tokens of a request come layer after layer, all at once.
+    With ``write=False`` all tokens of a request are appended at once, layer after layer.
 
     Not thread-safe.
     """
@@ -119,7 +127,7 @@ class Replay(Closing):
         self._block_tokens = block_tokens
         self._tape = TokenTape(layout) if write else None
         self._sessions = SessionTable(block_tokens)
-        self._evictions = 0  # those that the table of sessions knows of
+        self._evictions = 0  # those that the table of sessions has seen
         self._meter = UtilizationMeter()
         self._tally = Tally()
         self._next_id = 0
@@ -150,19 +158,19 @@ class Replay(Closing):
         return key
 
     def branch(self, session: Session, kept: int) -> Session:
-        """Fork a session; the fork keeps some tokens, and goes on with others, to its length.
+        """Fork a session; the fork keeps its first tokens and gets others up to the same length.
 
         Parameters
         ----------
         session : Session
-            One that is in the pool.
+            A session that is in the pool.
         kept : int
-            Tokens.
+            How many tokens the fork keeps.
 
         Returns
         -------
         Session
-            The fork. It is read and compared as all are, but no request continues it.
+            The fork. It is read and compared like other sessions, but never continued.
 
         Raises
         ------
@@ -184,7 +192,7 @@ class Replay(Closing):
         return fork
 
     def finish(self) -> None:
-        """Read every session again that is still there, and check all books.
+        """Read every session in the pool again, and check the integrity of the manager.
 
         Raises
         ------
@@ -198,10 +206,10 @@ class Replay(Closing):
         self._tally.seconds += time.perf_counter() - started
         self._complete = True
 
-    # -- what came of it -----------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------
 
     def report(self) -> ReplayReport:
-        """Return the figures up to now."""
+        """Return the figures so far."""
         pool = self.manager.pool
         is_elastic = isinstance(pool, ElasticPool)
         return ReplayReport(
@@ -228,7 +236,7 @@ class Replay(Closing):
         return list(self._sessions)
 
     def close(self) -> None:
-        """Give the pool up."""
+        """Close the pool."""
         self.manager.close()
 
     # -- one request ---------------------------------------------------------------------
@@ -250,7 +258,7 @@ class Replay(Closing):
         return key
 
     def _continued(self, request: TraceRequest) -> tuple[CacheKey, KVCacheEntry, int] | None:
-        """Find the session that a request continues, with room for it and tokens to keep."""
+        """Find the session that a request continues, and make its entry long enough."""
         match = self._sessions.continued_by(request)
         if match is None:
             return None
@@ -260,7 +268,7 @@ class Replay(Closing):
             entry = self.manager.get_or_create_cache(
                 session.key, self._reservation.length(request.tokens)
             )
-        except PoolExhaustedError:  # no room for the larger entry beside the present one
+        except PoolExhaustedError:  # too little memory for the larger entry next to the present one
             self.manager.remove_cache_entry(session.key)
             return None
         return session.key, entry, shared
@@ -273,7 +281,9 @@ class Replay(Closing):
 
     def _write(self, entry: KVCacheEntry, prompt: list[Run], generated: list[Run]) -> None:
         before = entry.token_count
-        lease = entry.data()  # as an engine holds one while it works; it spares one per token
+        lease = (
+            entry.data()
+        )  # as an engine does while it works; this also saves one lease per token
         if self._tape is None:
             _count_only(entry, sum(run.length for run in (*prompt, *generated)))
         else:
@@ -296,7 +306,7 @@ class Replay(Closing):
         self._tally.note_failures([f"{session.key}: {fault}" for fault in faults])
 
     def _look(self) -> None:
-        """Learn who was evicted, then take the figures of this moment."""
+        """Remove evicted sessions from the table, then record the figures of this moment."""
         stats = self.manager.get_stats()
         if stats.evictions != self._evictions:
             self._sessions.keep_only(self.manager.session_keys())
@@ -307,7 +317,7 @@ class Replay(Closing):
 
 
 def _count_only(entry: KVCacheEntry, count: int) -> None:
-    """Have an entry hold tokens that nobody writes."""
+    """Append tokens to an entry without writing their bytes."""
     for layer in range(entry.layout.layers if count else 0):
         with entry.writing(layer, count):
             pass

@@ -1,4 +1,4 @@
-"""What can be wrong with a trace."""
+"""The errors of traces."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class TraceError(KVPoolError, ValueError):
 
 
 class BrokenLineError(TraceError):
-    """A line of a trace says nothing that could be replayed.
+    """A line of a trace is malformed.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class BrokenLineError(TraceError):
 
 
 def _shown(text: bytes) -> str:
-    """Return how a line begins, as it would stand in Python source."""
+    """Return the beginning of a line, quoted as in Python source."""
     try:
         shown = repr(text.decode("utf-8")[:_SHOWN])
     except UnicodeDecodeError:

@@ -1,4 +1,4 @@
-"""The formats of public traces: what a line means, and how a format is recognised."""
+"""The formats of public traces: how a format is detected, and how its lines are parsed."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ __all__ = [
 ]
 
 AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
-"""The columns that an Azure trace must have; others may stand beside them."""
+"""The required columns of an Azure trace; other columns are ignored."""
 
 MOONCAKE_BLOCK_TOKENS = 512
-"""Tokens of the blocks that Mooncake's ids name."""
+"""Tokens per block in Mooncake traces, whose requests list ids of blocks."""
 
 LineParser = Callable[[str], TraceRequest]
 
 
 class LineError(ValueError):
-    """What is wrong with a line; whoever knows its place makes the error."""
+    """The reason why a line is malformed; `TraceReader` adds file and line number."""
 
 
 class TraceFormat(enum.StrEnum):
-    """The formats that can be replayed."""
+    """The supported trace formats."""
 
     AZURE = "azure"
-    """Azure's LLM inference traces: CSV, one row per request, no sessions."""
+    """Azure LLM inference traces: CSV, one row per request, without sessions."""
     MOONCAKE = "mooncake"
-    """Mooncake's traces: JSON lines, with the ids of the blocks of each prompt."""
+    """Mooncake traces: JSON lines, with the ids of the blocks of each prompt."""
 
     @property
     def block_tokens(self) -> int | None:
-        """Tokens of a block; None where the format names no blocks."""
+        """Tokens per block; None if the format has no blocks."""
         return MOONCAKE_BLOCK_TOKENS if self is TraceFormat.MOONCAKE else None
 
 
 def recognise(first_line: str, suffix: str) -> TraceFormat | None:
-    """Return the format of a trace by its first line, and where that is unclear by its name.
+    """Return the format of a trace, from its first line or else from the suffix of its name.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ def recognise(first_line: str, suffix: str) -> TraceFormat | None:
 
 
 def is_azure_header(line: str) -> bool:
-    """Tell whether a line names all columns of an Azure trace."""
+    """Return whether a line names all columns of an Azure trace."""
     try:
         return set(AZURE_COLUMNS) <= set(_fields(line))
     except LineError:
@@ -86,7 +86,7 @@ def is_azure_header(line: str) -> bool:
 
 
 def azure_parser(header: str) -> LineParser:
-    """Return what reads the rows below a header.
+    """Return the function that parses the rows below a header.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def azure_parser(header: str) -> LineParser:
     def parse(line: str) -> TraceRequest:
         row = _fields(line)
         if len(row) != len(columns):
-            raise LineError(f"it has {len(row)} fields, the header {len(columns)}")
+            raise LineError(f"{len(row)} fields, but the header has {len(columns)}")
         return _request(
             _seconds(row[when]),
             _written_count(AZURE_COLUMNS[1], row[prompt]),
@@ -116,7 +116,7 @@ def _fields(line: str) -> list[str]:
     try:
         row = next(csv.reader([line], strict=True), [])
     except csv.Error as error:
-        raise LineError(f"it is no CSV ({error})") from None
+        raise LineError(f"not valid CSV ({error})") from None
     return [field.strip() for field in row]
 
 
@@ -124,18 +124,18 @@ def _seconds(text: str) -> float:
     try:
         moment = dt.datetime.fromisoformat(text)
     except ValueError:
-        raise LineError(f"{AZURE_COLUMNS[0]} is no date and time") from None
-    # The traces give no zone; only differences count, so any zone does.
+        raise LineError(f"{AZURE_COLUMNS[0]} is not a date and time") from None
+    # The traces have no time zone; only differences matter, so any zone works.
     return (moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)).timestamp()
 
 
 def _written_count(name: str, text: str) -> int:
     digits = text.removeprefix("-")
     if not (digits.isascii() and digits.isdigit()):
-        raise LineError(f"{name} is no whole number")
+        raise LineError(f"{name} is not a whole number")
     try:
         number = int(text)
-    except ValueError:  # more digits than Python reads
+    except ValueError:  # more digits than Python converts
         raise LineError(f"{name} has {len(digits)} digits") from None
     return _count(name, number)
 
@@ -144,7 +144,7 @@ def _written_count(name: str, text: str) -> int:
 
 
 def mooncake_request(line: str) -> TraceRequest:
-    """Return the request of a line.
+    """Return the request in a line.
 
     Raises
     ------
@@ -154,15 +154,15 @@ def mooncake_request(line: str) -> TraceRequest:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise LineError(f"it is no JSON ({error})") from None
+        raise LineError(f"not valid JSON ({error})") from None
     if not isinstance(row, dict):
-        raise LineError("it is no JSON object")
+        raise LineError("not a JSON object")
     prompt = _count("input_length", _field(row, "input_length"))
     blocks = _blocks(_field(row, "hash_ids"))
     wanted = -(-prompt // MOONCAKE_BLOCK_TOKENS)
     if len(blocks) != wanted:
         raise LineError(
-            f"hash_ids has {len(blocks)} ids, {prompt} tokens are {wanted} blocks "
+            f"hash_ids has {len(blocks)} ids, but {prompt} tokens are {wanted} blocks "
             f"of {MOONCAKE_BLOCK_TOKENS}"
         )
     generated = _count("output_length", _field(row, "output_length"))
@@ -181,16 +181,16 @@ def _milliseconds(value: Any) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise LineError("timestamp is no finite number")
+        raise LineError("timestamp is not a finite number")
     return number
 
 
 def _blocks(value: Any) -> tuple[int, ...]:
     if not isinstance(value, list):
-        raise LineError("hash_ids is no list")
+        raise LineError("hash_ids is not a list")
     for block in value:
         if not isinstance(block, int) or isinstance(block, bool) or block < 0:
-            raise LineError(f"hash_ids holds {block!r:.40}, which is no id")
+            raise LineError(f"hash_ids contains {block!r:.40}, which is not an id")
     return tuple(value)
 
 
@@ -203,7 +203,7 @@ def _is_number(value: Any) -> bool:
 
 def _count(name: str, value: Any) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
-        raise LineError(f"{name} is no whole number")
+        raise LineError(f"{name} is not a whole number")
     if value < 0:
         raise LineError(f"{name} is negative")
     return value

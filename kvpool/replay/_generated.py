@@ -1,4 +1,4 @@
-"""A generated trace: conversations of several turns, for those who have no trace at hand."""
+"""A generated trace of conversations with several turns, for use without a trace file."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from kvpool.replay._request import TraceRequest
 __all__ = ["BLOCK_TOKENS", "conversations"]
 
 BLOCK_TOKENS = 16
-"""Tokens of the blocks that the requests name."""
+"""Tokens per block of the generated requests."""
 
 _OPEN_AT_ONCE = 24  # conversations
 _SECONDS_BETWEEN = 5.0  # arrivals, on average
 
 
 def conversations(requests: int, seed: int = 0) -> Iterator[TraceRequest]:
-    """Yield the requests of several conversations at once, in the order of their arrival.
+    """Yield the requests of several parallel conversations, in the order of their arrival.
 
     Parameters
     ----------
@@ -52,7 +52,7 @@ def conversations(requests: int, seed: int = 0) -> Iterator[TraceRequest]:
 
 
 class _Conversation:
-    """What was said so far: each prompt repeats all of it."""
+    """A conversation so far: each prompt repeats all of it."""
 
     def __init__(self, turns: int, ids: Iterator[int]) -> None:
         self.turns_left = turns

@@ -1,4 +1,4 @@
-"""`TraceReader`: the requests of a trace file, one after the other."""
+"""`TraceReader`: iterates over the requests of a trace file."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from kvpool.replay._request import TraceRequest
 __all__ = ["MAX_LINE_BYTES", "TraceReader"]
 
 MAX_LINE_BYTES = 1 << 20
-"""No line of a trace is longer, so a file without line ends does not fill the memory."""
+"""Longest line, in bytes: a file without line ends must not fill the memory."""
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class TraceReader(Closing):
-    """Reads a trace from front to back, once, and never holds more than a line of it.
+    """Reads a trace once, from start to end, with one line in memory at a time.
 
     Parameters
     ----------
     path : str or Path
-        A file, or what can be read like one, for example a named pipe.
+        A file, or something that is read like a file, for example a named pipe.
     trace_format : TraceFormat, optional
-        By default the first line tells, or else the suffix of the file.
+        By default detected from the first line, or else from the suffix of the file.
     skip_bad : bool, default False
-        Whether a broken line is counted and passed over; by default it is an error.
+        Whether to count and skip malformed lines; by default they are errors.
 
     Attributes
     ----------
     trace_format : TraceFormat
     bytes_total : int
-        Size of the file; 0 where that is not known.
+        Size of the file; 0 if unknown.
     bytes_read : int
-        Bytes of the lines that were read.
+        Bytes of the lines read so far.
     skipped : int
-        Broken lines that were passed over.
+        How many malformed lines were skipped.
     first_skipped : BrokenLineError or None
-        The first of them.
+        The first skipped line.
 
     Raises
     ------
     TraceError
-        The file cannot be opened, is empty, its format cannot be told, or its header is
-        not that of the format. While it is iterated: it cannot be read, or holds no request.
+        The file cannot be opened or is empty, its format cannot be detected, or its header does
+        not belong to the format. During iteration: the file cannot be read or has no requests.
     BrokenLineError
-        While it is iterated: a line is broken, and `skip_bad` is false.
+        During iteration: a line is malformed, and `skip_bad` is false.
 
     Notes
     -----
@@ -96,7 +96,7 @@ class TraceReader(Closing):
                     yield request
             self._pending = self._read_line()
         if not found and not self.skipped:
-            raise TraceError(f"{self.path} holds no request")
+            raise TraceError(f"{self.path} contains no requests")
 
     def close(self) -> None:
         """Close the file."""
@@ -120,7 +120,7 @@ class TraceReader(Closing):
         return line
 
     def _read_line(self) -> bytes:
-        """Return a line with its end; of one that is too long, a little more than is allowed."""
+        """Return a line with its end; of a line that is too long, only the beginning."""
         try:
             line = self._stream.readline(MAX_LINE_BYTES + 1)
             rest = line
@@ -133,14 +133,14 @@ class TraceReader(Closing):
         self._line += bool(line)
         return line
 
-    # -- what they mean ------------------------------------------------------------------
+    # -- requests -----------------------------------------------------------------------
 
     def _recognise(self) -> TraceFormat:
         known = recognise(self._pending.decode("utf-8", "replace"), Path(self.path).suffix)
         if known is None:
             raise TraceError(
-                f"{self.path} is no trace that is known ({' or '.join(TraceFormat)}): "
-                f"{self._broken('its first line is neither a header nor JSON', self._pending)}"
+                f"cannot detect the trace format of {self.path} (supported: azure CSV, mooncake "
+                f"JSON lines): {self._broken('neither a header nor JSON', self._pending)}"
             )
         return known
 
@@ -172,11 +172,11 @@ class TraceReader(Closing):
 
 def _decoded(raw: bytes) -> str:
     if len(raw) > MAX_LINE_BYTES:
-        raise LineError(f"it is longer than {MAX_LINE_BYTES} bytes")
+        raise LineError(f"longer than {MAX_LINE_BYTES} bytes")
     try:
         return raw.decode("utf-8").strip()
     except UnicodeDecodeError as error:
-        raise LineError(f"it is no UTF-8 ({error.reason})") from None
+        raise LineError(f"not valid UTF-8 ({error.reason})") from None
 
 
 def _reason(error: OSError | ValueError) -> str:

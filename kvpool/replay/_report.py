@@ -1,4 +1,4 @@
-"""What a replay found: the report, and the meter behind its averages."""
+"""The report of a replay, and the meter that computes its averages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Utilization:
 
 
 class _TimeMean:
-    """The mean of a value over time; it lasts until the next look."""
+    """The mean of a value over time, where each value lasts until the next one."""
 
     def __init__(self) -> None:
         self._held: float | None = None
@@ -54,7 +54,7 @@ class _TimeMean:
         self._looks = 0
 
     def look(self, now: float, value: float | None) -> None:
-        """Take the value from now on; None for one that says nothing."""
+        """Set the value from now on; None if there is no value."""
         if self._held is not None:
             self._sum += self._held * (now - self._since)
             self._seconds += now - self._since
@@ -65,14 +65,14 @@ class _TimeMean:
 
     @property
     def mean(self) -> float:
-        """Over time; over the looks if no time went by; 0 without any."""
+        """The mean over time; over the values if no time has passed; 0 without values."""
         if self._seconds:
             return self._sum / self._seconds
         return self._plain / max(self._looks, 1)
 
 
 class UtilizationMeter:
-    """Adds looks at a pool up."""
+    """Averages the figures of a pool over time."""
 
     def __init__(self) -> None:
         self._peak = 0
@@ -81,7 +81,7 @@ class UtilizationMeter:
         self._fragmentation = _TimeMean()
 
     def look(self, now: float, live: int, paged: int, stats: PoolStats) -> None:
-        """Take the figures of one moment; an empty pool says nothing of live bytes.
+        """Add the figures of one moment; an empty pool does not count for live bytes.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class UtilizationMeter:
         self._live_of_paged.look(now, _share(live, paged))
 
     def result(self) -> Utilization:
-        """Return the averages; 0 where there was nothing to look at."""
+        """Return the averages; 0 without values."""
         return Utilization(
             live_of_used=self._live_of_used.mean,
             live_of_whole_blocks=self._live_of_whole.mean,
@@ -116,7 +116,7 @@ def _share(part: int, whole: int) -> float | None:
 
 @dataclass(slots=True)
 class Tally:
-    """What a replay has counted so far.
+    """The counters of a replay.
 
     Attributes
     ----------
@@ -169,11 +169,11 @@ class Tally:
         return self.written_bytes / self.seconds if self.seconds else 0.0
 
     def copy(self) -> Tally:
-        """Return one that does not count on."""
+        """Return a copy that stays as it is."""
         return replace(self, first_failures=list(self.first_failures))
 
     def note_failures(self, failures: list[str]) -> None:
-        """Count runs that were not what was written."""
+        """Count stretches of tokens that differ from what was written."""
         self.checksum_failures += len(failures)
         self.first_failures += failures[: _FAILURES_SHOWN - len(self.first_failures)]
 
@@ -195,19 +195,19 @@ class ReplayReport:
     tally : Tally
     utilization : Utilization
     stats : PoolStats
-        The manager's own figures, at the end.
+        The statistics of the manager at the end.
     elastic : bool
-        Whether the pool charged pages, or else whole blocks.
+        Whether the pool accounts by page; otherwise by whole block.
     max_context_length : int or None
-        Tokens that every entry was reserved for; None if for those of its request.
+        Tokens reserved for every entry; None if those of its request.
     written : bool
-        Whether bytes were written and checked, or only counted.
+        Whether bytes were written and checked.
     committed_by_system : int or None
-        Bytes that the system says the arena of an elastic pool has, where it tells, at the
-        end; None where nothing was written. Sessions are idle then.
+        Bytes of the arena of an elastic pool at the end, as the operating system counts them;
+        None if it does not report them, or if nothing was written.
     used_in_arena : int
-        Bytes that the pool charges, without the forks' own pages, which lie elsewhere: what
-        `committed_by_system` should be.
+        Bytes that the pool counts, without private pages of forks, which are not in the arena:
+        the expected value of `committed_by_system`.
     """
 
     backend: str
@@ -226,7 +226,7 @@ class ReplayReport:
     used_in_arena: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all figures as what JSON can say; a figure that does not apply is None."""
+        """Return all figures as JSON values; a figure that does not apply is None."""
         stats, tally, sessions = self.stats, self.tally, self.names_sessions
         return {
             "backend": self.backend,

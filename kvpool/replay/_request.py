@@ -29,5 +29,5 @@ class TraceRequest:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the session holds once the request is done."""
+        """Tokens of the session after the request."""
         return self.prompt_tokens + self.generated_tokens

@@ -1,4 +1,4 @@
-"""What a request's entry is reserved for, and whether the pool can hold it at all."""
+"""How many tokens to reserve for a request, and whether the pool can hold them at all."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Reservation"]
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """How entries are reserved in a pool.
+    """How much is reserved for entries of a pool.
 
     Parameters
     ----------
     pool : MemoryPool
     layout : KVLayout
     max_context_length : int or None
-        Tokens that every entry is reserved for; None for just those of its request.
+        Tokens to reserve for every entry; None for those of its request.
     """
 
     pool: MemoryPool
@@ -27,11 +27,11 @@ class Reservation:
     max_context_length: int | None
 
     def length(self, tokens: int) -> int:
-        """Return the tokens that the entry of a request with so many is reserved for."""
+        """Return how many tokens to reserve for a request of `tokens` tokens."""
         return tokens if self.max_context_length is None else self.max_context_length
 
     def fits(self, tokens: int) -> bool:
-        """Tell whether so many tokens fit into their entry, and that into the pool alone."""
+        """Return whether `tokens` tokens fit into their entry, and the entry into an empty pool."""
         length, pool = self.length(tokens), self.pool
         if tokens > length:
             return False

@@ -1,4 +1,4 @@
-"""The sessions of a replay: what each should hold, and which one a request continues."""
+"""The sessions of a replay: their expected tokens, and which session a request continues."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from kvpool.replay._request import TraceRequest
 __all__ = ["PAGED_BLOCK_TOKENS", "Session", "SessionTable"]
 
 PAGED_BLOCK_TOKENS = 16
-"""Tokens of a block of a paged cache, as most servers have it; for comparison only."""
+"""Tokens per block of a paged cache in most servers; for comparison only."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A session as the replay left it, to be found so again.
+    """A session and the tokens that it should hold.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class SessionTable:
         return iter(list(self._by_key.values()))
 
     def put(self, session: Session) -> None:
-        """Note a session that was served, instead of what was known of it before."""
+        """Add a session that was served, or replace it."""
         self.forget((session.key,))
         self._by_key[session.key] = session
         self._count(session.request.tokens, 1)
@@ -75,7 +75,7 @@ class SessionTable:
         self._by_last_block.update(dict.fromkeys(self._last_blocks(session.request), session))
 
     def forget(self, keys: Iterable[CacheKey]) -> None:
-        """Forget the sessions of some keys, as far as they are known."""
+        """Remove the sessions with these keys, if present."""
         for key in keys:
             session = self._by_key.pop(key, None)
             if session is None:
@@ -90,11 +90,11 @@ class SessionTable:
                     del self._by_last_block[block]
 
     def keep_only(self, keys: Collection[CacheKey]) -> None:
-        """Forget all sessions but those of some keys."""
+        """Remove all sessions except those with these keys."""
         self.forget(self._by_key.keys() - set(keys))
 
     def continued_by(self, request: TraceRequest) -> tuple[Session, int] | None:
-        """Find the session that a request continues, and the tokens that both begin with.
+        """Find the session that a request continues, and the number of tokens they share.
 
         A request continues a session if the session's prompt is where its own begins, but
         for the last block if that is not full. A request that only begins like a session, as
@@ -118,7 +118,7 @@ class SessionTable:
         return None
 
     def resident_prefix(self, request: TraceRequest) -> int:
-        """Return how many first tokens of a request's prompt some session holds."""
+        """Return how many first tokens of the prompt a session in the pool holds."""
         size = self._block_tokens or 0
         for depth in range(len(request.blocks), 0, -1):
             if request.blocks[depth - 1] in self._holders:

@@ -231,7 +231,7 @@ def _ask(command: list[str], version: str) -> tuple[Path | None, str]:
     try:
         told = json.loads(answer.stdout)
     except ValueError:
-        return None, f"is no Python: it said {answer.stdout[:80]!r}"
+        return None, f"is not Python: it printed {answer.stdout[:80]!r}"
     if told["version"] != version:
         return None, f"is Python {told['version']}"
     if told["implementation"] != "cpython" or told["free_threaded"] or not told["final"]:

@@ -159,7 +159,7 @@ def damaged(tmp_path: Path) -> str:
 
 
 def test_a_broken_line_is_an_error_with_its_place_and_text(damaged: str) -> None:
-    expected = f"kvpool: {damaged}:3: TIMESTAMP is no date and time: 'yesterday,1,2'\n"
+    expected = f"kvpool: {damaged}:3: TIMESTAMP is not a date and time: 'yesterday,1,2'\n"
     assert refused(damaged) == expected
     assert refused(damaged, "--json") == expected
 
@@ -170,7 +170,7 @@ def test_broken_lines_are_skipped_and_counted(damaged: str) -> None:
     done = run("replay", damaged, "--skip-bad")
     assert done.returncode == 0
     assert re.search(r"skipped lines +2\b", done.stdout)
-    assert f"{damaged}:3: TIMESTAMP is no date and time" in done.stdout
+    assert f"{damaged}:3: TIMESTAMP is not a date and time" in done.stdout
 
 
 # -- what cannot be ----------------------------------------------------------------------

@@ -167,7 +167,7 @@ def test_empty_file_left_by_a_kill_is_used(tmp_path: Path) -> None:
     ("change", "text"),
     [
         (lambda lines: [*lines[:-1], b'{"kind":"seal"}'], "the last line"),
-        (lambda lines: lines[1:], "its first line is no header"),
+        (lambda lines: lines[1:], "its first line is not a header"),
         (lambda lines: [b"{}", *lines[1:]], "the first line"),
     ],
 )

@@ -135,11 +135,11 @@ def test_pipe_is_no_continuation(tmp_path: Path) -> None:
     following = tmp_path / "a.000001.jsonl"
     following.unlink()
     following.mkdir()
-    assert "is no plain file" in str(verify(path).findings[0])
+    assert "is not a regular file" in str(verify(path).findings[0])
     following.rmdir()
     if hasattr(os, "mkfifo"):
         os.mkfifo(following)
-        assert "is no plain file" in str(verify(path).findings[0])
+        assert "is not a regular file" in str(verify(path).findings[0])
 
 
 @pytest.mark.parametrize("path", ["\0", "x" * 5000, "\udcff"])

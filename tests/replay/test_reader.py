@@ -89,7 +89,7 @@ def test_a_format_that_is_named_decides_before_both(tmp_path: Path) -> None:
     path = write(tmp_path, "\n".join([HEADER, *ROWS]))
     with (
         TraceReader(path, TraceFormat.MOONCAKE) as reader,
-        pytest.raises(BrokenLineError, match=r"trace\.csv:1: it is no JSON .*'TIMESTAMP,"),
+        pytest.raises(BrokenLineError, match=r"trace\.csv:1: not valid JSON .*'TIMESTAMP,"),
     ):
         list(reader)
 
@@ -114,7 +114,7 @@ def test_an_empty_file(tmp_path: Path, content: str) -> None:
 
 
 def test_a_header_alone(tmp_path: Path) -> None:
-    with pytest.raises(TraceError, match=r"trace\.csv holds no request"):
+    with pytest.raises(TraceError, match=r"trace\.csv contains no requests"):
         read(write(tmp_path, HEADER))
 
 
@@ -138,7 +138,7 @@ def test_a_wrong_header_is_an_error_even_where_lines_are_skipped(tmp_path: Path)
 
 def test_an_unknown_format(tmp_path: Path) -> None:
     path = write(tmp_path, "once upon a time\n", "story.txt")
-    with pytest.raises(TraceError, match=r"no trace that is known \(azure or mooncake\).*'once"):
+    with pytest.raises(TraceError, match=r"cannot detect the trace format of.*'once"):
         TraceReader(path)
 
 
@@ -153,20 +153,20 @@ def test_errors_are_errors_of_kvpool_and_survive_pickling(tmp_path: Path) -> Non
 
 TIME = "2024-02-29 08:00:00"
 AZURE_FAULTS = {
-    "nonsense": "it has 1 fields, the header 3",
-    f"{TIME},1,2,3": "it has 4 fields, the header 3",
-    "yesterday,1,2": "TIMESTAMP is no date and time",
-    "2023-02-29 08:00:00,1,2": "TIMESTAMP is no date and time",
+    "nonsense": "1 fields, but the header has 3",
+    f"{TIME},1,2,3": "4 fields, but the header has 3",
+    "yesterday,1,2": "TIMESTAMP is not a date and time",
+    "2023-02-29 08:00:00,1,2": "TIMESTAMP is not a date and time",
     f"{TIME},-1,2": "ContextTokens is negative",
     f"{TIME},1,-2": "GeneratedTokens is negative",
-    f"{TIME},1.5,2": "ContextTokens is no whole number",
-    f"{TIME},,2": "ContextTokens is no whole number",
-    f"{TIME},1_000,2": "ContextTokens is no whole number",
-    f"{TIME},٣,2": "ContextTokens is no whole number",
+    f"{TIME},1.5,2": "ContextTokens is not a whole number",
+    f"{TIME},,2": "ContextTokens is not a whole number",
+    f"{TIME},1_000,2": "ContextTokens is not a whole number",
+    f"{TIME},٣,2": "ContextTokens is not a whole number",
     f"{TIME},{'9' * 5000},2": "ContextTokens has 5000 digits",
     f"{TIME},0,0": "the request has no tokens",
-    f'{TIME},"1,2': "it is no CSV",
-    HEADER: "TIMESTAMP is no date and time",
+    f'{TIME},"1,2': "not valid CSV",
+    HEADER: "TIMESTAMP is not a date and time",
 }
 
 
@@ -180,29 +180,29 @@ def mooncake(
 
 
 MOONCAKE_FAULTS = {
-    "nonsense": "it is no JSON",
-    mooncake()[:-1]: "it is no JSON",
-    "[" * 100_000: "it is no JSON",
-    "[1, 2]": "it is no JSON object",
+    "nonsense": "not valid JSON",
+    mooncake()[:-1]: "not valid JSON",
+    "[" * 100_000: "not valid JSON",
+    "[1, 2]": "not a JSON object",
     '{"timestamp": 0}': "input_length is missing",
     mooncake().replace("output_length", "output"): "output_length is missing",
-    mooncake(timestamp='"0"'): "timestamp is no finite number",
-    mooncake(timestamp="true"): "timestamp is no finite number",
-    mooncake(timestamp="NaN"): "timestamp is no finite number",
-    mooncake(timestamp="1e999"): "timestamp is no finite number",
-    mooncake(timestamp="9" * 400): "timestamp is no finite number",
-    mooncake(prompt="600.0"): "input_length is no whole number",
-    mooncake(prompt="true"): "input_length is no whole number",
+    mooncake(timestamp='"0"'): "timestamp is not a finite number",
+    mooncake(timestamp="true"): "timestamp is not a finite number",
+    mooncake(timestamp="NaN"): "timestamp is not a finite number",
+    mooncake(timestamp="1e999"): "timestamp is not a finite number",
+    mooncake(timestamp="9" * 400): "timestamp is not a finite number",
+    mooncake(prompt="600.0"): "input_length is not a whole number",
+    mooncake(prompt="true"): "input_length is not a whole number",
     mooncake(prompt="-600"): "input_length is negative",
-    mooncake(prompt="9" * 5000): "it is no JSON",
-    mooncake(generated="null"): "output_length is no whole number",
+    mooncake(prompt="9" * 5000): "not valid JSON",
+    mooncake(generated="null"): "output_length is not a whole number",
     mooncake(generated="-1"): "output_length is negative",
-    mooncake(ids="7"): "hash_ids is no list",
-    mooncake(ids='[1, "2"]'): "hash_ids holds '2', which is no id",
-    mooncake(ids="[1, -2]"): "hash_ids holds -2, which is no id",
-    mooncake(ids="[1, true]"): "hash_ids holds True, which is no id",
-    mooncake(ids="[1]"): "hash_ids has 1 ids, 600 tokens are 2 blocks of 512",
-    mooncake(ids="[1, 2, 3]"): "hash_ids has 3 ids, 600 tokens are 2 blocks of 512",
+    mooncake(ids="7"): "hash_ids is not a list",
+    mooncake(ids='[1, "2"]'): "hash_ids contains '2', which is not an id",
+    mooncake(ids="[1, -2]"): "hash_ids contains -2, which is not an id",
+    mooncake(ids="[1, true]"): "hash_ids contains True, which is not an id",
+    mooncake(ids="[1]"): "hash_ids has 1 ids, but 600 tokens are 2 blocks of 512",
+    mooncake(ids="[1, 2, 3]"): "hash_ids has 3 ids, but 600 tokens are 2 blocks of 512",
     mooncake(prompt="0", generated="0", ids="[]"): "the request has no tokens",
 }
 
@@ -233,7 +233,7 @@ def check_broken(path: Path, number: int, line: str, reason: str) -> None:
 def test_a_line_that_is_no_text(tmp_path: Path) -> None:
     path = write(tmp_path, f"{HEADER}\n".encode() + b"\xff\xfe\x00,1,2\n")
     error = broken(path)
-    assert error.reason.startswith("it is no UTF-8")
+    assert error.reason.startswith("not valid UTF-8")
     assert r"\xff\xfe" in str(error)
 
 
@@ -241,7 +241,7 @@ def test_a_line_without_end_is_passed_over_as_a_whole(tmp_path: Path) -> None:
     endless = b"7" * (3 * MAX_LINE_BYTES + 1)
     path = write(tmp_path, f"{HEADER}\n".encode() + endless + b"\n" + ROWS[1].encode())
     error = broken(path)
-    assert error.reason == f"it is longer than {MAX_LINE_BYTES} bytes"
+    assert error.reason == f"longer than {MAX_LINE_BYTES} bytes"
     assert len(str(error)) < 300 + len(str(path))
     with TraceReader(path, skip_bad=True) as reader:
         assert [r.prompt_tokens for r in reader] == [41]

@@ -65,7 +65,7 @@ class ChainCheck:
     Attributes
     ----------
     head_seen : bool
-        Whether it has it; True where none was given.
+        Whether the ledger has it; True if `head` is None.
     """
 
     def __init__(self, report: VerifyReport, public_key: str | None, head: str | None) -> None:
@@ -274,7 +274,7 @@ class ChainCheck:
         if back := sum(books.steps_back for books in self._books.values()):
             report.notes.append(f"the clock of the pool stepped back {back} times")
         if report.public_key is None:
-            report.notes.append("not signed: whoever can write to it can write all of it anew")
+            report.notes.append("not signed: anyone with write access can replace all of it")
             return
         if self._public_key is None:
             report.notes.append(

@@ -34,8 +34,8 @@ def verify(
         Hash of a line, noted earlier, that the ledger still has to have: what was written
         until then was not cut off.
     allow_open : bool, default False
-        A ledger without a seal at its end is none of the findings, but noted. It may still
-        be written; but its end may also have been cut off.
+        Whether a ledger without a seal at its end is a note instead of a finding. Such a ledger
+        may still be written, or its end may have been cut off.
 
     Returns
     -------

@@ -64,7 +64,7 @@ class VerifyReport:
         The first 1,000.
     total_findings : int
     notes : list of str
-        What a reader should know, and is no finding.
+        Information for the reader that is not a finding.
     """
 
     files: list[str] = field(default_factory=list)
