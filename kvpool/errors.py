@@ -4,6 +4,7 @@ The tree, with the built-in exception that each class is as well::
 
     KVPoolError
       MissingExtraError                 ImportError
+      ForkedProcessError
       PluginError
         UnknownPluginError              LookupError
         PluginDisabledError
@@ -12,6 +13,8 @@ The tree, with the built-in exception that each class is as well::
       ArenaError
         InvalidOptionError              ValueError
         UnsupportedError
+        ArenaFullError                  MemoryError
+        ForkLimitError
       PoolError
         PoolExhaustedError              MemoryError
           AddressSpaceExhaustedError

@@ -21,5 +21,5 @@ def drawn(error: type[Exception], depth: int = 1) -> list[tuple[int, str, str]]:
 def test_the_tree_shows_every_error() -> None:
     rows = re.findall(r"^( {4,})(\w+Error)(?: +(\w+))?$", str(kvpool.errors.__doc__), re.MULTILINE)
     tree = [(len(indent) // 2 - 1, name, builtin) for indent, name, builtin in rows]
-    assert tree == drawn(KVPoolError)
+    assert tree == drawn(KVPoolError), "draw the tree in the docstring of kvpool.errors"
     assert {name for _, name, _ in tree} == set(kvpool.errors.__all__)

@@ -16,9 +16,11 @@ import pytest
 
 from tests.support.docs_pages import ROOT
 
+ROOMS = ("cli", "entry", "eviction", "ledger", "plugins", "receipts", "replay", "testing")
 FILES = (
     "kvpool/*.py",
-    *(f"kvpool/{room}/**/*.py" for room in ("cli", "entry", "eviction", "plugins", "testing")),
+    "scripts/**/*.py",
+    *(f"kvpool/{room}/**/*.py" for room in ROOMS),
 )
 PAGES = ("*.md", ".github/**/*.md", "changelog.d/*.md", "docs/**/*.md", "tools/**/*.md")
 # Made from records, or kept as they were when they were written.

@@ -188,7 +188,7 @@ def test_file_of_another_ledger_is_not_continued(tmp_path: Path) -> None:
     with pytest.raises(DamagedLedgerError, match="of the ledger"):
         LedgerSink(path)
     path.write_bytes(path.read_bytes() + b"{")
-    with pytest.raises(DamagedLedgerError, match="goes on behind its last line"):
+    with pytest.raises(DamagedLedgerError, match="continues after its last line"):
         LedgerSink(path)
 
 
