@@ -143,6 +143,10 @@ class ElasticTable(BlockTable):
         base = block.base or block
         if base.runs is None:
             return None
+        limit = self._arena.info.fork_limit
+        if self._forks >= limit:
+            self._log_refusal(ArenaError(f"the arena may have {limit} forks at a time"))
+            return None
         shared = end if block.base is None or block.runs is None else min(end, block.runs.shown)
         child = MemoryBlock(base.offset, base.size, self.pool_id)
         try:
