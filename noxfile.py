@@ -22,7 +22,7 @@ from nox.virtualenv import find_uv
 
 sys.path.insert(0, str(Path(__file__).parent))  # `scripts` is not installed anywhere
 
-from scripts.gates import distribution, interpreters, locks, runner
+from scripts.gates import distribution, interpreters, locks, runner, sources
 
 ROOT = Path(__file__).parent
 
@@ -38,8 +38,6 @@ NEWEST = interpreters.newest(os.environ.get("KVPOOL_PYTHON", "").split() or inte
 BACKENDS = ("numpy", "mmap", "ctypes")
 WITH_TORCH = "docs/transformers.md"  # its examples need torch: `transformers` runs them
 MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
-TYPED = ("kvpool", "backends", "tests", "scripts", "tools", "examples", "benchmarks")
-TYPED_FILES = ("noxfile.py", "conftest.py", "docs/conf.py")
 
 # A process of tests on each processor; one that has run out of tests takes some of another's.
 PARALLEL = () if sys.platform == "win32" else ("--numprocesses=auto", "--dist=worksteal")
@@ -58,8 +56,8 @@ def build(session: nox.Session) -> None:
     """Gate: build what a user gets, and use it as a user does.
 
     The sdist, the wheel from the sdist, strict checks of metadata and contents; then the
-    wheel alone in a bare environment outside of the tree, where it is imported and
-    `kvpool backends` runs.
+    wheel alone in a bare environment outside of the tree, where every module of it is imported,
+    every entry point resolves and `kvpool backends` runs.
     """
     require(session, NEWEST)
     session.install("-r", "requirements/build.txt")
@@ -97,7 +95,9 @@ def test(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST.for_nox)
 def lint(session: nox.Session) -> None:
-    """Gate: ruff, and mypy --strict over everything that is Python.
+    """Gate: ruff, mypy --strict over every Python file, and shell scripts that bash can read.
+
+    A comment that silences a finding is a failure.
 
     It runs on the oldest Python, whose syntax and standard library are what all code must
     do with. `nox -s lint -- --fix` hands its arguments to ruff.
@@ -105,9 +105,10 @@ def lint(session: nox.Session) -> None:
     require(session, OLDEST)
     session.install("-r", "requirements/lint.txt")
     session.run("ruff", "check", *session.posargs, ".")
-    directories = [name for name in TYPED if any((ROOT / name).rglob("*.py"))]
-    files = [name for name in TYPED_FILES if (ROOT / name).exists()]
-    session.run("mypy", *directories, *files)
+    problems = sources.silencing_problems(ROOT) + sources.shell_problems(ROOT)
+    if problems:
+        session.error("\n".join(problems))
+    session.run("mypy", *sources.python_files(ROOT))
 
 
 @nox.session(name="format")
@@ -123,9 +124,9 @@ def docs(session: nox.Session) -> None:
     """Gate: the pages build without a warning, and every example in them runs.
 
     The examples are the doctests of the docstrings and the Python blocks of the README and of
-    the pages. Those of `docs/stack` and the page of the benchmarks are what their records
-    say, and the table of packages is what they import. All of them are in `docs/_build/html`
-    afterwards.
+    the pages, in syntax that the oldest Python can read. Those of `docs/stack` and the page of
+    the benchmarks are what their records say, and the table of packages is what they import. All
+    of them are in `docs/_build/html` afterwards.
     """
     require(session, NEWEST)
     install_project(session, "requirements/docs.txt")
@@ -135,6 +136,8 @@ def docs(session: nox.Session) -> None:
     pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
     examples = [str(path.relative_to(ROOT)) for path in pages if "_build" not in path.parts]
     examples.remove(WITH_TORCH)
+    if problems := sources.examples_problems(map(Path, examples), interpreters.SUPPORTED[0]):
+        session.error("\n".join(problems))
     session.run("python", "-m", "scripts.stack", "render", "--check")
     session.run("python", "-m", "benchmarks.page", "--check")
     session.run("python", "-m", "scripts.architecture", "--check")
@@ -337,8 +340,8 @@ def use_wheel(session: nox.Session, wheel: Path, location: Path) -> None:
         # `kvpool backends` below runs with what the metadata of the wheel asks for.
         session.run(*install, "-r", runtime, external=True)
         session.run(*install, str(wheel), external=True)
-        imports = f"import {', '.join(MODULES)}; print(kvpool.__version__, kvpool.__file__)"
-        session.run(python, "-I", "-W", "error", "-c", imports, external=True)
+        script = str(ROOT / "scripts/gates/use_wheel.py")
+        session.run(python, "-I", "-W", "error", script, "kvpool", external=True)
         command = [str(Path(python).with_name("kvpool")), "backends"]
         listed = session.run(*command, external=True, silent=True)
     session.log(listed)

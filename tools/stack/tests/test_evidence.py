@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -10,7 +13,7 @@ from milestones.evidence import NOTES, Store, judge, page_of, usable
 from milestones.records import GATES, Keys, Record, seal, to_line, to_page
 
 from .records import fields, record_of, result
-from .scratch import Scratch
+from .scratch import ROOT, Scratch
 
 
 @pytest.fixture
@@ -219,3 +222,38 @@ def test_the_record_of_a_squash_is_that_of_the_branch(scratch: Scratch, tip: str
     scratch.squash("feat/demo-1", "demo/1")
     found = Store(scratch.repository).read()
     assert judge(found, "demo/1", scratch.repository.tree("main")).verdict == "green"
+
+
+ADD = """
+import sys
+from pathlib import Path
+from milestones.evidence import Store
+from milestones.git import Git
+from milestones.records import parse
+Store(Git(Path.cwd())).add(parse(sys.stdin.read()))
+"""
+
+
+def test_records_that_are_saved_at_the_same_moment_are_all_kept(scratch: Scratch) -> None:
+    made = [
+        record_of(scratch.repository, "feat/demo-1", milestone="demo/1", seconds=float(number))
+        for number in range(1, 17)
+    ]
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", ADD],
+            cwd=scratch.root,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+            stdin=subprocess.PIPE,
+            text=True,
+        )
+        for _ in made
+    ]
+    for writer, one in zip(writers, made, strict=True):
+        assert writer.stdin is not None
+        writer.stdin.write(to_line(one))
+        writer.stdin.close()
+    assert [writer.wait() for writer in writers] == [0] * 16
+    kept = [one.record for one in Store(scratch.repository).read()]
+    assert sorted(kept, key=lambda one: one.seconds if one else 0) == made
+    assert list(scratch.repository.refs("refs/notes/")) == [NOTES]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -150,8 +151,19 @@ def forge(ready: Scratch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         "#!/usr/bin/env python3\nimport json, subprocess, sys\n"
         f"with open({str(called)!r}, 'a') as file:\n"
         "    print(json.dumps(sys.argv[1:]), file=file)\n"
+        "def git(*words): subprocess.run(['git', *words], check=True)\n"
+        "if 'view' in sys.argv:\n"
+        "    state = 'CLOSED' if '66' in sys.argv else 'OPEN'\n"
+        "    print(json.dumps({'state': state, 'baseRefName': 'main'}))\n"
         "if 'merge' in sys.argv:\n"
-        "    subprocess.run(['git', 'branch', '-D', 'feat/demo-1'], check=True)\n"
+        "    subject, body = sys.argv[-3], sys.argv[-1]\n"
+        f"    git('clone', '--quiet', {str(tmp_path / 'origin')!r}, {str(tmp_path / 'work')!r})\n"
+        f"    forge = ['-C', {str(tmp_path / 'work')!r}]\n"
+        "    git(*forge, 'switch', '--quiet', 'main')\n"
+        "    git(*forge, 'merge', '--quiet', '--squash', 'origin/feat/demo-1')\n"
+        "    git(*forge, 'commit', '--quiet', '--message', subject + '\\n\\n' + body)\n"
+        "    git(*forge, 'push', '--quiet', 'origin', 'main', ':feat/demo-1')\n"
+        "    git('branch', '-D', 'feat/demo-1')\n"
         "sys.exit('checks' in sys.argv and '77' in sys.argv)\n",
     )
     monkeypatch.setenv("PATH", f"{gh.parent}{os.pathsep}{os.environ['PATH']}")
@@ -163,19 +175,24 @@ def calls(called: Path) -> list[list[str]]:
 
 
 BODY = "* The part 1\n\nPart of #7\n\nMilestone: demo/1"
-MERGE = ["pr", "merge", "51", "--squash", "--delete-branch"]
-FORGE = [
-    ["pr", "checks", "51", "--watch"],
-    ["pr", "edit", "52", "--base", "main"],
-    [*MERGE, "--subject", "The demo: Part 1 (1/3)", "--body", BODY],
-]
+MERGE = ["pr", "merge", "51", "--squash", "--delete-branch", "--match-head-commit"]
+VIEW = ["pr", "view", "51", "--json", "state,baseRefName"]
+
+
+def on_forge(tip: str) -> list[list[str]]:
+    """Return what lands a milestone whose branch has a tip."""
+    return [
+        ["pr", "checks", "51", "--watch"],
+        ["pr", "edit", "52", "--base", "main"],
+        [*MERGE, tip, "--subject", "The demo: Part 1 (1/3)", "--body", BODY],
+    ]
 
 
 def test_the_commands_for_a_forge_are_printed_and_not_run(ready: Scratch, forge: Path) -> None:
     said = ready.run("land", "demo/1")
     assert said.exit_code == 0
     text = said.text.removesuffix("nothing was changed; to do it: --execute\n")
-    assert commands(text) == [["gh", *one] for one in FORGE]
+    assert commands(text) == [["gh", *one] for one in on_forge(ready.id("feat/demo-1"))]
     assert calls(forge) == []
 
 
@@ -183,7 +200,8 @@ def test_with_execute_they_run_in_order(ready: Scratch, forge: Path) -> None:
     before, tip = ready.heads(), ready.id("feat/demo-1")
     said = ready.run("land", "demo/1", "--execute")
     assert said.exit_code == 0, said.text
-    assert calls(forge) == FORGE
+    assert calls(forge) == [VIEW, *on_forge(tip)]
+    assert ready.id("origin/main^{tree}") == ready.id(f"{tip}^{{tree}}")
     assert ready.repository.refs("refs/stack/fork/") == {"refs/stack/fork/demo/2": tip}
     assert "refs/heads/feat/demo-1" not in ready.heads()  # as gh has it
     ready.git("checkout", "--quiet", "docs/stack")
@@ -201,8 +219,8 @@ def test_a_branch_that_is_not_pushed_is_pushed_first(ready: Scratch, forge: Path
     lease = f"--force-with-lease=refs/heads/feat/demo-1:{old}"
     assert f"$ git push {lease} origin feat/demo-1\n$ gh pr checks" in said.text
     assert ready.run("land", "demo/1", "--execute").exit_code == 0
-    assert len(calls(forge)) == 3
-    assert ready.id("origin/feat/demo-1") == amended
+    assert calls(forge) == [VIEW, *on_forge(amended)]
+    assert ready.git("log", "-1", "--format=%s", "origin/main") == "The demo: Part 1 (1/3)"
 
 
 def test_checks_that_fail_keep_it_from_being_merged(ready: Scratch, forge: Path) -> None:
@@ -210,7 +228,59 @@ def test_checks_that_fail_keep_it_from_being_merged(ready: Scratch, forge: Path)
     said = ready.run("land", "demo/1", "--execute")
     assert said.exit_code == 1
     assert said.text == "gh pr checks 77 ended with 1; nothing after it ran"
-    assert calls(forge) == [["pr", "checks", "77", "--watch"]]
+    assert calls(forge) == [
+        ["pr", "view", "77", *VIEW[3:]],
+        ["pr", "checks", "77", "--watch"],
+    ]
+
+
+def test_a_pull_request_that_is_closed_is_refused(ready: Scratch, forge: Path) -> None:
+    ready.change_manifest("pr = 51", "pr = 66")
+    said = ready.run("land", "demo/1", "--execute")
+    assert said.exit_code == 1
+    assert said.text.startswith("the pull request 66 has state 'CLOSED', and not 'OPEN'")
+    assert len(calls(forge)) == 1
+
+
+def elsewhere(ready: Scratch, tmp_path: Path, branch: str) -> Scratch:
+    """Return another clone, with a branch checked out."""
+    ready.git("clone", "--quiet", "--branch", branch, str(tmp_path / "origin"), str(tmp_path / "b"))
+    return Scratch(tmp_path / "b")
+
+
+@pytest.mark.parametrize("branch", ["main", "feat/demo-1"])
+def test_what_moved_on_the_forge_since_the_last_fetch_is_not_landed(
+    ready: Scratch, forge: Path, tmp_path: Path, branch: str
+) -> None:
+    other = elsewhere(ready, tmp_path, branch)
+    other.commit("Somebody else", {"src/part0.sh": "answer0=9\n"})
+    other.git("push", "--quiet", "origin", branch)
+    there = other.id("HEAD")[:12]
+    said = ready.run("land", "demo/1", "--execute")
+    assert said.exit_code == 1
+    assert there in said.text
+    assert said.text.endswith("Nothing was merged")
+    assert calls(forge) == []
+
+
+@pytest.mark.usefixtures("forge")
+def test_what_was_merged_in_between_is_said(ready: Scratch, tmp_path: Path) -> None:
+    """Between the last look and the merge: nobody can keep that from happening."""
+    other = elsewhere(ready, tmp_path, "main")
+    other.commit("Somebody else", {"src/other.sh": "other=1\n"})
+    gh = tmp_path / "bin/gh"
+    push = f"if 'checks' in sys.argv: git('-C', {str(other.root)!r}, 'push', '--quiet')\nsys.exit"
+    write_executable(gh, gh.read_text(encoding="utf-8").replace("sys.exit", push))
+    said = ready.run("land", "demo/1", "--execute")
+    assert said.exit_code == 1
+    assert "which was verified; they differ in src/other.sh" in said.text
+
+
+def test_a_remote_that_is_gone_is_named(ready: Scratch, forge: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "origin")
+    said = ready.run("land", "demo/1", "--execute")
+    assert said.text.startswith(f"the remote origin ({tmp_path / 'origin'}) does not answer: ")
+    assert calls(forge) == []
 
 
 def test_without_gh_nothing_is_done(ready: Scratch, monkeypatch: pytest.MonkeyPatch) -> None:

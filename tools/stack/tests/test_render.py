@@ -12,7 +12,7 @@ from milestones.evidence import Store
 from milestones.records import GATES
 
 from .project import manifest
-from .records import record_of, result
+from .records import record, record_of, result
 from .scratch import Scratch
 from .test_status import prove
 
@@ -216,17 +216,46 @@ def test_a_state_file_that_is_none_is_an_error(rendered: Scratch) -> None:
 def test_pages_can_be_checked_without_the_branches_and_notes(
     rendered: Scratch, tmp_path: Path
 ) -> None:
-    """As in a shallow clone of continuous integration, and in an sdist."""
-    source = f"file://{rendered.root}"
-    options = ("--quiet", "--depth", "1", "--branch", "main", "--single-branch")
-    rendered.git("clone", *options, source, str(tmp_path / "clone"))
+    """As in continuous integration, which fetches all of the history, and in an sdist."""
+    rendered.git("clone", "--quiet", str(rendered.root), str(tmp_path / "clone"))
     clone = Scratch(tmp_path / "clone")
     said = clone.run("render", "--check")
     assert said.exit_code == 0, said.text
-    assert said.text.endswith("0 facts agree with history, 3 name commits that are not here\n")
+    assert said.text.endswith("3 facts agree with history\n")
     shutil.rmtree(clone.root / ".git")
     assert clone.run("render", "--check").exit_code == 0
     assert clone.run("render", "--refresh").text.endswith("so there is nothing to ask")
+
+
+@pytest.mark.parametrize(
+    "command", [("status",), ("render", "--check"), ("render", "--refresh")], ids=" ".join
+)
+def test_a_shallow_clone_is_refused(
+    rendered: Scratch, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    """There, what was merged before its beginning looks as if it had never been."""
+    source = f"file://{rendered.root}"
+    rendered.git("clone", "--quiet", "--depth", "1", source, str(tmp_path / "clone"))
+    clone = Scratch(tmp_path / "clone")
+    said = clone.run(*command)
+    assert said.exit_code == 1
+    assert "is a shallow clone" in said.text
+    assert said.hint == ("git fetch --unshallow",)
+    assert clone.git("status", "--porcelain") == ""
+
+
+def test_a_fact_and_a_record_of_nothing_are_found(rendered: Scratch) -> None:
+    state = rendered.root / "docs/stack/records/state.json"
+    facts = json.loads(state.read_text(encoding="utf-8"))
+    facts["facts"]["demo/3"] |= {"commit": "1" * 40, "tree": "2" * 40, "merged": True}
+    state.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    invented = record(milestone="demo/3", commit="1" * 40, tree="2" * 40)
+    Store(rendered.repository).export(invented)
+    rendered.run("render")
+    said = rendered.run("render", "--check")
+    assert said.exit_code == 1
+    assert "state.json: demo/3: the commit 111111111111 is not here" in said.text
+    assert "demo/3.json: its commit 111111111111 is not here" in said.text
 
 
 def test_pages_can_be_checked_in_an_old_commit(rendered: Scratch, tmp_path: Path) -> None:

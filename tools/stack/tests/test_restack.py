@@ -474,3 +474,31 @@ def test_a_branch_that_is_only_at_the_remote_is_told(pushed: Scratch) -> None:
     assert said.exit_code == 0
     assert "demo/3 is not here: git switch feat/demo-3, then restack again" in said.text
     assert own_subjects(pushed, "main", "feat/demo-2") == ["Name part 2", "Part 2"]
+
+
+def test_milestones_that_changed_places_are_refused(tmp_path: Path) -> None:
+    """The branches sit on each other in the old order; nothing may move, and git is not blamed."""
+    scratch = Scratch(tmp_path / "new")
+    scratch.begin(parts=3)
+    for number in (1, 2, 3):
+        scratch.git("switch", "--quiet", "--create", f"feat/demo-{number}")
+        scratch.commit(f"Part {number}", part(number))
+    scratch.git("switch", "--quiet", "main")
+    path = scratch.root / "docs/stack/demo.toml"
+    text = path.read_text(encoding="utf-8")
+    text = text.replace("feat/demo-2", "feat/x").replace("feat/demo-3", "feat/demo-2")
+    path.write_text(text.replace("feat/x", "feat/demo-3"), encoding="utf-8")
+    scratch.commit("Reorder")
+    before = scratch.heads()
+    for arguments in ((), ("--execute",)):
+        said = scratch.run("restack", *arguments)
+        assert said.exit_code == 1
+        assert said.text.endswith("they have changed places, and nothing was moved")
+    assert scratch.heads() == before
+    commands = [line.strip() for line in said.hint if line.startswith("  git ")]
+    for command in commands:
+        subprocess.run(shlex.split(command), cwd=scratch.root, check=True, capture_output=True)
+    scratch.git("switch", "--quiet", "main")
+    assert scratch.run("restack").exit_code == 0
+    own = scratch.git("log", "--format=%s", "feat/demo-1..feat/demo-2").splitlines()
+    assert own == ["Part 2", "Part 3"]

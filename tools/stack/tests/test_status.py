@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -149,14 +151,14 @@ def test_a_paused_milestone_is_blocked_and_says_why(scratch: Scratch) -> None:
 
 def test_an_exclusion_that_has_expired_blocks(scratch: Scratch) -> None:
     prove(scratch, 1)
-    exclusion = '\n[[milestone.exclusion]]\ntest = "t"\nreason = "r"\nexpires = {}\n'
+    exclusion = '\n[[milestone.exclusion]]\ntest = "t.py::t"\nreason = "r"\nexpires = {}\n'
     end = 'next = "The part 2."\n'
     scratch.change_manifest(end, end + exclusion.format("2999-01-01"))
     assert scratch.states()["demo/1"] == "ready"
     scratch.change_manifest("2999-01-01", "2020-01-01")
     first = scratch.status()["demo/1"]
     assert first["state"] == "blocked"
-    assert first["why"] == "the exclusion of t expired on 2020-01-01"
+    assert first["why"] == "the exclusion of t.py::t expired on 2020-01-01"
 
 
 def test_a_milestone_waits_for_those_of_other_stacks(scratch: Scratch) -> None:
@@ -235,3 +237,76 @@ def test_stacks_are_chosen_by_name(scratch: Scratch) -> None:
     assert [one["stack"] for one in json.loads(said.text)["stacks"]] == ["other"]
     said = scratch.run("status", "nothing")
     assert (said.exit_code, said.text) == (1, "there is no stack 'nothing'; there are demo, other")
+
+
+def test_a_squash_without_the_trailer_is_known_by_its_tree(scratch: Scratch) -> None:
+    """As the button of a forge makes it; with the branch there, and with its record alone."""
+    prove(scratch, 1)
+    scratch.git("merge", "--quiet", "--squash", "feat/demo-1")
+    scratch.git("commit", "--quiet", "--message", "Part 1 (#51)")
+    assert scratch.states()["demo/1"] == "merged"
+    scratch.git("branch", "--quiet", "-D", "feat/demo-1")
+    assert scratch.states() == {"demo/1": "merged", "demo/2": "stale", "demo/3": "draft"}
+    assert scratch.run("restack", "--execute").exit_code == 0
+    assert scratch.states()["demo/2"] == "draft"
+
+
+def test_a_branch_that_was_only_begun_is_not_merged(tmp_path: Path) -> None:
+    scratch = Scratch(tmp_path / "new")
+    scratch.begin(parts=1)
+    scratch.git("branch", "feat/demo-1")
+    assert scratch.states() == {"demo/1": "draft"}
+    scratch.commit("Elsewhere")  # its tree is that of the commit before
+    assert scratch.states() == {"demo/1": "draft"}
+
+
+def test_a_revert_takes_a_merge_back(scratch: Scratch) -> None:
+    landed = scratch.squash("feat/demo-1", "demo/1")
+    assert scratch.states()["demo/1"] == "merged"
+    scratch.git("revert", "--no-edit", landed)
+    assert scratch.states()["demo/1"] == "planned"
+    scratch.git("revert", "--no-edit", "HEAD")
+    assert scratch.states()["demo/1"] == "merged"
+
+
+def test_a_child_that_carries_what_its_parent_dropped_is_stale(scratch: Scratch) -> None:
+    scratch.git("switch", "--quiet", "feat/demo-3")
+    secret = scratch.commit("A secret", {"src/secret.sh": "password=1\n"})
+    text = scratch.root / "docs/stack/demo.toml"
+    four = manifest(4)
+    scratch.git("switch", "--quiet", "--create", "feat/demo-4")
+    scratch.commit("Part 4", {"src/part4.sh": "answer4=4\n"})
+    scratch.git("branch", "--quiet", "--force", "feat/demo-3", f"{secret}~1")
+    text.write_text(four, encoding="utf-8")
+    scratch.commit("Part 4 is planned")
+    assert scratch.states()["demo/4"] == "stale"
+    said = scratch.run("restack", "--execute")
+    assert "left behind, as feat/demo-3 has dropped it" in said.text
+    files = scratch.git("ls-tree", "-r", "--name-only", "feat/demo-4").splitlines()
+    assert "src/part4.sh" in files
+    assert "src/secret.sh" not in files
+
+
+def test_a_commit_that_was_moved_to_a_new_branch_stays(scratch: Scratch) -> None:
+    """Committed on the wrong branch: a branch is made there, and the wrong one goes back."""
+    scratch.git("branch", "--quiet", "-D", "feat/demo-3")
+    scratch.git("switch", "--quiet", "feat/demo-2")
+    scratch.commit("Part 3", {"src/part3.sh": "answer3=3\n"})
+    scratch.git("switch", "--quiet", "--create", "feat/demo-3")
+    scratch.git("branch", "--quiet", "--force", "feat/demo-2", "HEAD~1")
+    assert scratch.states()["demo/3"] == "draft"
+
+
+def test_a_record_without_content_is_not_green(scratch: Scratch) -> None:
+    commit = scratch.id("feat/demo-1")
+    no_log = hashlib.sha256(b"").hexdigest()
+    cases: tuple[dict[str, Any], ...] = (
+        {"started": ""},
+        {"tools": {}},
+        {"log": no_log},
+        {"seconds": 0.0},
+    )
+    for lacking in cases:
+        record = record_of(scratch.repository, commit, milestone="demo/1", **lacking)
+        assert record.lacks
+        assert not record.green

@@ -9,6 +9,7 @@ import pytest
 from milestones.journal import JOURNAL, Journal
 
 from .scratch import Scratch
+from .test_status import prove
 
 
 @pytest.fixture
@@ -182,3 +183,47 @@ def test_the_journal_is_kept_where_git_knows_nobody(
     scratch.git("config", "user.useConfigOnly", "true")
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     assert Journal(scratch.repository).begin("something", [])
+
+
+def test_work_after_a_conflict_that_was_resolved_is_not_dropped(scratch: Scratch) -> None:
+    scratch.git("switch", "--quiet", "feat/demo-1")
+    scratch.write({"README.md": "# Another project\n"})
+    scratch.git("commit", "--quiet", "--all", "--amend", "--no-edit")
+    assert scratch.run("restack", "--execute").text.startswith("conflict at ")
+    while scratch.repository.rebase_in_progress():
+        scratch.write({"README.md": "# Another project\n\nMore\n"})
+        scratch.git("add", "README.md")
+        scratch.repository.attempt("rebase", "--continue")
+    scratch.git("switch", "--quiet", "feat/demo-3")
+    work = scratch.commit("A day of work", {"src/day.sh": "day=1\n"})
+    refused = scratch.run("undo", "--execute")
+    assert refused.text.startswith("moved since then: feat/demo-3;")
+    assert scratch.run("restack", "--execute").exit_code == 0  # there is nothing left to do
+    refused = scratch.run("undo", "--execute")
+    assert refused.text.startswith("moved since then: feat/demo-3;")
+    assert scratch.id("feat/demo-3") == work
+
+
+def test_a_restack_that_was_finished_by_hand_is_closed_by_the_next(scratch: Scratch) -> None:
+    scratch.git("switch", "--quiet", "feat/demo-1")
+    scratch.write({"README.md": "# Another project\n"})
+    scratch.git("commit", "--quiet", "--all", "--amend", "--no-edit")
+    assert scratch.run("restack", "--execute").text.startswith("conflict at ")
+    while scratch.repository.rebase_in_progress():
+        scratch.write({"README.md": "# Another project\n\nMore\n"})
+        scratch.git("add", "README.md")
+        scratch.repository.attempt("rebase", "--continue")
+    journal = Journal(scratch.repository)
+    assert journal.entries()[0].after is None
+    assert scratch.run("restack", "--execute").exit_code == 0
+    assert journal.entries()[0].after is not None
+    assert scratch.run("undo", "--execute").exit_code == 0
+
+
+def test_what_was_checked_out_comes_back(scratch: Scratch) -> None:
+    prove(scratch, 1)
+    scratch.git("switch", "--quiet", "feat/demo-1")
+    assert scratch.run("land", "demo/1", "--local", "--execute").exit_code == 0
+    assert scratch.repository.head() == "refs/heads/main"
+    assert scratch.run("undo", "--execute").exit_code == 0
+    assert scratch.repository.head() == "refs/heads/feat/demo-1"

@@ -18,6 +18,7 @@ from milestones.records import GATES, Record, parse
 
 from .project import part
 from .scratch import Scratch
+from .test_status import prove
 
 
 def records(scratch: Scratch, branch: str) -> list[Record]:
@@ -166,19 +167,24 @@ def test_a_forged_record_makes_no_run_needless(scratch: Scratch) -> None:
 
 def test_excluded_tests_are_left_out_and_recorded(scratch: Scratch) -> None:
     scratch.git("switch", "--quiet", "feat/demo-1")
-    scratch.commit("Broken", part(1, answer=2, expected=1))
-    end = 'next = "The part 2."\n'
-    exclusion = (
-        '\n[[milestone.exclusion]]\ntest = "tests/part1.sh"\nreason = "known"\nexpires = {}\n'
-    )
+    end, test = 'next = "The part 2."\n', "tests/part1.sh::all"
+    exclusion = f'\n[[milestone.exclusion]]\ntest = "{test}"\nreason = "known"\nexpires = {{}}\n'
     scratch.change_manifest(end, end + exclusion.format("2999-01-01"))
     assert scratch.run("verify", "demo/1").exit_code == 0
     (record,) = records(scratch, "HEAD")
-    assert [one.test for one in record.excluded] == ["tests/part1.sh"]
+    assert record.excluded == []  # what was never committed leaves nothing out
+    scratch.commit("Broken", part(1, answer=2, expected=1))
+    assert scratch.run("verify", "demo/1").exit_code == 0
+    (record,) = records(scratch, "HEAD")
+    assert [one.test for one in record.excluded] == [test]
     counts = {one.gate: one.tests for one in record.gates}["test"]
     assert counts == {"failed": 0, "passed": 1, "deselected": 1}
     assert scratch.status()["demo/1"]["evidence"]["text"] == "6/6 (1 left out)"
+    scratch.change_manifest(exclusion.format("2999-01-01"), "")
+    assert scratch.status()["demo/1"]["why"] == f"left out, but not by the manifest: {test}"
+    scratch.git("checkout", "--quiet", "--", ".")
     scratch.change_manifest("2999-01-01", "2020-01-01")
+    scratch.commit("Expired")
     assert scratch.run("verify", "demo/1").exit_code == 1
 
 
@@ -421,3 +427,46 @@ def test_the_json_of_the_status_has_the_record(scratch: Scratch) -> None:
     scratch.run("verify", "demo/1")
     record = scratch.status()["demo/1"]["evidence"]["record"]
     assert parse(json.dumps(record)) == records(scratch, "feat/demo-1")[0]
+
+
+VACUOUS = r"""#!/usr/bin/env bash
+printf '{"gates":[' >"$KVPOOL_GATES_JSON"
+separator=
+for gate in build test lint format docs min_python; do
+    echo "=== gate $gate"
+    printf '%s{"gate":"%s","passed":true,"seconds":0.1}' "$separator" $gate >>"$KVPOOL_GATES_JSON"
+    separator=,
+done
+printf ']}' >>"$KVPOOL_GATES_JSON"
+"""
+
+
+def test_a_milestone_that_weakens_its_gates_is_held_to_those_of_the_trunk(
+    scratch: Scratch,
+) -> None:
+    scratch.git("switch", "--quiet", "feat/demo-1")
+    scratch.commit("Weaker", {"tests/part1.sh": "false\n", "scripts/ci-local.sh": VACUOUS})
+    assert scratch.run("verify", "demo/1").exit_code == 0
+    first = scratch.status()["demo/1"]
+    assert first["evidence"]["verdict"] == "green"
+    assert first["state"] == "draft"
+    assert first["why"].endswith("those of main do not pass on it: test, min_python")
+    note = "its gates are defined otherwise than those of main: scripts/ci-local.sh; "
+    assert note + "of the gates of main, 4/6 pass on it" in scratch.run("status", columns=200).text
+    assert "recorded before" in scratch.run("verify", "demo/1").text
+    why = 'explanation = "The test of part 1 is of another kind."\nscope = ["The part 1"]'
+    scratch.change_manifest('scope = ["The part 1"]', why)
+    assert scratch.states()["demo/1"] == "ready"
+    assert note in scratch.run("land", "demo/1").text
+    scratch.run("render", "--refresh")
+    page = (scratch.root / "docs/stack/demo/1.md").read_text(encoding="utf-8")
+    assert note in page
+
+
+def test_a_record_from_before_the_gates_changed_proves_nothing(scratch: Scratch) -> None:
+    scratch.git("switch", "--quiet", "feat/demo-1")
+    scratch.commit("Other gates", {"noxfile.py": "# other\n"})
+    prove(scratch, 1)
+    assert scratch.status()["demo/1"]["why"] == "it changes gates, and those of main have not run"
+    assert scratch.run("verify", "demo/1").exit_code == 0
+    assert scratch.states()["demo/1"] == "ready"

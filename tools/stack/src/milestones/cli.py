@@ -95,6 +95,8 @@ def restack_(stacks: Stacks = None, execute: Execute = False) -> None:
     for manifest in here.chosen(stacks):
         journal = Journal(here.git)
         plan = restack.plan(here.git, manifest, here.facts)
+        if execute and not here.git.rebase_in_progress():
+            journal.settle(f"restack {manifest.stack}")
         show.restack_plan(console, plan, restack.obstacles(here.git, plan, journal))
         if plan.segments and execute:
             replay.execute(here.git, plan, journal, lambda text: show.line(console, f"$ {text}"))

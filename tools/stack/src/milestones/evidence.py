@@ -7,13 +7,17 @@ are exported to `docs/stack/records` as well, so that a clone without the notes 
 
 from __future__ import annotations
 
+import random
+import time
+import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from milestones import environment, settings
-from milestones.git import Git
+from milestones.errors import StackError
+from milestones.git import IDENTITY, NOTHING, Git
 from milestones.records import Keys, Record, RecordError, parse, to_line, to_page
 
 __all__ = [
@@ -29,12 +33,7 @@ __all__ = [
 
 NOTES = "refs/notes/gates"
 
-# The tool's own commits are made where nobody has said who they are, too.
-IDENTITY = {
-    f"GIT_{role}_{field}": value
-    for role in ("AUTHOR", "COMMITTER")
-    for field, value in (("NAME", "stack tool"), ("EMAIL", "stack@invalid"))
-}
+_ATTEMPTS = 200  # of writing a note while others write theirs
 
 Verdict = Literal["green", "failed", "quick", "other", "none"]
 
@@ -126,13 +125,39 @@ class Store:
         return [self._checked(one) for one in found]
 
     def add(self, record: Record) -> None:
-        """Add a record to the note of its commit."""
-        present = self.git.attempt("notes", "--ref", NOTES, "show", record.commit)
-        kept = present.stdout.splitlines() if present.returncode == 0 else []
-        text = "".join(f"{line}\n" for line in sorted({*kept, to_line(record)}))
-        blob = self.git.run("hash-object", "-w", "--stdin", stdin=text)
-        order = ("notes", "--ref", NOTES, "add", "--force", "--reuse-message", blob)
-        self.git.run(*order, record.commit, env=IDENTITY)
+        """Add a record to the note of its commit; several processes may do so at once.
+
+        Raises
+        ------
+        StackError
+            Others have changed the notes each time; the record has not been added.
+        """
+        for attempt in range(_ATTEMPTS):
+            if self._added(record):
+                return
+            time.sleep(random.uniform(0, min(0.05 * (attempt + 1), 1.0)))
+        raise StackError(
+            f"{NOTES} was changed by others {_ATTEMPTS} times; the record is not saved",
+            ["Try again, when fewer runs end at the same time."],
+        )
+
+    def _added(self, record: Record) -> bool:
+        """Write the note beside, and put it in place unless somebody was there in between."""
+        before = self.git.commit(NOTES)
+        beside = f"refs/notes/stack-{uuid.uuid4().hex}"
+        try:
+            if before is not None:
+                self.git.run("update-ref", beside, before)
+            present = self.git.attempt("notes", "--ref", beside, "show", record.commit)
+            kept = present.stdout.splitlines() if present.returncode == 0 else []
+            text = "".join(f"{line}\n" for line in sorted({*kept, to_line(record)}))
+            blob = self.git.run("hash-object", "-w", "--stdin", stdin=text)
+            order = ("notes", "--ref", beside, "add", "--force", "--reuse-message", blob)
+            self.git.run(*order, record.commit, env=IDENTITY)
+            swap = ("update-ref", NOTES, self.git.run("rev-parse", beside), before or NOTHING)
+            return self.git.attempt(*swap).returncode == 0
+        finally:
+            self.git.attempt("update-ref", "-d", beside)
 
     def export(self, record: Record) -> Path:
         """Write a record to its file in the working tree."""

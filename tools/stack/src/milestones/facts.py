@@ -7,19 +7,36 @@ that by its branch.
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from milestones import settings
 from milestones.errors import StackError
+from milestones.evidence import Store
 from milestones.git import Git
 from milestones.manifest import Manifest, Milestone
 
-__all__ = ["TRAILER", "Fact", "Trunk", "base_of", "find_trunk", "survey"]
+__all__ = [
+    "TRAILER",
+    "Fact",
+    "History",
+    "Trunk",
+    "base_of",
+    "changed_gates",
+    "dropped",
+    "find_trunk",
+    "left_trunk",
+    "survey",
+]
 
 TRAILER = "Milestone"
+
+_REVERTED = re.compile(r"^This reverts commit ([0-9a-f]{40})", re.MULTILINE)
 
 Id = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
@@ -43,6 +60,8 @@ class Fact(BaseModel):
         Commits of the trunk that it does not have.
     fork_point : str or None
         Where it left its parent. Asked for only when facts are written down.
+    gates_changed : list of str
+        Files that define the gates and are not as they were where it left the trunk.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -55,6 +74,7 @@ class Fact(BaseModel):
     on_parent: bool
     behind: int
     fork_point: Id | None = None
+    gates_changed: list[str] = []
 
 
 @dataclass(frozen=True)
@@ -119,15 +139,17 @@ class _Branches:
 
 def survey(git: Git, stacks: Mapping[str, Manifest]) -> dict[str, Fact]:
     """Find every milestone that is there, by its key."""
+    git.need_history()
     facts: dict[str, Fact] = {}
     branches = _Branches(git)
     trunks = {name: find_trunk(git, name) for name in {one.trunk for one in stacks.values()}}
-    merged = {name: _trailers(git, trunk) for name, trunk in trunks.items() if trunk is not None}
+    merged = {name: History(git, trunk) for name, trunk in trunks.items() if trunk is not None}
     for manifest in stacks.values():
-        trunk, on_trunk = trunks[manifest.trunk], merged.get(manifest.trunk, {})
+        trunk, history = trunks[manifest.trunk], merged.get(manifest.trunk)
         for one in manifest.milestones:
-            if trunk is not None and one.key in on_trunk:
-                commit = on_trunk[one.key]
+            ref = branches.find(one.branch)
+            commit = history.find(one.key, branches.tips[ref] if ref else None) if history else None
+            if trunk is not None and commit is not None:
                 facts[one.key] = Fact(
                     commit=commit,
                     tree=git.tree(commit),
@@ -136,8 +158,9 @@ def survey(git: Git, stacks: Mapping[str, Manifest]) -> dict[str, Fact]:
                     base=trunk.name,
                     on_parent=True,
                     behind=0,
+                    gates_changed=changed_gates(git, git.commit(f"{commit}^"), commit),
                 )
-            elif ref := branches.find(one.branch):
+            elif ref is not None:
                 base = base_of(manifest, one, facts)
                 commit, tree = branches.tips[ref]
                 facts[one.key] = Fact(
@@ -146,18 +169,121 @@ def survey(git: Git, stacks: Mapping[str, Manifest]) -> dict[str, Fact]:
                     ref=ref.removeprefix("refs/heads/").removeprefix("refs/remotes/"),
                     merged=False,
                     base=manifest.trunk if base is None or base[1].merged else base[1].ref,
-                    on_parent=base is None or git.is_ancestor(base[1].commit, commit),
+                    on_parent=base is None
+                    or (
+                        git.is_ancestor(base[1].commit, commit) and not _carries(git, base, commit)
+                    ),
                     behind=git.count(f"{commit}..{trunk.commit}") if trunk is not None else 0,
+                    gates_changed=changed_gates(git, left_trunk(git, trunk, commit), commit),
                 )
     return facts
 
 
-def _trailers(git: Git, trunk: Trunk) -> dict[str, str]:
-    """Return the newest commit of the trunk with each trailer."""
-    values = f"%(trailers:key={TRAILER},valueonly,separator=%x20)"
-    found: dict[str, str] = {}
-    for line in git.lines("log", f"--format=%H {values}", trunk.commit):
-        commit, *keys = line.split()
-        for key in keys:
-            found.setdefault(key, commit)
-    return found
+def left_trunk(git: Git, trunk: Trunk | None, commit: str) -> str | None:
+    """Return the commit of the trunk that a branch goes back to; None if there is none."""
+    return git.merge_base(trunk.commit, commit) if trunk is not None else None
+
+
+def changed_gates(git: Git, before: str | None, commit: str) -> list[str]:
+    """Return the files that define the gates and differ between two commits."""
+    if before is None:
+        return []
+    paths = settings.current().definitions
+    return git.lines("diff", "--name-only", "--no-renames", before, commit, "--", *paths)
+
+
+def _carries(git: Git, base: tuple[Milestone, Fact], commit: str) -> bool:
+    """Return whether a branch still has what its parent has dropped."""
+    return not base[1].merged and dropped(git, base[0].branch, commit) is not None
+
+
+def dropped(git: Git, parent: str, tip: str) -> str | None:
+    """Return the last commit that a parent has had, does not have now, and a child still carries.
+
+    Parameters
+    ----------
+    git : Git
+        The repository.
+    parent : str
+        The branch of the parent; what it once had, its reflog says.
+    tip : str
+        The tip of the child. If that itself is what the parent has had, then the commits were
+        moved to the child on purpose.
+
+    Returns
+    -------
+    str or None
+    """
+    here = git.commit(f"refs/heads/{parent}")
+    if here is None or not git.is_ancestor(here, tip):
+        return None
+    done = git.attempt("merge-base", "--fork-point", f"refs/heads/{parent}", tip)
+    once = done.stdout.strip()
+    if done.returncode != 0 or once in (here, tip) or not git.is_ancestor(here, once):
+        return None
+    return once
+
+
+class History:
+    """The commits of a trunk: which milestone each of them is.
+
+    A milestone is the newest commit with its trailer. One that was squashed without it, by the
+    button of a forge, is known by its tree: that of its branch, or of a record. What was
+    reverted afterwards is not merged, unless the revert was reverted.
+
+    Parameters
+    ----------
+    git : Git
+        The repository.
+    trunk : Trunk
+        The trunk.
+    """
+
+    def __init__(self, git: Git, trunk: Trunk) -> None:
+        self.git = git
+        self.keys: dict[str, str] = {}
+        self._trees: dict[str, str] = {}
+        reverted: set[str] = set()
+        values = f"%(trailers:key={TRAILER},valueonly,separator=%x20)"
+        for entry in git.run("log", f"--format=%H %T%n{values}%n%B%x00", trunk.commit).split("\0"):
+            first, _, rest = entry.strip("\n").partition("\n")
+            commit, _, tree = first.partition(" ")
+            if not commit or commit in reverted:
+                continue
+            keys, _, body = rest.partition("\n")
+            reverted.update(_REVERTED.findall(body))
+            self._trees[tree] = commit  # the oldest of several
+            for key in keys.split():
+                self.keys.setdefault(key, commit)
+
+    def find(self, key: str, tip: tuple[str, str] | None) -> str | None:
+        """Return the commit that a milestone is on the trunk; None if it is not merged.
+
+        Parameters
+        ----------
+        key : str
+            The milestone.
+        tip : tuple of str or None
+            Commit and tree of its branch; None if it has none.
+        """
+        if key in self.keys:
+            return self.keys[key]
+        for commit, tree in [tip] if tip is not None else self._recorded.get(key, []):
+            landed = self._trees.get(tree)
+            # A branch that was only begun has the tree of a commit that it comes from.
+            if landed is not None and not self._comes_from(commit, landed):
+                return landed
+        return None
+
+    def _comes_from(self, commit: str, landed: str) -> bool:
+        return self.git.knows(commit) and self.git.is_ancestor(landed, commit)
+
+    @functools.cached_property
+    def _recorded(self) -> dict[str, list[tuple[str, str]]]:
+        """Commit and tree of every green record, by milestone."""
+        found: dict[str, list[tuple[str, str]]] = {}
+        for one in Store(self.git).read():
+            if one.record is not None and not one.fault and one.record.green:
+                place = one.record.commit, one.record.tree
+                found.setdefault(one.milestone, []).append(place)
+        return found

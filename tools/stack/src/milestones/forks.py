@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from milestones.errors import StackError
-from milestones.facts import Fact, Trunk, base_of
+from milestones.facts import Fact, Trunk, base_of, dropped
 from milestones.git import Git
 from milestones.manifest import Manifest, Milestone
 
@@ -89,7 +89,10 @@ def _certain(
         if left := git.merge_base(trunk.commit, tip):
             yield Fork(left, f"where it left {trunk.name}")
     elif here := git.commit(f"refs/heads/{base[0].branch}") or git.commit(base[1].ref):
-        yield Fork(here, f"the tip of {base[0].branch}")
+        if once := dropped(git, base[0].branch, tip):
+            yield Fork(once, f"what {base[0].branch} has dropped ends there")
+        else:
+            yield Fork(here, f"the tip of {base[0].branch}")
 
 
 def _recorded(git: Git, milestone: Milestone) -> Iterable[Fork]:

@@ -25,7 +25,7 @@ from typing import Any
 
 from milestones import environment, settings
 from milestones.errors import StackError
-from milestones.git import Git
+from milestones.git import IDENTITY, Git
 from milestones.records import GateResult
 
 __all__ = ["GateRun", "Runner", "count_tests"]
@@ -87,6 +87,7 @@ class Runner:
         quick: bool,
         excluded: Sequence[str],
         at_gate: Callable[[str], None],
+        gates_of: str | None = None,
     ) -> GateRun:
         """Run the gates of a commit.
 
@@ -100,6 +101,8 @@ class Runner:
             Node ids of tests to leave out.
         at_gate : callable
             Called with the name of each gate as it begins.
+        gates_of : str, optional
+            Another commit, whose gates run on the tree instead of its own.
 
         Raises
         ------
@@ -112,6 +115,8 @@ class Runner:
             scratch = Path(directory).resolve()
             result = scratch / "gates.json"
             with self._worktree(commit, scratch / "tree") as tree:
+                if gates_of is not None:
+                    _take_gates(Git(tree), gates_of)
                 if not (tree / script).exists():
                     raise StackError(f"{commit[:12]} has no {script}: its gates cannot be run")
                 log = scratch / "log"
@@ -220,6 +225,16 @@ def count_tests(log: str) -> dict[str, dict[str, int]]:
             for number, word in pairs:
                 sums[word] = sums.get(word, 0) + int(number)
     return counts
+
+
+def _take_gates(git: Git, commit: str) -> None:
+    """Put the gates of another commit into a worktree, as a commit of its own."""
+    for path in settings.current().definitions:
+        git.run("rm", "-r", "--quiet", "--force", "--ignore-unmatch", "--", path)
+        if git.lines("ls-tree", "--name-only", commit, "--", path):
+            git.run("checkout", commit, "--", path)
+    order = ("commit", "--quiet", "--no-verify", "--allow-empty", "--message", "Other gates")
+    git.run(*order, env=IDENTITY)
 
 
 def _outcomes(result: Path, log: Path, exit_code: int, tree: Path, kept: Path) -> list[GateResult]:

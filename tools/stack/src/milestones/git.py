@@ -16,10 +16,17 @@ from pathlib import Path
 
 from milestones.errors import StackError
 
-__all__ = ["NOTHING", "Change", "Git", "GitError", "Worktree", "environment"]
+__all__ = ["IDENTITY", "NOTHING", "Change", "Git", "GitError", "Worktree", "environment"]
 
 NOTHING = "0" * 40
 """The id that stands for "there is no such ref"."""
+
+# The tool's own commits are made where nobody has said who they are, too.
+IDENTITY = {
+    f"GIT_{role}_{field}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for field, value in (("NAME", "stack tool"), ("EMAIL", "stack@invalid"))
+}
 
 # Set while git runs a hook or an alias; they would lead every command to another repository.
 _OF_ONE_REPOSITORY = (
@@ -55,7 +62,9 @@ class GitError(StackError):
     """
 
     def __init__(self, command: Sequence[str], status: int, said: str) -> None:
-        super().__init__(f"{shlex.join(command)} ended with {status}:\n{said.strip()}")
+        # Of the text that git prints on how it is used, what is wrong stands above.
+        wrong = said.strip().partition("usage: ")[0].strip() or said.strip().partition("\n")[0]
+        super().__init__(f"{shlex.join(command)} ended with {status}:\n{wrong}")
         self.status = status
         self.said = said
 
@@ -150,6 +159,21 @@ class Git:
     def knows(self, name: str) -> bool:
         """Return whether an object is in this repository."""
         return self.attempt("cat-file", "-e", name).returncode == 0
+
+    def need_history(self) -> None:
+        """Refuse a shallow clone: what it does not have looks as if it had never been.
+
+        Raises
+        ------
+        StackError
+            The clone is shallow.
+        """
+        if self.run("rev-parse", "--is-shallow-repository") == "true":
+            raise StackError(
+                f"{self.root} is a shallow clone: commits before its beginning are not here, so "
+                "nobody can say what was merged",
+                ["git fetch --unshallow"],
+            )
 
     def is_ancestor(self, older: str, newer: str) -> bool:
         """Return whether a commit is an ancestor of another, or the same."""

@@ -13,8 +13,7 @@ from datetime import UTC, datetime
 
 from pydantic import BaseModel, ConfigDict
 
-from milestones.evidence import IDENTITY
-from milestones.git import NOTHING, Git
+from milestones.git import IDENTITY, NOTHING, Git
 
 __all__ = ["JOURNAL", "Entry", "Journal"]
 
@@ -61,6 +60,8 @@ class Entry(BaseModel):
         Every ref as it left them; None if it did not come to its end.
     undoes : str or None
         The entry that it undid.
+    head_after : str or None
+        What it left checked out; None if it did not come to its end.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -73,6 +74,7 @@ class Entry(BaseModel):
     moves: list[str]
     after: dict[str, str] | None
     undoes: str | None
+    head_after: str | None = None
 
 
 class Journal:
@@ -95,18 +97,41 @@ class Journal:
         """Write down every ref after an operation that came to its end."""
         self._write(self._page(operation, ends=entry))
 
+    def settle(self, operation: str) -> None:
+        """Close the entries of an operation that was stopped and then finished by hand.
+
+        One stays open whose branches somebody has worked on since: what the operation itself
+        left there is not known any more.
+        """
+        for one in self.entries():
+            is_open = one.after is None and one.operation == operation
+            if is_open and all(self.left_by(one, ref) for ref in one.moves):
+                self.end(one.id, operation)
+
+    def left_by(self, entry: Entry, ref: str) -> bool:
+        """Return whether a branch is where an operation that did not end has left it.
+
+        The reflog says who moved it last: the rebase or the tool, or else somebody at work.
+        """
+        if not ref.startswith("refs/heads/") or self.git.commit(ref) == entry.before.get(ref):
+            return True
+        said = self.git.attempt("reflog", "show", "-1", "--format=%gs", ref).stdout.strip()
+        ours = ("rebase", "rewritten during rebase", entry.operation)
+        return said.startswith(ours) or not said
+
     def entries(self) -> list[Entry]:
         """Return every operation, the newest first."""
         if self.git.commit(JOURNAL) is None:
             return []
-        ended: dict[str, dict[str, str]] = {}
+        ended: dict[str, _Page] = {}
         found: list[Entry] = []
         # The newest first, so that the end of an operation is read before its beginning.
         for id_ in self.git.lines("rev-list", "--first-parent", JOURNAL)[:-1]:  # not the root
             page = _Page.model_validate_json(self.git.run("cat-file", "blob", f"{id_}:{_FILE}"))
             if page.ends is not None:
-                ended[page.ends] = page.refs
+                ended.setdefault(page.ends, page)
                 continue
+            end = ended.get(id_)
             entry = Entry(
                 id=id_,
                 operation=page.operation,
@@ -114,8 +139,9 @@ class Journal:
                 head=page.head,
                 before=page.refs,
                 moves=page.moves,
-                after=ended.get(id_),
+                after=None if end is None else end.refs,
                 undoes=page.undoes,
+                head_after=None if end is None else end.head,
             )
             found.append(entry)
         return found

@@ -6,6 +6,7 @@ the tree of the branch itself. So what passed the gates is what will be on the t
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from milestones.manifest import Manifest, Milestone
 from milestones.restack import Push, pushes
 from milestones.status import MilestoneStatus, State
 
-__all__ = ["Landing", "commands", "message", "plan", "run_forge", "squash"]
+__all__ = ["Landing", "commands", "fetch", "message", "plan", "run_forge", "squash"]
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def commands(landing: Landing) -> list[list[str]]:
     next_ones = [str(child.pr) for child in landing.children if child.pr is not None]
     listed += [["gh", "pr", "edit", number, "--base", landing.trunk.name] for number in next_ones]
     merge = ["gh", "pr", "merge", name, "--squash", "--delete-branch"]
+    merge += ["--match-head-commit", _tip(landing)]
     return [*listed, [*merge, "--subject", subject, "--body", body]]
 
 
@@ -144,6 +146,11 @@ def run_forge(git: Git, landing: Landing, journal: Journal, say: Callable[[str],
             "gh is not at hand, so nothing was done",
             ["Install it, or run the commands above where it is, or land without a forge: --local"],
         )
+    remote = git.remote_of(landing.trunk.name)
+    has_remote = remote in git.lines("remote")
+    if has_remote:
+        _refuse_if_moved(git, landing, remote)
+    _refuse_if_closed(git, landing)
     operation = f"land {landing.milestone.key}"
     entry = journal.begin(operation, _refs(landing))
     _record_forks(git, landing, operation)
@@ -153,6 +160,90 @@ def run_forge(git: Git, landing: Landing, journal: Journal, say: Callable[[str],
         if status != 0:
             raise StackError(f"{shlex.join(command[:4])} ended with {status}; nothing after it ran")
     journal.end(entry, operation)
+    if has_remote:
+        _compare(git, landing, remote)
+
+
+def _refuse_if_moved(git: Git, landing: Landing, remote: str) -> None:
+    """Ask the remote, and refuse if the trunk or the branch is not what the proof is about."""
+    fetch(git, remote)
+    key, trunk = landing.milestone.key, landing.trunk
+    there = git.commit(f"refs/remotes/{remote}/{trunk.name}")
+    tool = settings.current().command
+    if there is not None and not git.is_ancestor(there, trunk.commit):
+        raise StackError(
+            f"{trunk.name} has moved on {remote} to {there[:12]}; the proof is about "
+            f"{trunk.commit[:12]}. Nothing was merged",
+            [f"{tool} restack {landing.manifest.stack} --execute", f"{tool} verify {key}"],
+        )
+    branch, pushed = landing.milestone.branch, landing.push
+    there = git.commit(f"refs/remotes/{remote}/{branch}")
+    expected = pushed.lease if pushed is not None else _tip(landing)
+    if there != expected:
+        raise StackError(
+            f"{branch} is at {(there or 'nothing')[:12]} on {remote}, and not at "
+            f"{(expected or 'nothing')[:12]}: somebody has pushed. Nothing was merged",
+            [f"See what is new there: git log --oneline {branch}..{remote}/{branch}"],
+        )
+
+
+def _refuse_if_closed(git: Git, landing: Landing) -> None:
+    """Ask the forge for the state of the pull request, before anything depends on it."""
+    one = landing.milestone
+    name = str(one.pr) if one.pr is not None else one.branch
+    command = ["gh", "pr", "view", name, "--json", "state,baseRefName"]
+    asked = subprocess.run(command, cwd=git.root, capture_output=True, text=True, check=False)
+    if asked.returncode != 0:
+        raise StackError(
+            f"{shlex.join(command)} ended with {asked.returncode}: {asked.stderr.strip()}",
+            ["Nothing was merged."],
+        )
+    try:
+        told = json.loads(asked.stdout or "{}")
+    except ValueError:
+        told = {}
+    wanted = {"state": "OPEN", "baseRefName": landing.trunk.name}
+    for field, value in wanted.items():
+        if told.get(field, value) != value:
+            raise StackError(
+                f"the pull request {name} has {field} {told[field]!r}, and not {value!r}: "
+                "nothing was merged"
+            )
+
+
+def _compare(git: Git, landing: Landing, remote: str) -> None:
+    """Look at what is on the trunk of the remote now: it has to be the tree that was proved."""
+    fetch(git, remote)
+    name = f"{remote}/{landing.trunk.name}"
+    tree = git.tree(f"refs/remotes/{name}")
+    if tree != landing.tree:
+        differ = git.lines("diff", "--name-only", landing.tree, tree)
+        raise StackError(
+            f"{name} has the tree {tree[:12]} now, and not {landing.tree[:12]}, which was "
+            f"verified; they differ in {', '.join(differ[:5])}{' …' if len(differ) > 5 else ''}",
+            [
+                "It was merged all the same. Somebody may have merged in between:",
+                f"  git log --oneline {landing.trunk.commit[:12]}..{name}",
+            ],
+        )
+
+
+def fetch(git: Git, remote: str) -> None:
+    """Fetch from a remote.
+
+    Raises
+    ------
+    StackError
+        The remote does not answer, or is not there any more.
+    """
+    done = git.attempt("fetch", "--quiet", "--prune", remote)
+    if done.returncode != 0:
+        url = git.attempt("remote", "get-url", remote).stdout.strip()
+        last = (done.stderr.strip().splitlines() or ["it said nothing"])[0]
+        raise StackError(
+            f"the remote {remote} ({url}) does not answer: {last}",
+            [f"git remote set-url {remote} ADDRESS, if it has moved"],
+        )
 
 
 def squash(git: Git, landing: Landing, journal: Journal, say: Callable[[str], None]) -> str:
@@ -228,6 +319,11 @@ def _record_forks(git: Git, landing: Landing, reason: str) -> None:
 def _refs(landing: Landing) -> Sequence[str]:
     children = [ref_of(child) for child in landing.children]
     return [f"refs/heads/{landing.milestone.branch}", *children]
+
+
+def _tip(landing: Landing) -> str:
+    assert landing.status.fact is not None  # `plan` refuses what has no place
+    return landing.status.fact.commit
 
 
 def _branch(status: MilestoneStatus) -> str:

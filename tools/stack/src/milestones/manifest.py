@@ -25,6 +25,7 @@ __all__ = [
     "ManifestError",
     "Milestone",
     "Problem",
+    "exclusions_in",
     "load_all",
     "schema",
 ]
@@ -44,7 +45,9 @@ class _Table(BaseModel):
 class Exclusion(_Table):
     """A test that `verify` leaves out at one milestone, until a day."""
 
-    test: Line = Field(description="The pytest node id, as tests/test_pool.py::test_name.")
+    test: Annotated[str, Field(pattern=r"^\S.*::.*\S$")] = Field(
+        description="The pytest node id of one test, as tests/test_pool.py::test_name."
+    )
     reason: Line = Field(description="Why it is left out.")
     expires: date = Field(description="The first day on which the exclusion no longer holds.")
 
@@ -176,6 +179,20 @@ def load_all(root: Path) -> dict[str, Manifest]:
     if problems:
         raise ManifestError(sorted(problems))
     return found
+
+
+def exclusions_in(stack: str, key: str, text: str) -> list[Exclusion]:
+    """Return the exclusions that a milestone has in the text of a manifest, as of some commit.
+
+    Raises
+    ------
+    ManifestError
+        The text is not a manifest.
+    """
+    manifest, problems = _parse(f"{stack}.toml", text)
+    if manifest is None:
+        raise ManifestError(problems)
+    return next((one.exclusions for one in manifest.milestones if one.key == key), [])
 
 
 def schema() -> str:

@@ -8,7 +8,7 @@ from milestones import settings
 from milestones.land import message
 from milestones.manifest import Manifest
 from milestones.records import GateResult, Record
-from milestones.status import MilestoneStatus, StackStatus, State
+from milestones.status import MilestoneStatus, StackStatus, State, gates_note
 
 __all__ = ["milestone_regions", "milestone_skeleton", "status_regions", "status_skeleton"]
 
@@ -125,6 +125,7 @@ def _summary(manifest: Manifest, status: MilestoneStatus) -> str:
         ("commit", f"`{status.fact.commit}`" if status.fact else "none yet"),
         ("based on", base),
         ("needs", ", ".join(_link(key) for key in one.depends) or "nothing else"),
+        *([("gates", note)] if (note := gates_note(manifest, status)) else []),
         ("issue", one.reference or "not numbered yet"),
         ("pull request", f"#{one.pr}" if one.pr is not None else "none"),
         ("next", one.next),

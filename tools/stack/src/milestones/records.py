@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -32,6 +32,8 @@ __all__ = [
 
 GATES = settings.Settings().gates
 """The gates of a repository whose settings name no others."""
+
+_NO_LOG = hashlib.sha256(b"").hexdigest()
 
 Sha1 = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -112,6 +114,8 @@ class Record(_Json):
     gates: list[GateResult]
     log: Sha256
     digest: Sha256
+    trunk_gates: list[GateResult] | None = None
+    """What the trunk's gates came to, if the milestone changes gates; empty if it has none."""
 
     @property
     def keys(self) -> Keys:
@@ -144,8 +148,21 @@ class Record(_Json):
     def green(self) -> bool:
         """Whether every gate ran and passed."""
         return (
-            self.scope == "full" and self.exit_code == 0 and self.passed == settings.current().gates
+            self.scope == "full"
+            and self.exit_code == 0
+            and self.passed == settings.current().gates
+            and not self.lacks
         )
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """What a run would have left and this record does not have."""
+        missing = {
+            "times": not _is_time(self.started) or self.seconds <= 0,
+            "tools": not self.tools or not self.interpreters,
+            "a log": self.log in (_NO_LOG, "0" * 64),
+        }
+        return tuple(name for name, is_missing in missing.items() if is_missing)
 
 
 def seal(**fields: Any) -> Record:
@@ -175,16 +192,30 @@ def parse(text: str) -> Record:
 
 def to_line(record: Record) -> str:
     """Write a record as one line, its canonical form."""
-    return _canonical(record.model_dump(mode="json"))
+    return _canonical(_fields(record))
 
 
 def to_page(record: Record) -> str:
     """Write a record as a file."""
-    return json.dumps(record.model_dump(mode="json"), indent=2, sort_keys=True) + "\n"
+    return json.dumps(_fields(record), indent=2, sort_keys=True) + "\n"
+
+
+def _fields(record: Record) -> dict[str, Any]:
+    """Return what is written; records have had no gates of the trunk before."""
+    without = {"trunk_gates"} if record.trunk_gates is None else set()
+    return record.model_dump(mode="json", exclude=without)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _digest(record: Record) -> str:
-    fields = record.model_dump(mode="json", exclude={"digest"})
+    fields = _fields(record)
+    del fields["digest"]
     return hashlib.sha256(_canonical(fields).encode("ascii")).hexdigest()
 
 

@@ -22,6 +22,7 @@ from milestones.facts import Fact, find_trunk, survey
 from milestones.forks import find_fork
 from milestones.git import Git
 from milestones.manifest import Manifest, Milestone, schema
+from milestones.records import Record
 from milestones.status import compute
 
 __all__ = ["Drift", "check", "read_facts", "refresh", "write"]
@@ -134,11 +135,17 @@ def check(root: Path, stacks: Mapping[str, Manifest], git: Git | None) -> Drift:
     facts = read_facts(root)
     if git is None:
         return Drift(tuple(problems), 0, len(facts))
-    problems += [f"{one.place}: {one.fault}" for one in Store(git).checked(found) if one.fault]
-    known = [key for key, fact in facts.items() if git.knows(fact.commit)]
-    for key in known:
-        problems += _fact_problems(git, key, facts[key])
-    return Drift(tuple(dict.fromkeys(problems)), len(known), len(facts) - len(known))
+    git.need_history()
+    checked = Store(git).checked(found)
+    problems += [f"{one.place}: {one.fault}" for one in checked if one.fault]
+    trees = {key: fact.tree for key, fact in facts.items()}
+    for one in checked:
+        record = one.record
+        if record is not None and not one.fault and not _is_of_something(git, record, trees):
+            problems.append(f"{one.place}: its commit {record.commit[:12]} is not here")
+    for key, fact in facts.items():
+        problems += _fact_problems(git, key, fact)
+    return Drift(tuple(dict.fromkeys(problems)), len(facts), 0)
 
 
 def _fork_point(
@@ -191,9 +198,21 @@ def _strangers(root: Path, stacks: Mapping[str, Manifest]) -> list[str]:
     return [f"{place}: {key} is no milestone" for place, key in claims if key not in known]
 
 
+def _is_of_something(git: Git, record: Record, trees: Mapping[str, str]) -> bool:
+    """Return whether the tree of a record is here, and its commit or its milestone as well.
+
+    The commit itself is gone where the branch was squashed; its tree is then on the trunk.
+    """
+    if not git.knows(f"{record.tree}^{{tree}}"):
+        return False
+    return git.knows(record.commit) or trees.get(record.milestone) == record.tree
+
+
 def _fact_problems(git: Git, key: str, fact: Fact) -> list[str]:
     """Compare one fact with a history that has its commit."""
     place = f"{_state().as_posix()}: {key}"
+    if not git.knows(f"{fact.commit}^{{commit}}"):
+        return [f"{place}: the commit {fact.commit[:12]} is not here"]
     if git.tree(fact.commit) != fact.tree:
         return [f"{place}: {fact.tree[:12]} is not the tree of {fact.commit[:12]}"]
     if fact.merged and not git.is_ancestor(fact.commit, "HEAD"):

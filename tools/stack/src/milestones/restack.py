@@ -10,8 +10,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from milestones import settings
 from milestones.errors import StackError
-from milestones.facts import Fact, Trunk, base_of, find_trunk
+from milestones.facts import Fact, Trunk, base_of, dropped, find_trunk
 from milestones.forks import Fork, find_fork
 from milestones.git import Git
 from milestones.journal import Entry, Journal
@@ -34,12 +35,15 @@ class Move:
         Where it left its parent; what comes after is its own.
     base : str
         What it will sit on: a branch that may itself move before, or the trunk.
+    dropped : tuple of str
+        Commits of the parent that it still has and its parent has dropped, a line each.
     """
 
     milestone: Milestone
     tip: str
     fork: Fork
     base: str
+    dropped: tuple[str, ...] = ()
 
     @property
     def ref(self) -> str:
@@ -135,6 +139,7 @@ def plan(git: Git, manifest: Manifest, facts: Mapping[str, Fact]) -> Plan:
     trunk = find_trunk(git, manifest.trunk)
     if trunk is None:
         raise StackError(f"there is no branch {manifest.trunk}, the trunk of {manifest.stack}")
+    _refuse_other_order(git, manifest, facts)
     segments: list[list[Move]] = []
     notes: list[str] = []
     moved: dict[str, Move] = {}
@@ -146,14 +151,16 @@ def plan(git: Git, manifest: Manifest, facts: Mapping[str, Fact]) -> Plan:
         on_trunk = base is None or base[1].merged
         below = moved.get(base[0].key) if base is not None else None
         current = trunk.commit if on_trunk or base is None else base[1].commit
-        if below is None and git.is_ancestor(current, fact.commit):
+        carries = not on_trunk and base is not None and dropped(git, base[0].branch, fact.commit)
+        if below is None and git.is_ancestor(current, fact.commit) and not carries:
             continue
         if git.commit(f"refs/heads/{one.branch}") is None:
             notes.append(f"{one.key} is not here: git switch {one.branch}, then restack again")
             continue
         fork = find_fork(git, manifest, one, trunk, facts)
         name = trunk.ref if on_trunk or base is None else base[1].ref
-        move = moved[one.key] = Move(one, fact.commit, fork, name)
+        gone = git.lines("log", "--format=%h %s", f"{current}..{fork.commit}") if carries else []
+        move = moved[one.key] = Move(one, fact.commit, fork, name, tuple(gone))
         chain = next((row for row in segments if row[-1] is below), None)
         if chain is not None and below is not None and fork.commit == below.tip:
             chain.append(move)
@@ -204,6 +211,45 @@ def pushes(git: Git, manifest: Manifest, facts: Mapping[str, Fact]) -> list[Push
         if there != here:
             found.append(Push(one.branch, remote, there))
     return found
+
+
+def _refuse_other_order(git: Git, manifest: Manifest, facts: Mapping[str, Fact]) -> None:
+    """Refuse a manifest in which milestones have changed places since their branches were made.
+
+    The branches then sit on each other in the old order, and no rebase of chains can tell whose
+    commits are whose. A branch that is inside of its parent without a commit of its own was
+    only begun early; its reflog tells the two apart.
+    """
+    tool = settings.current().command
+    for one in manifest.milestones:
+        base, fact = base_of(manifest, one, facts), facts.get(one.key)
+        if base is None or fact is None or fact.merged or base[1].merged:
+            continue
+        inside = fact.commit != base[1].commit and git.is_ancestor(fact.commit, base[1].commit)
+        if not inside or not _has_commits(git, one.branch):
+            continue
+        below = base_of(manifest, base[0], facts)
+        onto = manifest.trunk if below is None or below[1].merged else below[0].branch
+        upper, lower = base[0].branch, one.branch
+        left = git.merge_base(onto, lower) or onto
+        raise StackError(
+            f"{one.key} comes after {base[0].key} in the manifest, and {upper} sits on {lower}: "
+            "they have changed places, and nothing was moved",
+            [
+                "Move the branches into the new order by hand, then restack what is above:",
+                f"  git branch was-{one.id} {lower}",
+                f"  git rebase --onto {onto} {lower} {upper}",
+                f"  git rebase --onto {upper} {left[:12]} {lower}",
+                f"  {tool} restack {manifest.stack}",
+                f"or bring the old order back in {settings.current().pages}/{manifest.stack}.toml",
+            ],
+        )
+
+
+def _has_commits(git: Git, branch: str) -> bool:
+    """Return whether somebody has committed on a branch here, by its reflog."""
+    said = git.attempt("reflog", "show", "--format=%gs", f"refs/heads/{branch}").stdout
+    return any(line.startswith(("commit", "cherry-pick")) for line in said.splitlines())
 
 
 def _bystanders(git: Git, row: list[Move]) -> tuple[str, ...]:

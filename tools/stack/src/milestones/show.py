@@ -17,7 +17,7 @@ from milestones.journal import Entry
 from milestones.land import Landing, commands, message
 from milestones.render import Drift
 from milestones.restack import Plan, Push
-from milestones.status import MilestoneStatus, StackStatus, State
+from milestones.status import MilestoneStatus, StackStatus, State, gates_note
 from milestones.undo import UndoPlan
 
 __all__ = [
@@ -66,6 +66,8 @@ def restack_plan(console: Console, plan: Plan, against: Sequence[StackError]) ->
             fork = move.fork
             line(console, f"{move.milestone.key}  {move.milestone.branch} moves onto {move.base}")
             line(console, f"    its own commits begin after {fork.commit[:12]} ({fork.source})")
+            for text in move.dropped:
+                line(console, f"    left behind, as {move.base} has dropped it: {text}")
         if segment.bystanders:
             names = ", ".join(ref.removeprefix("refs/heads/") for ref in segment.bystanders)
             line(console, f"    left where they are: {names}")
@@ -112,6 +114,8 @@ def landing(console: Console, plan: Landing, *, local: bool) -> None:
     key, trunk = plan.milestone.key, plan.trunk.name
     line(console, f"{key} is ready: {plan.status.evidence.text} gates passed")
     line(console, f"squashed onto {trunk} it has the tree {plan.tree[:12]}, as it was verified")
+    if note := gates_note(plan.manifest, plan.status):
+        line(console, f"{key}: {note}")
     if local:
         subject, body = message(plan.manifest, plan.milestone)
         line(console, f"one commit on {trunk}; {plan.milestone.branch} is deleted:")
@@ -162,6 +166,8 @@ def status_tables(console: Console, statuses: Sequence[StackStatus]) -> None:
         console.print(title)
         console.print(table)
         for one in stack.milestones:
+            if note := gates_note(stack.manifest, one):
+                line(console, f"{one.milestone.key}: {note}")
             for fault in one.evidence.faults:
                 console.print(f"{one.milestone.key}: does not count: {fault}", style="red")
         console.print()

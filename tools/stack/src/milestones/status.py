@@ -11,7 +11,7 @@ from milestones.evidence import Evidence, Found, judge
 from milestones.facts import Fact, base_of
 from milestones.manifest import Manifest, Milestone
 
-__all__ = ["MilestoneStatus", "StackStatus", "State", "compute"]
+__all__ = ["MilestoneStatus", "StackStatus", "State", "compute", "gates_note"]
 
 
 class State(StrEnum):
@@ -141,6 +141,8 @@ class _Judgement:
             return State.STALE, "its records are of another tree", f"verify {one.key}"
         if evidence.verdict != "green":
             return State.DRAFT, *_unproved(one, evidence)
+        if doubt := _doubt(manifest, one, fact, evidence):
+            return State.DRAFT, *doubt
         if waits := self._waits_for(manifest, one):
             return State.BLOCKED, waits, waits
         return State.READY, "", self._landing(manifest, one, fact)
@@ -179,6 +181,56 @@ class _Judgement:
     def _needed(self, manifest: Manifest, one: Milestone) -> list[str]:
         parent = manifest.parent(one)
         return [*([parent.key] if parent is not None else []), *one.depends]
+
+
+def _doubt(
+    manifest: Manifest, one: Milestone, fact: Fact, evidence: Evidence
+) -> tuple[str, str] | None:
+    """Say why a green record does not prove the milestone, and what to do; None if it does."""
+    if unknown := _unknown_exclusions(one, evidence):
+        return f"left out, but not by the manifest: {unknown}", f"verify {one.key}"
+    return _unproved_gates(manifest, one, fact, evidence)
+
+
+def _unproved_gates(
+    manifest: Manifest, one: Milestone, fact: Fact, evidence: Evidence
+) -> tuple[str, str] | None:
+    """Say what is missing where a milestone changes the gates by which it is judged."""
+    record, trunk = evidence.record, manifest.trunk
+    if not fact.gates_changed or record is None:
+        return None
+    if record.trunk_gates is None:
+        return f"it changes gates, and those of {trunk} have not run", f"verify {one.key} --again"
+    failed = ", ".join(gate.gate for gate in record.trunk_gates if not gate.passed)
+    if not failed or one.explanation is not None:
+        return None
+    why = f"it changes gates, and those of {trunk} do not pass on it: {failed}"
+    return why, "repair that, or give the explanation in the manifest"
+
+
+def gates_note(manifest: Manifest, status: MilestoneStatus) -> str:
+    """Say that a milestone changes the gates, and what those of the trunk came to on it.
+
+    Empty if it does not change them.
+    """
+    fact, record = status.fact, status.evidence.record
+    if fact is None or not fact.gates_changed:
+        return ""
+    names, trunk = ", ".join(fact.gates_changed), manifest.trunk
+    text = f"its gates are defined otherwise than those of {trunk}: {names}"
+    if fact.merged:
+        return f"its gates are defined otherwise than those before it: {names}"
+    if record is None or record.trunk_gates is None:
+        return f"{text}; the gates of {trunk} have not run on it"
+    passed = sum(one.passed for one in record.trunk_gates)
+    return f"{text}; of the gates of {trunk}, {passed}/{len(record.trunk_gates)} pass on it"
+
+
+def _unknown_exclusions(one: Milestone, evidence: Evidence) -> str:
+    """Name the tests that a record left out and the manifest does not, or not any more."""
+    known = {exclusion.test for exclusion in one.exclusions}
+    excluded = evidence.record.excluded if evidence.record is not None else []
+    return ", ".join(sorted({left_out.test for left_out in excluded} - known))
 
 
 def _merged(one: Milestone, evidence: Evidence) -> tuple[State, str, str]:

@@ -64,7 +64,10 @@ def plan(git: Git, journal: Journal, chosen: str | None = None) -> UndoPlan:
         names = [name for name in every if entry.before.get(name) != after.get(name)]
     now = git.refs(*_BROUGHT_BACK)
     changes = [Change(name, now.get(name), entry.before.get(name)) for name in names]
-    moved = [one.ref for one in changes if after is not None and one.now != after.get(one.ref)]
+    if after is not None:
+        moved = [one.ref for one in changes if one.now != after.get(one.ref)]
+    else:
+        moved = [one.ref for one in changes if not journal.left_by(entry, one.ref)]
     return UndoPlan(
         entry,
         tuple(one for one in changes if one.now != one.then),
@@ -98,7 +101,9 @@ def execute(git: Git, plan: UndoPlan, journal: Journal, *, force: bool = False) 
     git.run("switch", "--detach")  # so that no branch moves from under the working tree
     # The abort of a rebase has moved nothing but HEAD: the ids of the plan still hold.
     git.move(plan.changes, operation)
-    stays = here.startswith("refs/") and git.commit(here) is not None and not plan.aborts
+    # Whoever has gone elsewhere since the operation stays there.
+    went = here not in (plan.entry.head_after, plan.entry.head) and not plan.aborts
+    stays = went and here.startswith("refs/") and git.commit(here) is not None
     try:
         git.go_to(here if stays else plan.entry.head)
     except GitError as error:

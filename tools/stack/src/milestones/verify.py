@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Protocol
 
-from milestones import environment
+from milestones import environment, settings
 from milestones.errors import StackError
 from milestones.evidence import Found, Store, usable
-from milestones.facts import Fact
+from milestones.facts import Fact, find_trunk, left_trunk
 from milestones.gaterun import Runner
 from milestones.git import Git
-from milestones.manifest import Exclusion, Manifest, Milestone
-from milestones.records import Excluded, Keys, Record, seal
+from milestones.manifest import Exclusion, Manifest, Milestone, exclusions_in
+from milestones.records import Excluded, GateResult, Keys, Record, seal
 
 __all__ = ["Job", "Outcome", "Progress", "plan", "verify"]
 
@@ -38,12 +38,16 @@ class Progress(Protocol):
 
 @dataclass(frozen=True)
 class Job:
-    """A milestone to verify: at which commit, without which tests, and what that depends on."""
+    """A milestone to verify: at which commit, without which tests, and what that depends on.
+
+    If it changes the gates, `gates_of` is the commit of the trunk whose gates run as well.
+    """
 
     milestone: Milestone
     fact: Fact
     exclusions: tuple[Exclusion, ...]
     keys: Keys
+    gates_of: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,10 @@ def plan(
             chosen.append(name)
     if not chosen:
         raise StackError("there is nothing to verify: every milestone is planned")
-    return [_job(git, every[key], facts[key], today) for key in dict.fromkeys(chosen)]
+    return [
+        _job(git, stacks[key.partition("/")[0]], every[key], facts[key], today)
+        for key in dict.fromkeys(chosen)
+    ]
 
 
 def verify(
@@ -141,7 +148,8 @@ def verify(
     outcomes: dict[str, Outcome] = {}
     for job in jobs:
         old = None if again else usable(found, job.milestone.key, job.keys, quick=quick)
-        if old is not None:
+        lacks = not quick and job.gates_of is not None
+        if old is not None and not (lacks and old.trunk_gates is None):
             outcomes[job.milestone.key] = Outcome(job, old, reused=True)
             progress.end(outcomes[job.milestone.key])
     runner, store = Runner(git), Store(git)
@@ -164,10 +172,22 @@ def verify(
     return [outcomes[job.milestone.key] for job in jobs]
 
 
-def _job(git: Git, milestone: Milestone, fact: Fact, today: date) -> Job:
-    # An exclusion that has expired no longer leaves its test out.
-    valid = tuple(one for one in milestone.exclusions if one.expires > today)
-    return Job(milestone, fact, valid, environment.keys(git, fact.tree, valid))
+def _job(git: Git, manifest: Manifest, milestone: Milestone, fact: Fact, today: date) -> Job:
+    trunk = find_trunk(git, manifest.trunk)
+    # Of the commit that is verified: what was never committed leaves nothing out. An exclusion
+    # that has expired no longer leaves its test out.
+    valid = tuple(one for one in _exclusions(git, milestone, fact) if one.expires > today)
+    keys = environment.keys(git, fact.tree, valid)
+    if fact.merged or not fact.gates_changed:
+        return Job(milestone, fact, valid, keys)
+    return Job(milestone, fact, valid, keys, left_trunk(git, trunk, fact.commit))
+
+
+def _exclusions(git: Git, milestone: Milestone, fact: Fact) -> list[Exclusion]:
+    stack = milestone.key.partition("/")[0]
+    path = f"{settings.current().pages}/{stack}.toml"
+    shown = git.attempt("show", f"{fact.tree}:{path}")
+    return exclusions_in(stack, milestone.key, shown.stdout) if shown.returncode == 0 else []
 
 
 def _run(runner: Runner, job: Job, quick: bool, progress: Progress) -> Outcome:
@@ -176,6 +196,7 @@ def _run(runner: Runner, job: Job, quick: bool, progress: Progress) -> Outcome:
     left_out = [one.test for one in job.exclusions]
     try:
         ran = runner.run(job.fact.commit, quick, left_out, lambda gate: progress.at_gate(job, gate))
+        trunk_gates = None if quick else _gates_of_trunk(runner, job, left_out, progress)
     except StackError as error:
         return Outcome(job, None, error=error)
     keys = job.keys
@@ -196,8 +217,36 @@ def _run(runner: Runner, job: Job, quick: bool, progress: Progress) -> Outcome:
         exit_code=ran.exit_code,
         gates=list(ran.gates),
         log=ran.log,
+        trunk_gates=trunk_gates,
     )
     return Outcome(job, record)
+
+
+def _gates_of_trunk(
+    runner: Runner, job: Job, left_out: Sequence[str], progress: Progress
+) -> list[GateResult] | None:
+    """Run the gates of the trunk on a milestone that changes them; None if it does not."""
+    if job.gates_of is None:
+        return None
+    if not runner.git.lines("ls-tree", job.gates_of, "--", settings.current().script):
+        return []
+    try:
+        ran = runner.run(
+            job.fact.commit,
+            quick=False,
+            excluded=left_out,
+            at_gate=lambda gate: progress.at_gate(job, f"{gate}, as the trunk has it"),
+            gates_of=job.gates_of,
+        )
+    except StackError as error:
+        if str(error) == "interrupted":
+            raise
+        reason = str(error).partition("\n")[0]
+        nothing = GateResult(
+            gate="all", passed=False, seconds=0.0, python="", reason=reason, tests=None
+        )
+        return [nothing]
+    return list(ran.gates)
 
 
 def _as_they_end(waiting: Iterable[Future[Outcome]]) -> Iterator[Outcome]:
