@@ -132,6 +132,8 @@ PAGES = {
     ROOT / "README.md": DOCS / "index.md",
     ROOT / "CONTRIBUTING.md": DOCS / "project/contributing.md",
     ROOT / "CHANGELOG.md": DOCS / "project/changelog.md",
+    ROOT / "RELEASING.md": DOCS / "project/releasing.md",
+    ROOT / "SECURITY.md": DOCS / "project/security.md",
 }
 
 
@@ -208,7 +210,8 @@ def _signature(
 
 def _bases(_app: Sphinx, _name: str, _class: type, _options: object, bases: list[type]) -> None:
     """Leave internal classes out of the bases of a class."""
-    bases[:] = [one for one in bases if "._" not in getattr(one, "__module__", "")] or [object]
+    public = [one for one in bases if "._" not in f"{one.__module__}.{one.__name__}"]
+    bases[:] = public or [object]
 
 
 def _reference(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any) -> Any:
