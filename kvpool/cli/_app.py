@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Annotated
 
@@ -55,9 +56,17 @@ app.add_typer(receipts)
 
 
 def main() -> None:
-    """Run the command. A `KVPoolError` becomes one line on standard error and exit code 1."""
+    """Run the command. A `KVPoolError` becomes one line on standard error and exit code 1.
+
+    The same goes for an error of the system, such as a full disk behind standard output.
+    """
     try:
         app()
     except KVPoolError as error:
+        typer.echo(f"kvpool: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        # What is still buffered cannot be written either; the interpreter would try, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         typer.echo(f"kvpool: {error}", err=True)
         sys.exit(1)

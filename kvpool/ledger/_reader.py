@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,19 +18,42 @@ from kvpool.ledger._lines import (
 from kvpool.receipts.canonical import UNREADABLE
 from kvpool.receipts.errors import LedgerError
 
-__all__ = ["first_file", "next_file", "read_ledger", "read_lines"]
+__all__ = ["first_file", "next_file", "open_plain", "read_ledger", "read_lines"]
+
+BUFFER = 1 << 20  # bytes; what is read at once
+
+
+def open_plain(path: Path) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises
+    ------
+    LedgerError
+        It is something else: a pipe would keep its reader waiting, a device may never end.
+    OSError
+        The system cannot open it.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    fd = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise LedgerError(f"{path} is not a regular file")
+        return os.fdopen(fd, "rb", buffering=BUFFER)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def read_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Yield the lines of a file, each with its end.
+    """Yield the lines of a file, each with its line end.
 
-    A line without its end is the last one, and torn; or it has more than `MAX_LINE` bytes,
-    and only the first of them come.
+    A line without a line end is torn, and the last one of the file; or it has more than
+    `MAX_LINE` bytes, and only its beginning is yielded.
     """
     while raw := file.readline(MAX_LINE + 1):
         yield raw
         if len(raw) > MAX_LINE and not raw.endswith(b"\n"):
-            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+            while (rest := file.readline(BUFFER)) and not rest.endswith(b"\n"):
                 pass
 
 
@@ -38,11 +63,14 @@ def first_file(path: Path) -> Path:
     Raises
     ------
     LedgerError
-        There is nothing, or the directory does not hold the first file of just one ledger.
+        The directory cannot be read, or does not hold the first file of exactly one ledger.
     """
-    if not path.is_dir():
-        return path
-    firsts = [file for file in sorted(path.iterdir()) if _is_first(file)]
+    try:
+        if not path.is_dir():
+            return path
+        firsts = [file for file in sorted(path.iterdir()) if _is_first(file)]
+    except OSError as error:
+        raise LedgerError(f"cannot read the directory {path}: {error}") from error
     if len(firsts) != 1:
         names = ", ".join(file.name for file in firsts) or "none"
         raise LedgerError(f"{path} must hold the first file of one ledger; it holds: {names}")
@@ -76,7 +104,7 @@ def read_ledger(path: str | Path) -> Iterator[tuple[bytes, LedgerLine | None]]:
     Raises
     ------
     LedgerError
-        A file cannot be read, or follows itself.
+        A file cannot be read, is not a regular file, or follows itself.
     """
     current: Path | None = first_file(Path(path))
     seen: set[Path] = set()
@@ -86,7 +114,7 @@ def read_ledger(path: str | Path) -> Iterator[tuple[bytes, LedgerLine | None]]:
         seen.add(current)
         following = None
         try:
-            with current.open("rb") as file:
+            with open_plain(current) as file:
                 for raw in read_lines(file):
                     line = _decode(raw)
                     yield raw.removesuffix(b"\n"), line
@@ -108,8 +136,8 @@ def _decode(raw: bytes) -> LedgerLine | None:
 
 def _is_first(path: Path) -> bool:
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             line = _decode(file.readline(MAX_LINE + 1))
-    except OSError:
+    except (LedgerError, OSError):
         return False
     return isinstance(line, Header) and line.file == 0

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kvpool._optional_imports import ed25519
-from kvpool.ledger._reader import first_file, next_file, read_lines
+from kvpool.ledger._reader import first_file, next_file, open_plain, read_lines
 from kvpool.ledger._verification.chain import ChainCheck
 from kvpool.ledger._verification.report import Finding, VerifyReport
 from kvpool.receipts.errors import LedgerError
@@ -79,9 +79,13 @@ def _check_files(path: Path, check: ChainCheck) -> None:
         seen.add(current)
         check.begin_file(str(current))
         try:
-            with current.open("rb") as file:
+            with open_plain(current) as file:
                 _check_lines(file, check)
-        except (OSError, ValueError) as error:  # the latter for a name that the system cannot have
+        except (
+            LedgerError,
+            OSError,
+            ValueError,
+        ) as error:  # the latter for a name that the system cannot have
             check.find_in_file("file", "a file that can be read", "none", f"{error}")
             return
         current = _finish_file(check, current)
