@@ -202,11 +202,11 @@ def first_write(
     fork, _ = made
     target = geometry.full_view(pool.lease(fork), LARGE_TOKENS, STEP)
     begin = seconds()
-    pool.commit(fork, range(geometry.groups), start, end)
+    pool.commit(fork, None, start, end)
     charged = seconds()
     target[...] = 1
     written = seconds()
-    pool.settle(fork)
+    pool.trim_parent(fork)
     settled = seconds()
     pages = fork.charged // pool.granule
     del target

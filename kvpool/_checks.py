@@ -1,23 +1,72 @@
-"""Powers of two: checks and rounding."""
+"""Checks of sizes and counts, and rounding to powers of two."""
 
 from __future__ import annotations
 
-from kvpool.errors import InvalidAlignmentError
+import operator
+from typing import Any
 
-__all__ = ["align_up", "check_alignment"]
+from kvpool.errors import InvalidAlignmentError, InvalidSizeError
+
+__all__ = ["align_up", "byte_count", "check_alignment", "whole_number"]
+
+
+def whole_number(
+    name: str,
+    value: Any,
+    error: type[Exception],
+    *,
+    least: int | None = None,
+    most: int | None = None,
+) -> int:
+    """Return `value` as an `int`; a NumPy integer is a whole number, a bool or float is not.
+
+    Parameters
+    ----------
+    name : str
+        What the value is, for the text of the error.
+    value : object
+    error : type of Exception
+        Raised unless the value is a whole number between `least` and `most`.
+    least, most : int, optional
+        Both are allowed values. None: no limit.
+
+    Returns
+    -------
+    int
+    """
+    if value.__class__ is int:  # as nearly always
+        number: int = value
+    else:
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            number = operator.index(value)
+        except TypeError:
+            raise error(f"{name} must be a whole number, not {value!r}") from None
+    if least is not None and number < least:
+        raise error(f"{name} must be at least {least}, not {number}")
+    if most is not None and number > most:
+        raise error(f"{name} must be at most {most}, not {number}")
+    return number
+
+
+def byte_count(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
+    """Return a number of bytes as an `int`; raise InvalidSizeError as `whole_number` does."""
+    return whole_number(name, value, InvalidSizeError, least=least, most=most)
 
 
 def check_alignment(alignment: int) -> int:
-    """Return `alignment` if it is a power of two.
+    """Return `alignment` as an `int` if it is a power of two.
 
     Raises
     ------
     InvalidAlignmentError
-        It is not.
+        `alignment` is not a power of two.
     """
-    if alignment < 1 or alignment & (alignment - 1):
+    number = whole_number("alignment", alignment, InvalidAlignmentError)
+    if number < 1 or number & (number - 1):
         raise InvalidAlignmentError(f"alignment {alignment} is not a power of two")
-    return alignment
+    return number
 
 
 def align_up(offset: int, alignment: int) -> int:

@@ -11,19 +11,18 @@ tests that any backend can run.
 from __future__ import annotations
 
 import enum
-import operator
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
+from kvpool._checks import byte_count
 from kvpool._process import current
 from kvpool.errors import (
     ArenaError,
     ForkedProcessError,
     InvalidOptionError,
-    InvalidSizeError,
     UnsupportedError,
 )
 from kvpool.fork_limits import ForkLimits
@@ -443,7 +442,7 @@ class ArenaBackend:
         -----
         Atomic: after an error no mapping, descriptor or new file is left.
         """
-        nbytes = _checked_size(size)
+        nbytes = byte_count("the size of an arena", size, least=1, most=sys.maxsize)
         for name, value in options.items():
             if name not in self.options:
                 known = ", ".join(sorted(self.options)) or "none"
@@ -452,16 +451,3 @@ class ArenaBackend:
                     f"its options: {known}"
                 )
         return self.factory(nbytes, **options)
-
-
-def _checked_size(size: Any) -> int:
-    """Return `size` as an `int`. NumPy integers are accepted, True and False are not."""
-    try:
-        nbytes = 0 if isinstance(size, bool) else operator.index(size)
-    except TypeError:
-        raise InvalidSizeError(f"invalid arena size {size!r}; expected an integer") from None
-    if not 1 <= nbytes <= sys.maxsize:
-        raise InvalidSizeError(
-            f"invalid arena size {size!r}; expected an integer from 1 to {sys.maxsize}"
-        )
-    return nbytes

@@ -20,7 +20,7 @@ from kvpool.cli._replay_outcome import conclude, print_report
 from kvpool.cli._sizes import format_size
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
-from kvpool.pool import ElasticPool, MemoryBlock, MemoryPool
+from kvpool.pool import MemoryBlock, MemoryPool
 from kvpool.replay import BLOCK_TOKENS, Replay, conversations
 from kvpool.stats import PoolStats
 
@@ -153,7 +153,7 @@ class _Drawing:
 
 
 def _parts(pool: MemoryPool, owners: dict[MemoryBlock, int]) -> list[Segment]:
-    if isinstance(pool, ElasticPool):
+    if pool.is_elastic:
         return charges(pool.usage(), owners, pool.capacity)
     return segments(pool.ranges(), owners)
 

@@ -26,7 +26,7 @@ from kvpool.cli._sizes import counted, format_size
 from kvpool.entry import KVCacheEntry
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
-from kvpool.pool import BlockUsage, ElasticPool
+from kvpool.pool import BlockUsage
 
 __all__ = ["memory_map"]
 
@@ -145,7 +145,7 @@ class _Conversations:
         )
         if stats.copied_forks:
             yield f"{stats.copied_forks} forks are copies: this arena cannot share pages."
-        system = pool.committed_bytes() if isinstance(pool, ElasticPool) else None
+        system = pool.committed_bytes() if pool.is_elastic else None
         if system is not None:
             arena = sum(usage.committed for usage in usages if not usage.is_fork)
             yield (f"Pages of the arena: {arena:,} bytes by kvpool, {system:,} by the system.")

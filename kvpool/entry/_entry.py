@@ -294,7 +294,7 @@ class KVCacheEntry(PoolEntry):
 
         Tokens in such pages must not be changed in place. Appending is always safe.
         """
-        return self.block.base is not None or self.block.lent > 0
+        return self.block.is_fork or self.block.shared_bytes > 0
 
     def held(self, layer: int) -> int:
         """Return the tokens that one layer holds.
@@ -440,7 +440,7 @@ class KVCacheEntry(PoolEntry):
                         self._note_use()
                     finally:
                         if is_forked:
-                            self.pool.settle(self.block)
+                            self.pool.trim_parent(self.block)
                         del root, place.root  # a traceback or a caller must not keep the lease
                     self._tokens.append(layer, count)
                     return
@@ -465,7 +465,7 @@ class KVCacheEntry(PoolEntry):
                         self._note_use()
                     finally:
                         if is_forked:
-                            self.pool.settle(self.block)
+                            self.pool.trim_parent(self.block)
                         del target  # a traceback that is kept must not keep the lease
                     if layer is None:
                         return self._tokens.extend(count)
@@ -484,7 +484,7 @@ class KVCacheEntry(PoolEntry):
         root : ndarray of uint8
             The bytes of the entry, leased, with the pages for the tokens.
         is_forked : bool
-            Whether the pool's `settle` is to be called once the tokens are written.
+            Whether the pool's `trim_parent` is to be called once the tokens are written.
         """
         geometry = self._geometry
         try:
@@ -504,22 +504,18 @@ class KVCacheEntry(PoolEntry):
             raise
         block, stride = self.block, geometry.token_stride
         group = None if layer is None else geometry.group(layer)
-        is_forked = self._commit(block, geometry, group, start * stride, end * stride)
+        is_forked = self._commit(block, group, start * stride, end * stride)
         return start, self._lease(), is_forked
 
-    def _commit(
-        self, block: MemoryBlock, geometry: EntryGeometry, group: int | None, start: int, end: int
-    ) -> bool:
+    def _commit(self, block: MemoryBlock, group: int | None, start: int, end: int) -> bool:
         """Have pages committed for tokens; return whether that may have taken new pages."""
-        runs = block.runs
-        if runs is None:
+        pages = block.pages
+        if pages is None:
             return False
-        if start >= block.lent and runs.has(group, start, end):
+        if start >= block.shared_bytes and pages.has(group, start, end):
             return False  # as for most tokens
-        groups = range(geometry.groups) if group is None else (group,)
         with self._removal_named():
-            self.pool.commit(block, groups, start, end)
-        return True
+            return self.pool.commit(block, group, start, end)
 
     def _make_room(self, nbytes: int) -> None:
         """Have other entries evicted until `nbytes` more bytes can be committed."""
@@ -640,10 +636,10 @@ class KVCacheEntry(PoolEntry):
         if inherited < count:
             geometry = self._geometry
             stride = geometry.token_stride
-            self._commit(self.block, geometry, None, inherited * stride, count * stride)
+            self._commit(self.block, None, inherited * stride, count * stride)
             target = geometry.full_view(self._lease(), inherited, count - inherited)
             target[...] = tokens[..., inherited:, :]
-            self.pool.settle(self.block)
+            self.pool.trim_parent(self.block)
         self._tokens.extend(count)
 
     def relocate(self, block: MemoryBlock, geometry: EntryGeometry) -> MemoryBlock:
@@ -673,7 +669,7 @@ class KVCacheEntry(PoolEntry):
         with self._lock:
             source = self._lease()
             # Pages for all layers in one step, so that others are evicted for all or not at all.
-            self._commit(block, geometry, None, 0, self._tokens.longest * geometry.token_stride)
+            self._commit(block, None, 0, self._tokens.longest * geometry.token_stride)
             target = self.pool.lease(block)
             for layer in range(self.layout.layers):
                 held = self._tokens.of(layer)

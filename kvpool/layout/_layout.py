@@ -10,7 +10,6 @@ heads can pack tokens more densely: then a run holds all heads of a layer, or wh
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -19,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from kvpool._checks import align_up, check_alignment
+from kvpool._checks import align_up, check_alignment, whole_number
 from kvpool.arena import MIN_ALIGNMENT
 from kvpool.errors import InvalidLayoutError
 from kvpool.layout._model_config import cache_shape
@@ -177,7 +176,7 @@ class EntryGeometry:
         Bytes from a key to the value of the same token; keys start at 0.
     nbytes : int
         Bytes of the whole entry.
-    groups, runs_per_group : int
+    groups, stripes_per_group : int
         The runs of one group fill together: those of a layer, or the only one of the entry.
     """
 
@@ -189,7 +188,7 @@ class EntryGeometry:
         "layout",
         "max_context_length",
         "nbytes",
-        "runs_per_group",
+        "stripes_per_group",
         "token_stride",
         "value_offset",
     )
@@ -203,7 +202,7 @@ class EntryGeometry:
         heads, layers = layout.kv_heads, layout.layers
         self.groups = 1 if layout.packing == "token" else layers
         runs = {"head": 2 * layers * heads, "layer": 2 * layers, "token": 1}[layout.packing]
-        self.runs_per_group = runs // self.groups
+        self.stripes_per_group = runs // self.groups
         self.token_stride = layout.bytes_per_token // runs
         run = align_up(max_context_length * self.token_stride, alignment)
         self.nbytes = runs * run
@@ -235,9 +234,9 @@ class EntryGeometry:
             Bytes; every run starts with a page.
         """
         pages = -(-tokens * self.token_stride // page_size)
-        return self.groups * self.runs_per_group * pages * page_size
+        return self.groups * self.stripes_per_group * pages * page_size
 
-    def run_offsets(self, group: int) -> list[int]:
+    def stripe_offsets(self, group: int) -> list[int]:
         """Return where the runs of a group start: bytes from the start of the entry."""
         if self.layout.packing == "token":
             return [0]
@@ -301,13 +300,7 @@ def _either(names: Iterable[str]) -> str:
 
 
 def _dimension(name: str, value: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise InvalidLayoutError(f"{name} must be a whole number, not {value!r}") from None
-    if number < 1:
-        raise InvalidLayoutError(f"{name} must be at least 1, not {number}")
-    return number
+    return whole_number(name, value, InvalidLayoutError, least=1)
 
 
 def _element_type(dtype: DTypeLike) -> np.dtype[Any]:

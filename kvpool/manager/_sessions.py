@@ -31,7 +31,7 @@ from kvpool.eviction.base import EvictionPolicy, EvictionReason
 from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.manager._expiry import ExpiryQueue
 from kvpool.manager._keeper import UseLog
-from kvpool.pool import MemoryBlock, MemoryPool, Release
+from kvpool.pool import Deallocation, MemoryBlock, MemoryPool
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -47,7 +47,11 @@ class Evictor(Protocol):
     """A method of the pool that deallocates the first of some blocks until something fits."""
 
     def __call__(
-        self, nbytes: int, victims: Iterable[MemoryBlock], *, releases: list[Release] | None
+        self,
+        nbytes: int,
+        victims: Iterable[MemoryBlock],
+        *,
+        deallocations: list[Deallocation] | None,
     ) -> list[MemoryBlock]: ...
 
 
@@ -362,9 +366,9 @@ class Sessions:
         session = self._by_key.get(key)
         if session is None:
             return None
-        releases, started = self._new_releases(), time.perf_counter()
-        self._pool.deallocate(session.entry.block, releases)
-        self._forget([key], EvictionReason.MANUAL, releases, started)
+        deallocations, started = self._new_deallocations(), time.perf_counter()
+        self._pool.deallocate(session.entry.block, deallocations)
+        self._forget([key], EvictionReason.MANUAL, deallocations, started)
         return session.entry
 
     def make_room(self, nbytes: int) -> list[CacheKey]:
@@ -373,10 +377,10 @@ class Sessions:
 
     def _evict(self, make: Evictor, nbytes: int) -> list[CacheKey]:
         offered: dict[MemoryBlock, CacheKey] = {}
-        releases, started = self._new_releases(), time.perf_counter()
-        gone = make(nbytes, self._victims(offered), releases=releases)
+        deallocations, started = self._new_deallocations(), time.perf_counter()
+        gone = make(nbytes, self._victims(offered), deallocations=deallocations)
         keys = [offered[block] for block in gone]
-        self._forget(keys, self._policy.reason, releases, started)
+        self._forget(keys, self._policy.reason, deallocations, started)
         return keys
 
     def _victims(self, offered: dict[MemoryBlock, CacheKey]) -> Iterator[MemoryBlock]:
@@ -414,28 +418,30 @@ class Sessions:
         expired = [key for key in due if not by_key[key].pins]
         if not expired:
             return expired
-        releases, started = self._new_releases(), time.perf_counter()
-        gone = [key for key in expired if self._pool.reclaim(by_key[key].entry.block, releases)]
-        self._forget(gone, EvictionReason.TTL, releases, started)
+        deallocations, started = self._new_deallocations(), time.perf_counter()
+        gone = [
+            key for key in expired if self._pool.reclaim(by_key[key].entry.block, deallocations)
+        ]
+        self._forget(gone, EvictionReason.TTL, deallocations, started)
         return gone
 
     def close(self) -> None:
         """Let all sessions go, and close the pool."""
-        releases, started = self._new_releases(), time.perf_counter()
+        deallocations, started = self._new_deallocations(), time.perf_counter()
         keys = self.keys()
         try:
             for key in keys:
-                self._pool.deallocate(self._by_key[key].entry.block, releases)
+                self._pool.deallocate(self._by_key[key].entry.block, deallocations)
         except (PoolClosedError, StaleBlockError):  # the pool was used past the manager
-            releases = None
+            deallocations = None
         try:
-            self._forget(keys, EvictionReason.CLOSE, releases, started)
-            if releases is not None:
+            self._forget(keys, EvictionReason.CLOSE, deallocations, started)
+            if deallocations is not None:
                 self.emit_snapshot()
         finally:  # even if the policy, which is not ours, raises
             self._pool.close()
 
-    def _new_releases(self) -> list[Release] | None:
+    def _new_deallocations(self) -> list[Deallocation] | None:
         """Return where the pool puts the figures for receipts; None if no sink listens."""
         receipts = self._receipts
         return [] if receipts is not None and receipts.stream.is_listening else None
@@ -444,7 +450,7 @@ class Sessions:
         self,
         keys: list[CacheKey],
         reason: EvictionReason,
-        releases: list[Release] | None,
+        deallocations: list[Deallocation] | None,
         started: float,
     ) -> None:
         """Forget sessions whose blocks were deallocated, and make their receipts."""
@@ -454,23 +460,23 @@ class Sessions:
             self._departed.append(key)
             if session.ttl < math.inf:
                 self._expiry.discard(key)
-            if releases is not None and self._receipts is not None:
+            if deallocations is not None and self._receipts is not None:
                 self._receipts.emit_eviction_receipt(
                     session.entry.session_id,
                     session.number,
                     reason,
-                    charged=releases[index].charged,
-                    before=releases[index].before,
-                    after=releases[index].after,
+                    charged=deallocations[index].charged,
+                    before=deallocations[index].before,
+                    after=deallocations[index].after,
                     sessions_before=len(self._by_key) + 1,
                 )
-        if releases and len(releases) > 1 and self._receipts is not None:
+        if deallocations and len(deallocations) > 1 and self._receipts is not None:
             self._receipts.emit_batch_eviction_receipt(
-                len(releases),
+                len(deallocations),
                 # A sum: between two members, other threads append tokens and commit pages.
-                sum(one.before.used - one.after.used for one in releases),
-                before=releases[0].before,
-                after=releases[-1].after,
+                sum(one.before.used - one.after.used for one in deallocations),
+                before=deallocations[0].before,
+                after=deallocations[-1].after,
                 seconds=time.perf_counter() - started,
             )
 

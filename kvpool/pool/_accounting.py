@@ -1,11 +1,13 @@
-"""The books of a pool: which blocks live, which wait for their last view, and the totals."""
+"""`Accounting`: which blocks of a pool live, which are draining, and what they are charged."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 from kvpool._checks import align_up
+from kvpool.arena import MIN_ALIGNMENT
 from kvpool.errors import (
     DoubleFreeError,
     ForeignBlockError,
@@ -14,20 +16,21 @@ from kvpool.errors import (
     StaleBlockError,
 )
 from kvpool.pool._allocator import OffsetAllocator
-from kvpool.pool._block import MemoryBlock, RootRef, is_leased
-from kvpool.pool._deallocation import Release
-from kvpool.pool._usage import BlockUsage, block_usage
+from kvpool.pool._block import DRAINING, GONE, LIVE, MemoryBlock, RootRef
+from kvpool.pool._pages import StripeGeometry
+from kvpool.pool._usage import BlockUsage, Deallocation, block_usage
 from kvpool.stats import MemoryStats
 
-__all__ = ["BlockTable"]
+__all__ = ["Accounting"]
 
 _pool_ids = itertools.count(1)
 
 
-class BlockTable:
-    """The blocks of one pool over an allocator; it touches no byte itself.
+class Accounting:
+    """The accounts of a rigid pool: a block is charged with all its bytes from the start.
 
-    Not thread-safe: `MemoryPool` holds its lock around every call.
+    It touches no byte itself. Not thread-safe: `MemoryPool` holds its lock around every call,
+    and documents the methods that both have.
 
     Parameters
     ----------
@@ -36,26 +39,41 @@ class BlockTable:
 
     Attributes
     ----------
+    is_elastic : bool
+        Whether blocks are charged by committed page.
+    capacity : int
+        Bytes that all blocks together can be charged with.
+    touched : int
+        Bytes of the arena from this offset on read zero, and so does everything that
+        `allocate` returns from there. Stays 0 if bytes read zero as soon as they are free.
     copied_forks : int
         How often a fork had to be a copy.
-    wipe : callable, optional
-        Sets a range of bytes to zero; called with offset and size before each is freed.
+    find_room : callable or None
+        Has the arena find room for a range of bytes, or raises; called with offset and size.
+    wipe : callable or None
+        Sets a range of bytes to zero; called with offset and size before they are free.
     """
+
+    # The blocks are the truth. The rest is an index of them or a sum over them, which could be
+    # made anew from the blocks: the allocator's ranges, `_draining`, and `used`.
+
+    is_elastic = False
 
     def __init__(self, capacity: int, granule: int) -> None:
         self.allocator = OffsetAllocator(capacity, granule)
         self.pool_id = next(_pool_ids)
-        self._live: set[MemoryBlock] = set()
-        self._parting: set[MemoryBlock] = set()  # deallocated, and something still needs them
-        self._allocations = self._deallocations = 0
-        self._bytes_allocated = self._bytes_freed = 0
+        self.capacity = self.allocator.capacity
+        self.touched = 0
         self.copied_forks = 0
+        self.find_room: Callable[[int, int], object] | None = None
         self.wipe: Callable[[int, int], object] | None = None
+        self._blocks: set[MemoryBlock] = set()  # all that are live or draining
+        self._draining = 0  # blocks that are draining
+        self._allocations = self._deallocations = 0
+        self._bytes_allocated = self._bytes_freed = self._bytes_trimmed = 0
+        self._forks = 0
 
-    @property
-    def capacity(self) -> int:
-        """Bytes that all blocks together can be charged with."""
-        return self.allocator.capacity
+    # -- what things cost ----------------------------------------------------------------
 
     @property
     def used(self) -> int:
@@ -66,129 +84,223 @@ class BlockTable:
         """Return the bytes that a request of `nbytes` is charged with."""
         return align_up(nbytes, self.allocator.granule)
 
+    def cost(self, geometry: StripeGeometry, tokens: int) -> int:
+        """Return the bytes that an entry is charged with when it holds some tokens."""
+        del tokens  # the whole block is charged from the start
+        return self.charge(geometry.nbytes)
+
+    def cost_of_bytes(self, geometry: StripeGeometry, nbytes: int) -> int:
+        """Return the bytes that a block is charged with when `nbytes` of each stripe are there."""
+        del nbytes
+        return self.charge(geometry.nbytes)
+
+    def could_hold(self, geometry: StripeGeometry, tokens: int) -> bool:
+        """Tell whether an entry with so many tokens fits into the pool if nothing else is there."""
+        return self.cost(geometry, tokens) <= self.capacity
+
+    # -- blocks --------------------------------------------------------------------------
+
     def allocate(self, nbytes: int, alignment: int) -> MemoryBlock:
         """Take a block; see `MemoryPool.allocate`."""
         offset = self.allocator.allocate(nbytes, alignment)
+        if self.find_room is not None:
+            try:
+                self.find_room(offset, nbytes)
+            except BaseException:
+                self.allocator.free(offset)
+                raise
         block = MemoryBlock(offset, nbytes, self.pool_id)
-        block.charged = self.allocator.size_at(offset)
-        self._bytes_allocated += block.charged
-        self._admit(block)
+        block.charged = charged = self.allocator.size_at(offset)
+        self._bytes_allocated += charged
+        self._blocks.add(block)
+        self._allocations += 1
+        if offset + nbytes > self.touched and self.wipe is None:
+            self.touched = offset + nbytes
         return block
 
-    def _admit(self, block: MemoryBlock) -> None:
-        self._live.add(block)
-        self._allocations += 1
-
-    def is_live(self, block: MemoryBlock) -> bool:
-        """Tell whether a block is one of this pool's and was not deallocated."""
-        return block in self._live
+    def reserve(self, geometry: StripeGeometry, committed: int = 0) -> MemoryBlock:
+        """Take a block for stripes; the first `committed` bytes of each can be written."""
+        del committed  # all bytes can
+        return self.allocate(geometry.nbytes, MIN_ALIGNMENT)
 
     def require_live(self, block: MemoryBlock, verb: str) -> None:
-        """Raise unless the block is one of this pool's and was not deallocated."""
-        if block not in self._live:
+        """Raise unless the block is live and belongs to this pool."""
+        if block.state is not LIVE or block not in self._blocks:
             self._refuse(block, verb, StaleBlockError)
 
-    def deallocate(self, block: MemoryBlock, releases: list[Release] | None = None) -> bool:
-        """End a block; see `MemoryPool.deallocate`."""
-        if block not in self._live:
-            self._refuse(block, "deallocate", DoubleFreeError)
-        if releases is None:
-            return self._end(block)
-        before = self.stats()
-        charged = block.charged
-        is_back = self._end(block)
-        releases.append(Release(block, charged, before, self.stats()))
-        return is_back
+    def is_live(self, block: MemoryBlock) -> bool:
+        """Tell whether the block is live and belongs to this pool."""
+        return block.state is LIVE and block in self._blocks
 
-    def is_parting(self, block: MemoryBlock) -> bool:
-        """Tell whether the block waits for its last view."""
-        return block in self._parting
+    def deallocate(
+        self, block: MemoryBlock, deallocations: list[Deallocation] | None = None
+    ) -> bool:
+        """End a block; see `MemoryPool.deallocate`."""
+        if block.state is not LIVE or block not in self._blocks:
+            self._refuse(block, "deallocate", DoubleFreeError)
+        if deallocations is None:
+            return self._end(block)
+        before, charged = self.stats(), block.charged
+        is_free = self._end(block)
+        deallocations.append(Deallocation(block, charged, before, self.stats()))
+        return is_free
+
+    def end_lease(self, ended: RootRef) -> None:
+        """Free what a root array kept, which has died."""
+        block, ended.block = ended.block, None
+        # A later lease has a root of its own.
+        if block is not None and block.state is DRAINING and block.is_root(ended):
+            self._give_back(block)
+
+    def clear(self) -> None:
+        """Forget all blocks: every one of them is stale from now on."""
+        for block in self._blocks:
+            block.let_go()
+        self._blocks.clear()
+        self._draining = self._forks = 0
+        self.find_room = self.wipe = None  # they refer to the arena and its bytes
+
+    # -- pages: here every block has all of them -----------------------------------------
+
+    def commit(self, block: MemoryBlock, group: int | None, start: int, end: int) -> bool:
+        """Charge the pages for a write; return whether that took new ones."""
+        del group, start, end
+        if block.state is not LIVE or block not in self._blocks:
+            self._refuse(block, "write to", StaleBlockError)
+        return False
+
+    def trim(self, block: MemoryBlock, end: int) -> None:
+        """Decommit the pages past `end` bytes of each stripe, if the block has no view."""
+
+    def trim_parent(self, block: MemoryBlock) -> None:
+        """Decommit the parent's pages that writing to a fork committed there."""
+
+    def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | None:
+        """Make a block that reads the first bytes of each stripe; None if it must be a copy."""
+
+    def erase_pages(self, start: int, end: int) -> tuple[int, int]:
+        """Set the whole pages of a range to zero by decommitting them; return their range."""
+        del start
+        return end, end
+
+    # -- making room ---------------------------------------------------------------------
 
     def make_room(
         self,
         nbytes: int,
         victims: Iterable[MemoryBlock],
         alignment: int,
-        releases: list[Release] | None = None,
+        deallocations: list[Deallocation] | None = None,
     ) -> list[MemoryBlock]:
-        """Deallocate the first victims until `nbytes` fit in one free range; see `MemoryPool`."""
+        """Deallocate the first victims until `nbytes` can be allocated; see `MemoryPool`."""
+        return self._evict(self._choose(nbytes, alignment, 0, victims), deallocations)
+
+    make_space = make_room  # what is charged are addresses
+
+    def make_room_for(
+        self,
+        nbytes: int,
+        charge: int,
+        victims: Iterable[MemoryBlock],
+        deallocations: list[Deallocation] | None,
+    ) -> list[MemoryBlock]:
+        """Deallocate the first victims until a block fits.
+
+        Parameters
+        ----------
+        nbytes : int
+            Bytes of address space of the block.
+        charge : int
+            Bytes of pages that it is charged with.
+        victims : iterable of MemoryBlock
+        deallocations : list of Deallocation or None
+        """
+        chosen = self._choose(nbytes, MIN_ALIGNMENT, charge, victims)
+        return self._evict(chosen, deallocations)
+
+    def _choose(
+        self, nbytes: int, alignment: int, charge: int, victims: Iterable[MemoryBlock]
+    ) -> list[MemoryBlock]:
+        """Return the first victims after whose end `nbytes` fit; change nothing."""
+        del charge  # what is charged are the addresses
         allocator = self.allocator
         if allocator.fits(nbytes, alignment):
             return []
         size = self.charge(nbytes)
         if size > allocator.capacity:
-            detail = f", and the whole pool has {allocator.capacity}"
-            raise PoolExhaustedError(size, allocator.free_bytes, allocator.largest_free, detail)
+            raise self._shortage(size, f", and the whole pool has {allocator.capacity}")
         plan = None
-        chosen: list[MemoryBlock] = []
+        chosen: dict[MemoryBlock, None] = {}
         for block in victims:
-            self.require_live(block, "evict")
-            if is_leased(block):
+            self._check_victim(block, chosen)
+            if block.is_leased:
                 continue
-            # One that is large enough by itself needs no plan, if it does not come twice.
+            # A first victim that is large enough by itself needs no plan.
             if not chosen and block.charged >= size and not block.offset % alignment:
-                self.deallocate(block, releases)
                 return [block]
             plan = plan or allocator.free_plan()
             start, end = plan.free(block.offset)
-            chosen.append(block)
+            chosen[block] = None
             if align_up(start, alignment) + size <= end:
-                for victim in chosen:
-                    self.deallocate(victim, releases)
-                return chosen
-        raise PoolExhaustedError(
-            size,
-            allocator.free_bytes,
-            allocator.largest_free,
-            f", and evicting all {len(chosen)} blocks that may go would not make room",
+                return list(chosen)
+        raise self._shortage(
+            size, f", and evicting all {len(chosen)} blocks that may go would not make room"
         )
 
-    make_space = make_room  # what is charged are ranges, so room is a free range
+    def _evict(
+        self, chosen: list[MemoryBlock], deallocations: list[Deallocation] | None
+    ) -> list[MemoryBlock]:
+        for block in chosen:
+            self.deallocate(block, deallocations)
+        return chosen
 
-    def end_lease(self, ended: RootRef) -> None:
-        """Draw the consequence of a root array's death."""
-        block = ended.block
-        # A later lease has a root of its own, and a live block stays where it is.
-        if block._root is ended and self.is_parting(block):
-            self._give_back(block)
+    def _check_victim(self, block: MemoryBlock, chosen: dict[MemoryBlock, None]) -> None:
+        if block.state is not LIVE or block not in self._blocks:
+            self._refuse(block, "evict", StaleBlockError)
+        if block in chosen:
+            raise DoubleFreeError(f"cannot evict {block!r} twice: the victims name it again")
 
-    def clear(self) -> None:
-        """Forget all blocks: every one of them is stale from now on."""
-        self._live.clear()
-        self._parting.clear()
-        self.wipe = None  # it knows the bytes, which are not to be kept
+    def _shortage(self, nbytes: int, detail: str = "") -> PoolExhaustedError:
+        stats = self.stats()
+        return PoolExhaustedError(nbytes, stats.free, stats.largest_free, detail)
+
+    # -- the whole -----------------------------------------------------------------------
 
     def stats(self) -> MemoryStats:
         """Return the figures of this moment."""
         allocator = self.allocator
+        used = self._bytes_allocated - self._bytes_freed
+        free = self.capacity - used
         return MemoryStats(
-            capacity=allocator.capacity,
-            used=allocator.used_bytes,
-            free=allocator.free_bytes,
-            largest_free=allocator.largest_free,
-            live_blocks=len(self._live),
-            parting_blocks=len(self._parting),
+            capacity=self.capacity,
+            used=used,
+            free=free,
+            largest_free=min(free, allocator.largest_free),
+            live_blocks=len(self._blocks) - self._draining,
+            parting_blocks=self._draining,
             allocations=self._allocations,
             deallocations=self._deallocations,
             bytes_allocated=self._bytes_allocated,
             bytes_freed=self._bytes_freed,
             reserved=allocator.used_bytes,
             address_space=allocator.capacity,
+            bytes_trimmed=self._bytes_trimmed,
+            forks=self._forks,
             copied_forks=self.copied_forks,
         )
 
     def ranges(self) -> list[tuple[int, int, MemoryBlock | None]]:
         """Return offset, size and live block of every range, in address order."""
-        live = {block.offset: block for block in self._live if block.base is None}
+        live = {b.offset: b for b in self._blocks if b.state is LIVE and not b.is_fork}
         return [(at, size, live.get(at)) for at, size, _ in self.allocator.ranges()]
 
     def usage(self) -> list[BlockUsage]:
-        """Return what each block costs, in address order; a base comes before its forks."""
-        blocks = sorted(self._live | self._parting, key=lambda b: (b.offset, b.base is not None))
-        return [block_usage(block, block in self._live) for block in blocks]
+        """Return what each block costs, in address order; a parent comes before its forks."""
+        blocks = sorted(self._blocks, key=lambda block: (block.offset, block.is_fork))
+        return [block_usage(block) for block in blocks]
 
     def check_integrity(self) -> None:
-        """Prove that live, parting and free bytes make up the capacity, each once.
+        """Prove that live, draining and free bytes make up the capacity, each once.
 
         Raises
         ------
@@ -197,40 +309,72 @@ class BlockTable:
         """
         self.allocator.check_integrity()
         taken = {at: size for at, size, is_taken in self.allocator.ranges() if is_taken}
-        owners = [block for block in (*self._live, *self._parting) if block.base is None]
+        owners = [block for block in self._blocks if not block.is_fork]
         known = {block.offset: block for block in owners}
         if taken.keys() != known.keys() or len(known) != len(owners):
             raise IntegrityError(f"blocks at {sorted(known)}, allocated ranges at {sorted(taken)}")
         for offset, block in known.items():
             if taken[offset] != self.charge(block.size):
                 raise IntegrityError(f"{block!r} is at {offset} with {taken[offset]} bytes")
-        self._check_charges()
+        for block in self._blocks:
+            self._check_block(block)
+        self._check_sums()
 
-    def _check_charges(self) -> None:
-        """Prove that every range is charged in full."""
-        if self.used != self.allocator.used_bytes:
-            raise IntegrityError(f"{self.used} bytes charged, {self.allocator.used_bytes} used")
+    def _check_block(self, block: MemoryBlock) -> None:
+        """Prove the invariants that `MemoryBlock` states."""
+        if block.state is GONE or block.pool_id != self.pool_id:
+            raise IntegrityError(f"{block!r} of pool {block.pool_id} is {block.state.name}")
+        if block.is_fork != block.is_mapped:
+            raise IntegrityError(f"{block!r} has a parent or a mapping, not both")
+        expected = self.charge(block.size) if block.pages is None else block.pages.charged
+        if block.charged != expected:
+            raise IntegrityError(f"{block!r} is charged {block.charged}, has {expected}")
+        for child in block.children:
+            if child not in self._blocks or child.parent is not block:
+                raise IntegrityError(f"{block!r} has the child {child!r}, which is not a fork")
+        inherited = block.pages.inherited_bytes if block.pages is not None else 0
+        if block.is_fork and (block.parent or block).shared_with(block) < inherited:
+            raise IntegrityError(f"{block!r} is a fork that reads more than its parent keeps")
+
+    def _check_sums(self) -> None:
+        """Prove that the sums are those of the blocks."""
+        charged = sum(block.charged for block in self._blocks)
+        if charged != self.used or charged > self.capacity:
+            raise IntegrityError(f"{charged} bytes charged, {self.used} used of {self.capacity}")
+        draining = sum(block.state is DRAINING for block in self._blocks)
+        if draining != self._draining:
+            raise IntegrityError(f"{draining} blocks draining, counted {self._draining}")
+        forks = sum(len(block.children) for block in self._blocks)
+        if forks != self._forks:
+            raise IntegrityError(f"{forks} forks, counted {self._forks}")
+
+    # -- the end of a block --------------------------------------------------------------
 
     def _end(self, block: MemoryBlock) -> bool:
-        self._live.remove(block)
-        block._ended = True
-        # First on the list, then the look: a view that ends in between is not missed.
-        self._parting.add(block)
-        return not is_leased(block) and self._give_back(block)
+        # Order matters: the state is stored before the views are looked at. A view that dies
+        # between the two is then still seen by end_lease().
+        block.state = DRAINING
+        self._draining += 1
+        return not block.is_leased and self._give_back(block)
 
     def _give_back(self, block: MemoryBlock) -> bool:
-        """Give back what nothing needs of a parting block without a view; whether that is all."""
+        """Free what nothing needs of a draining block without a view; whether that is all."""
         if self.wipe is not None:
             self.wipe(block.offset, block.size)
-        self._parting.remove(block)
-        self._deallocations += 1
         self._bytes_freed += self.allocator.free(block.offset)
+        self._remove(block)
         return True
 
-    def _refuse(self, block: MemoryBlock, verb: str, stale: type[StaleBlockError]) -> None:
-        if block._pool_id != self.pool_id:
+    def _remove(self, block: MemoryBlock) -> None:
+        self._blocks.remove(block)
+        block.state = GONE
+        self._draining -= 1
+        self._deallocations += 1
+
+    def _refuse(self, block: MemoryBlock, verb: str, stale: type[StaleBlockError]) -> NoReturn:
+        if block.pool_id != self.pool_id:
             raise ForeignBlockError(
-                f"cannot {verb} {block!r}: it belongs to pool {block._pool_id}, "
+                f"cannot {verb} {block!r}: it belongs to pool {block.pool_id}, "
                 f"this is pool {self.pool_id}"
             )
         raise stale(f"cannot {verb} {block!r}: it was deallocated before")

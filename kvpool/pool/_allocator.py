@@ -19,9 +19,8 @@ from collections.abc import Iterator
 
 from kvpool._checks import align_up, check_alignment
 from kvpool.errors import DoubleFreeError, IntegrityError, InvalidSizeError, PoolExhaustedError
-from kvpool.pool._free_plan import FreePlan
 
-__all__ = ["OffsetAllocator"]
+__all__ = ["FreePlan", "OffsetAllocator"]
 
 # The bin of a size is named by its highest bit and the three bits below it, see `_bin_of`. It is
 # written out where speed counts, because a call would cost more than the bisection behind it.
@@ -95,8 +94,10 @@ class OffsetAllocator:
 
         Raises
         ------
-        InvalidSizeError, InvalidAlignmentError
-            The arguments are no size or no alignment.
+        InvalidSizeError
+            `nbytes` is less than 1.
+        InvalidAlignmentError
+            `alignment` is not a power of two.
         PoolExhaustedError
             No free range is large enough.
         """
@@ -147,7 +148,7 @@ class OffsetAllocator:
         Raises
         ------
         DoubleFreeError
-            No range that is taken starts there.
+            No allocated range starts there.
         """
         size = self._live.pop(offset, None)
         if size is None:
@@ -192,7 +193,7 @@ class OffsetAllocator:
 
     @property
     def largest_free(self) -> int:
-        """Bytes of the largest free range; 0 where nothing is free."""
+        """Bytes of the largest free range; 0 if nothing is free."""
         if not self._occupied:
             return 0
         return self._bins[self._occupied.bit_length() - 1][-1]
@@ -320,6 +321,59 @@ class OffsetAllocator:
             raise PoolExhaustedError(size, self.free_bytes, self.largest_free, detail)
         _, start = min(fitting)
         return start, align_up(start, alignment)
+
+
+class FreePlan:
+    """What would be free if some ranges were given back; the allocator is not changed.
+
+    It is valid until the allocator changes. `OffsetAllocator.free_plan` makes it.
+    """
+
+    def __init__(
+        self, live: dict[int, int], hole_at: dict[int, int], hole_before: dict[int, int]
+    ) -> None:
+        self._live = live
+        self._hole_at = hole_at
+        self._hole_before = hole_before
+        self._end_of: dict[int, int] = {}  # start of each joined range on paper -> its end
+        self._start_of: dict[int, int] = {}  # and the other way round
+        self._freed: set[int] = set()  # what is freed on paper
+
+    def free(self, offset: int) -> tuple[int, int]:
+        """Free a range on paper.
+
+        Parameters
+        ----------
+        offset : int
+            Start of a range that is taken, and not yet freed on paper.
+
+        Returns
+        -------
+        start, end : int
+            Of the free range that this one would become part of.
+
+        Raises
+        ------
+        DoubleFreeError
+            No such range starts there.
+        """
+        size = self._live.get(offset)
+        if size is None or offset in self._freed:
+            raise DoubleFreeError(f"no allocated range starts at offset {offset}")
+        self._freed.add(offset)
+        start, end = offset, offset + size
+        # A joined range has its neighbouring holes in it already, so one step is enough.
+        if end in self._end_of:
+            end = self._end_of.pop(end)
+        else:
+            end += self._hole_at.get(end, 0)
+        if start in self._start_of:
+            start = self._start_of.pop(start)
+        else:
+            start = self._hole_before.get(start, start)
+        self._end_of[start] = end
+        self._start_of[end] = start
+        return start, end
 
 
 def _bin_of(size: int) -> int:

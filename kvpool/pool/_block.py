@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
+import enum
 import math
-import operator
 import weakref
-from collections.abc import Sequence
-from typing import Any, SupportsIndex
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, Final, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from kvpool._checks import byte_count
 from kvpool.arena import ArenaFork
-from kvpool.errors import InvalidSizeError, InvalidViewError
-from kvpool.pool._pages import PageRuns
+from kvpool.errors import InvalidViewError
+from kvpool.pool._pages import CommittedPages
 
-__all__ = ["Bytes", "MemoryBlock", "RootRef", "as_int", "is_leased", "view_geometry"]
+__all__ = [
+    "DRAINING",
+    "GONE",
+    "LIVE",
+    "BlockState",
+    "Bytes",
+    "MemoryBlock",
+    "RootRef",
+    "view_geometry",
+]
 
 Bytes = NDArray[np.uint8]
+
+
+class BlockState(enum.Enum):
+    """Where a block is in its life; it only ever goes forward."""
+
+    LIVE = enum.auto()
+    """It has an owner."""
+    DRAINING = enum.auto()
+    """It was deallocated, and a view or a fork still needs its bytes."""
+    GONE = enum.auto()
+    """Its bytes are free."""
+
+
+# Bound once: a lookup of a member in its class costs more than the comparison.
+LIVE: Final = BlockState.LIVE
+DRAINING: Final = BlockState.DRAINING
+GONE: Final = BlockState.GONE
 
 
 class RootRef(weakref.ref[Bytes]):
@@ -25,14 +52,20 @@ class RootRef(weakref.ref[Bytes]):
 
     Every view of a block has the root array at the end of its `base` chain, so the root
     lives exactly as long as the block is leased.
+
+    Attributes
+    ----------
+    block : MemoryBlock or None
+        None once the root array is dead and the pool has drawn the consequence. Else this
+        reference and the block would keep each other.
     """
 
     __slots__ = ("block",)
-    block: MemoryBlock
+    block: MemoryBlock | None
 
 
 class MemoryBlock:
-    """A range of bytes that belongs to whoever allocated it, until it is deallocated.
+    """A range of bytes that belongs to the caller who allocated it, until it is deallocated.
 
     Blocks are made by `MemoryPool.allocate` and compared by identity: a block that was
     deallocated never equals a later one, even at the same offset.
@@ -44,71 +77,196 @@ class MemoryBlock:
     size : int
         Bytes asked for.
     charged : int
-        Bytes that the pool counts as used for it: `size` rounded up to the granule, or what
-        is committed of a block that was reserved.
-    runs : PageRuns or None
-        Which pages are committed; None where all are, from the start.
-    base : MemoryBlock or None
-        The block whose pages this one shows until it writes its own, if it is a fork.
+        Bytes that the pool counts as used for the block: `size` rounded up to the granule, or
+        the committed pages of a block that was reserved in an elastic pool.
+    pages : CommittedPages or None
+        The committed pages; None if all bytes of the block are charged from the start.
+    state : BlockState
+        Live, draining or gone.
+    pool_id : int
+        Which pool of this process the block belongs to.
     """
 
+    # Only the pool changes a block, under its lock. `MemoryPool.check_integrity` proves:
+    #   state       every block that the pool knows is LIVE or DRAINING; all others are GONE
+    #   charged     == pages.charged, or `size` rounded up to the granule if pages is None
+    #   fork        a block has a mapping if and only if it has a parent
+    #   children    every child is known to the pool, and `child.parent is self`
+    #   shared      _children[child] >= child.pages.inherited_bytes
+    #   ownership   the pool keeps parents alive: a child refers to its parent weakly, so that
+    #               a pool without references is freed at once, with the mappings of its forks
+
     __slots__ = (
-        "_ended",
-        "_fork",
-        "_pool_id",
+        "__weakref__",
+        "_children",
+        "_mapping",
+        "_parent",
         "_root",
-        "_shares",
-        "base",
         "charged",
         "offset",
-        "runs",
+        "pages",
+        "pool_id",
         "size",
+        "state",
     )
 
     def __init__(self, offset: int, size: int, pool_id: int) -> None:
         self.offset = offset
         self.size = size
+        self.pool_id = pool_id
         self.charged = 0
-        self.runs: PageRuns | None = None
-        self.base: MemoryBlock | None = None
-        self._pool_id = pool_id
+        self.pages: CommittedPages | None = None
+        self.state = LIVE
         self._root: RootRef | None = None
-        self._ended = False  # whether it has lost its owner
-        self._fork: ArenaFork | None = None  # the mapping of a fork
-        self._shares = NO_FORKS  # forks, and the bytes of each run they read
-
-    @property
-    def lent(self) -> int:
-        """Bytes at the start of each run that forks show of this block."""
-        if not self._shares:
-            return 0  # as for most blocks
-        return max(self._shares.values(), default=0)  # in one go: forks end in other threads
-
-    def add_fork(self, fork: MemoryBlock, nbytes: int) -> None:
-        """Note a fork that shows so many bytes at the start of each run."""
-        if not self._shares:
-            self._shares = {}
-        self._shares[fork] = nbytes
+        self._parent: weakref.ref[MemoryBlock] | None = None
+        self._mapping: ArenaFork | None = None  # the private mapping of a fork
+        self._children = _NO_CHILDREN  # forks, and the bytes of each stripe that they read
 
     def __repr__(self) -> str:
         return f"MemoryBlock(offset={self.offset}, size={self.size})"
 
+    # -- leases --------------------------------------------------------------------------
 
-NO_FORKS: dict[MemoryBlock, int] = {}
-"""What a block without forks has, so that many blocks need not have as many of them."""
+    @property
+    def is_leased(self) -> bool:
+        """Whether a view of the block is alive."""
+        ref = self._root
+        return ref is not None and ref() is not None
+
+    def root(self, arena: memoryview, on_end: Callable[[RootRef], None]) -> Bytes:
+        """Return the root array of the block's views; make it if no view is alive.
+
+        Parameters
+        ----------
+        arena : memoryview
+            All bytes of the arena.
+        on_end : callable
+            Called with the reference when the root array has died: in any thread, at any time.
+        """
+        ref = self._root
+        root = None if ref is None else ref()
+        if root is None:
+            mapping = self._mapping
+            if mapping is None:
+                # Of a slice, so that the `base` of a view leads to the bytes of this block alone.
+                root = np.frombuffer(arena[self.offset : self.offset + self.size], np.uint8)
+            else:
+                root = np.frombuffer(mapping.buffer, np.uint8, self.size)
+            self._root = ref = RootRef(root, on_end)
+            ref.block = self
+        return root
+
+    def is_root(self, ref: RootRef) -> bool:
+        """Tell whether a reference is that of the block's latest root array."""
+        return self._root is ref
+
+    # -- parent and children -------------------------------------------------------------
+
+    @property
+    def is_fork(self) -> bool:
+        """Whether the block began as a fork: it reads pages of its parent until it writes them."""
+        return self._parent is not None
+
+    @property
+    def parent(self) -> MemoryBlock | None:
+        """The block whose pages this one reads until it writes its own; None if not a fork."""
+        return None if self._parent is None else self._parent()
+
+    @property
+    def children(self) -> Collection[MemoryBlock]:
+        """The forks that read pages of this block."""
+        return self._children.keys()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the block has neither a parent nor children."""
+        return self._parent is None and not self._children
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes at the start of each stripe that children read."""
+        if not self._children:
+            return 0  # as for most blocks
+        return max(self._children.values(), default=0)  # one call: forks end in other threads
+
+    def shared_with(self, child: MemoryBlock) -> int:
+        """Return the bytes at the start of each stripe that one child reads; -1 if not a child."""
+        return self._children.get(child, -1)
+
+    def shared_pages(self, ended: Collection[MemoryBlock] = ()) -> int:
+        """Return the number of pages of each stripe that children read.
+
+        Parameters
+        ----------
+        ended : collection of MemoryBlock
+            Children that are not counted.
+        """
+        if self.pages is None or not self._children:
+            return 0
+        shared = (nbytes for child, nbytes in self._children.items() if child not in ended)
+        return self.pages.pages(max(shared, default=0))
+
+    def share(self, child: MemoryBlock, nbytes: int) -> None:
+        """Note that a child reads the first `nbytes` of each stripe, or less than before."""
+        if not self._children:
+            self._children = {}
+        self._children[child] = nbytes
+
+    def become_child(self, parent: MemoryBlock, pages: CommittedPages, mapping: ArenaFork) -> None:
+        """Read the inherited bytes of `pages` from a parent, through a private mapping."""
+        self._mapping, self.pages = mapping, pages
+        self.follow(parent)
+        parent.share(self, pages.inherited_bytes)
+
+    def follow(self, parent: MemoryBlock) -> None:
+        """Have this block as the parent from now on."""
+        self._parent = weakref.ref(parent)
+
+    def disown(self, child: MemoryBlock) -> None:
+        """Forget a child, which is gone."""
+        del self._children[child]
+
+    def decommit(self, offset: int, nbytes: int) -> None:
+        """Give back a fork's own pages of a range: bytes from the start of the block."""
+        if self._mapping is not None:
+            self._mapping.decommit(offset, nbytes)
+
+    def hand_over(self) -> MemoryBlock:
+        """Move pages, views and children to a new block that has no owner; return that block."""
+        heir = MemoryBlock(self.offset, self.size, self.pool_id)
+        heir.state = DRAINING
+        heir.inherit(self.pages, self.charged, self._root, self._children)
+        self.pages, self.charged, self._root, self._children = None, 0, None, _NO_CHILDREN
+        return heir
+
+    def inherit(
+        self,
+        pages: CommittedPages | None,
+        charged: int,
+        root: RootRef | None,
+        children: dict[MemoryBlock, int],
+    ) -> None:
+        """Take what another block hands over."""
+        self.pages, self.charged, self._root, self._children = pages, charged, root, children
+        for child in children:
+            child.follow(self)
+        if root is not None and root() is not None:
+            root.block = self
+
+    def let_go(self) -> None:
+        """Be gone: views that are alive keep the mapping of a fork, the block does not."""
+        self.state = GONE
+        self._mapping = None
+        self._children = _NO_CHILDREN
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the block has a private mapping."""
+        return self._mapping is not None
 
 
-def is_leased(block: MemoryBlock) -> bool:
-    """Tell whether a view of the block is alive."""
-    return block._root is not None and block._root() is not None
-
-
-def as_int(name: str, value: Any) -> int:
-    """Return `value` as an int; InvalidSizeError where it is no whole number."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise InvalidSizeError(f"{name} must be a whole number of bytes, not {value!r}") from None
+_NO_CHILDREN: dict[MemoryBlock, int] = {}
+# What every block without children has, because most blocks have none. Never changed.
 
 
 def view_geometry(
@@ -117,13 +275,13 @@ def view_geometry(
     shape: SupportsIndex | Sequence[SupportsIndex],
     offset: int,
 ) -> tuple[np.dtype[Any], tuple[int, ...], int]:
-    """Return dtype, shape and offset of a view that lies inside the block; raise else."""
+    """Return dtype, shape and offset of a view that is inside the block; raise otherwise."""
     type_: np.dtype[Any] = np.dtype(dtype)
     given = shape if isinstance(shape, Sequence) else (shape,)
-    dims = tuple(as_int("a dimension of shape", dim) for dim in given)
-    start = as_int("offset", offset)
+    dims = tuple(byte_count("a dimension of shape", dim) for dim in given)
+    start = byte_count("offset", offset)
     if type_.hasobject or not type_.itemsize:
-        raise InvalidViewError(f"dtype {type_} cannot lie in plain bytes")
+        raise InvalidViewError(f"dtype {type_} cannot be stored in plain bytes")
     if any(dim < 0 for dim in dims):
         raise InvalidViewError(f"shape {dims} has a negative dimension")
     if start % type_.alignment:

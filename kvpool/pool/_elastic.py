@@ -1,162 +1,235 @@
-"""The books of an elastic pool: what is charged are committed pages, not ranges.
+"""`ElasticAccounting`: blocks are charged with the pages that they have committed.
 
-A *base* is a block whose pages forks show. It outlives its owner as long as it has forks, and
-keeps just the pages that they read. A block that is to write where its forks read parts from
-its pages: they become a base without an owner, of which it is one more fork.
+A *parent* is a block whose pages forks read. It outlives its owner as long as it has forks, and
+keeps just the pages that they read. A block that is to write where its forks read hands its
+pages over: to a new parent without an owner, of which it becomes one more fork.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from kvpool._checks import align_up
-from kvpool.arena import Arena, ArenaFork
+from kvpool.arena import MIN_ALIGNMENT, Arena, ArenaFork
 from kvpool.errors import (
     AddressSpaceExhaustedError,
     ArenaError,
     ForkLimitError,
-    IntegrityError,
     PoolExhaustedError,
+    StaleBlockError,
 )
-from kvpool.pool._accounting import BlockTable
-from kvpool.pool._block import MemoryBlock, is_leased
-from kvpool.pool._deallocation import Release
-from kvpool.pool._eviction_gain import EvictionGain, kept_pages
-from kvpool.pool._pages import PageRuns, RunGeometry
-from kvpool.stats import MemoryStats
+from kvpool.pool._accounting import Accounting
+from kvpool.pool._allocator import OffsetAllocator
+from kvpool.pool._block import DRAINING, LIVE, MemoryBlock
+from kvpool.pool._pages import CommittedPages, StripeGeometry
+from kvpool.pool._usage import Deallocation
 
-__all__ = ["ElasticTable"]
+__all__ = ["AddressGain", "ElasticAccounting", "PageGain"]
 
 _log = logging.getLogger(__name__)
 
 
-class ElasticTable(BlockTable):
-    """The blocks of one elastic pool.
+class ElasticAccounting(Accounting):
+    """The accounts of an elastic pool.
 
-    Not thread-safe: `ElasticPool` holds its lock around every call, and documents them.
+    Not thread-safe: `MemoryPool` holds its lock around every call, and documents the methods
+    that both have.
 
     Parameters
     ----------
     budget : int
         Bytes that may be committed; whole pages.
     arena : Arena
-        With `Capability.ELASTIC`. Pages are given back under the caller's lock.
+        With `Capability.ELASTIC`. Pages are decommitted under the caller's lock.
     """
+
+    is_elastic = True
 
     def __init__(self, budget: int, arena: Arena) -> None:
         super().__init__(arena.info.size, arena.info.page_size)
-        self._budget = budget
+        self.capacity = budget
         self._arena = arena
         self._page_size = arena.info.page_size
         self._needs_commit = arena.info.needs_commit
-        self._bytes_trimmed = 0
-        self._forks = 0
         self._refusals: set[str] = set()  # reasons of copied forks that were logged
-
-    @property
-    def capacity(self) -> int:
-        """Bytes that may be committed."""
-        return self._budget
 
     @property
     def free(self) -> int:
         """Bytes that may still be committed."""
-        return self._budget - self.used
+        return self.capacity - self._bytes_allocated + self._bytes_freed
+
+    def cost(self, geometry: StripeGeometry, tokens: int) -> int:
+        """Return the bytes that an entry is charged with when it holds some tokens."""
+        return geometry.bytes_in_pages(tokens, self._page_size)
+
+    def cost_of_bytes(self, geometry: StripeGeometry, nbytes: int) -> int:
+        """Return the bytes that a block is charged with when `nbytes` of each stripe are there."""
+        return CommittedPages(geometry, self._page_size).missing(None, 0, nbytes)
+
+    def could_hold(self, geometry: StripeGeometry, tokens: int) -> bool:
+        """Tell whether an entry with so many tokens fits into the pool if nothing else is there."""
+        return super().could_hold(geometry, tokens) and geometry.nbytes <= self.allocator.capacity
 
     # -- blocks --------------------------------------------------------------------------
 
     def allocate(self, nbytes: int, alignment: int) -> MemoryBlock:
         """Take a block all of whose pages count as committed."""
         self._check_budget(self.charge(max(nbytes, 1)))
+        block = self._take(nbytes, alignment)
+        self._find_room_for_new(block, [(0, nbytes)])
+        block.charged = self.charge(nbytes)
+        self._bytes_allocated += block.charged
+        return self._admit(block)
+
+    def reserve(self, geometry: StripeGeometry, committed: int = 0) -> MemoryBlock:
+        """Take a block of which the first bytes of each stripe are committed."""
+        pages = CommittedPages(geometry, self._page_size)
+        charged = pages.missing(None, 0, committed)
+        self._check_budget(charged)
+        block = self._take(geometry.nbytes, MIN_ALIGNMENT)
+        block.pages = pages
+        if charged:
+            self._find_room_for_new(block, self._lacking(block, pages, None, committed))
+            pages.commit(None, 0, committed)
+            block.charged = charged
+            self._bytes_allocated += charged
+        return self._admit(block)
+
+    def _take(self, nbytes: int, alignment: int) -> MemoryBlock:
+        """Take addresses, of which nothing is charged yet."""
         with _addresses_named():
-            block = super().allocate(nbytes, alignment)
-        if self._needs_commit:
-            try:
-                self._arena.commit(block.offset, block.size)
-            except BaseException:
-                self.deallocate(block)
-                raise
+            offset = self.allocator.allocate(nbytes, alignment)
+        return MemoryBlock(offset, nbytes, self.pool_id)
+
+    def _admit(self, block: MemoryBlock) -> MemoryBlock:
+        self._blocks.add(block)
+        self._allocations += 1
         return block
 
-    def reserve(self, geometry: RunGeometry) -> MemoryBlock:
-        """Take a block of which nothing is committed."""
-        nbytes = geometry.nbytes
-        with _addresses_named():
-            offset = self.allocator.allocate(nbytes)
-        block = MemoryBlock(offset, nbytes, self.pool_id)
-        block.runs = PageRuns(geometry, self._page_size)
-        self._admit(block)
-        return block
+    # -- pages ---------------------------------------------------------------------------
 
-    def commit(self, block: MemoryBlock, groups: Sequence[int], start: int, end: int) -> None:
-        """Charge what writing from `start` to `end` in the runs of some groups needs."""
-        runs = block.runs
-        if runs is None:
-            return
-        if start < block.lent:
-            runs = self._part(block, runs, groups, start, end)
-        missing = runs.missing(groups, start, end)
+    def commit(self, block: MemoryBlock, group: int | None, start: int, end: int) -> bool:
+        """Charge the pages for a write; return whether that took new ones."""
+        if block.state is not LIVE or block not in self._blocks:
+            self._refuse(block, "write to", StaleBlockError)
+        pages = block.pages
+        if pages is None:
+            return False
+        if start < block.shared_bytes:
+            pages = self._split_off_shared(block, pages, group, start, end)
+        elif pages.has(group, start, end):
+            return False  # as for most tokens
+        missing = pages.missing(group, start, end)
+        self._check_budget(missing)
         if missing and self._needs_commit:
-            self._check_budget(missing)
-            self._find_room(block, runs, groups, end)
-        self._charge(block, missing)
-        runs.commit(groups, start, end)
+            self._find_room(block, self._lacking(block, pages, group, end))
+        block.charged += missing
+        self._bytes_allocated += missing
+        pages.commit(group, start, end)
+        return True
 
-    def _find_room(
-        self, block: MemoryBlock, runs: PageRuns, groups: Sequence[int], end: int
-    ) -> None:
-        """Have the arena find room for the pages that some groups lack, or leave it as it was.
+    def _lacking(
+        self, block: MemoryBlock, pages: CommittedPages, group: int | None, end: int
+    ) -> Iterator[tuple[int, int]]:
+        """Yield offset and size of the arena's pages that a write up to `end` would commit.
 
-        Writing a page of a fork commits one in its base, if the base has none there.
+        Writing a page of a fork commits one in its parent, if the parent has none there.
         """
-        parent = None if block.base is None else block.base.runs
+        parent = None if block.parent is None else block.parent.pages
+        for one in range(pages.geometry.groups) if group is None else (group,):
+            held = 0 if parent is None else parent.committed_pages[one]
+            first = max(pages.committed_pages[one], held)
+            yield from pages.ranges(one, first, pages.pages(end))
+
+    def _find_room(self, block: MemoryBlock, ranges: Iterable[tuple[int, int]]) -> None:
+        """Have the arena find room for ranges of a block, or leave the arena as it was."""
         asked: list[tuple[int, int]] = []
         try:
-            for group in groups:
-                first = max(runs.levels[group], 0 if parent is None else parent.levels[group])
-                for offset, size in runs.ranges(group, first, runs.pages(end)):
-                    asked.append((offset, size))
-                    self._arena.commit(block.offset + offset, size)
+            for offset, size in ranges:
+                asked.append((offset, size))
+                self._arena.commit(block.offset + offset, size)
         except BaseException:
             for offset, size in asked:
-                self._decommit(block, offset, size)
+                self._decommit(block, offset, align_up(size, self._page_size))
+            raise
+
+    def _find_room_for_new(self, block: MemoryBlock, ranges: Iterable[tuple[int, int]]) -> None:
+        """Find room for a block that is not admitted yet, or give its addresses back."""
+        if not self._needs_commit:
+            return
+        try:
+            self._find_room(block, ranges)
+        except BaseException:
+            self.allocator.free(block.offset)
             raise
 
     def trim(self, block: MemoryBlock, end: int) -> None:
-        """Give back what lies behind the first `end` bytes of each run; nobody views it."""
-        runs = block.runs
-        if runs is None:
+        """Decommit the pages past `end` bytes of each stripe, if the block has no view."""
+        pages = block.pages
+        if pages is None or block.is_leased:
             return
-        before = block.charged
-        if block.base is None:
-            self._cut(block, max(runs.pages(end), kept_pages(block)))
+        before, parent = block.charged, block.parent
+        if parent is None:
+            self._decommit_from(block, max(pages.pages(end), block.shared_pages()))
         else:
-            self._cut_fork(block, block.base, runs, end)
+            self._trim_fork(block, parent, pages, end)
         self._bytes_trimmed += before - block.charged
+
+    def _trim_fork(
+        self, fork: MemoryBlock, parent: MemoryBlock, pages: CommittedPages, end: int
+    ) -> None:
+        # Stripe of a fork, in pages:
+        # [0, page)                    stays; where `end` is inherited, it inherits less
+        # [page, inherited)            was read from the parent, which may now free it
+        # [max(page, inherited), ...)  the fork's own copies: decommitted in its mapping
+        page = pages.pages(end)
+        if end <= pages.inherited_bytes:
+            pages.inherited_bytes, page = end, end // self._page_size
+        # Also if the fork stays as it is: it may have written to inherited pages since.
+        parent.share(fork, pages.inherited_bytes)
+        own = max(page, pages.inherited_pages)
+        for offset, size in pages.ranges_above(own):
+            fork.decommit(offset, size)
+        self._uncharge(fork, pages.bytes_above(own))
+        pages.inherited_pages = min(pages.inherited_pages, page)
+        pages.cut(page)
+        self._release_if_unused(parent)
+
+    def erase_pages(self, start: int, end: int) -> tuple[int, int]:
+        """Set the whole pages of a range to zero by decommitting them; return their range."""
+        first = align_up(start, self._page_size)
+        last = end // self._page_size * self._page_size
+        if first >= last:
+            return end, end
+        self._arena.decommit(first, last - first)
+        return first, last
 
     # -- forks ---------------------------------------------------------------------------
 
     def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | None:
-        """Make a block that shows the first bytes of each run; None where it must be a copy."""
-        base = block.base or block
-        if base.runs is None:
+        """Make a block that reads the first bytes of each stripe; None if it must be a copy."""
+        parent = block.parent or block
+        if parent.pages is None:
             return None
         limit = self._arena.info.fork_limit
         if self._forks >= limit:
             self._log_refusal(ArenaError(f"the arena may have {limit} forks at a time"))
             return None
-        shared = end if block.base is None or block.runs is None else min(end, block.runs.shown)
-        child = MemoryBlock(base.offset, base.size, self.pool_id)
+        shared = end
+        if parent is not block and block.pages is not None:
+            shared = min(end, block.pages.inherited_bytes)
         try:
-            child._fork = self._map(base)
+            mapping = self._map(parent)
         except ArenaError as error:  # a limit of the process, or an arena that cannot fork
             self._log_refusal(error)
             return None
-        self._attach(child, base, PageRuns(base.runs.geometry, self._page_size, shared))
-        self._admit(child)
-        return child, shared
+        child = MemoryBlock(parent.offset, parent.size, self.pool_id)
+        pages = CommittedPages(parent.pages.geometry, self._page_size, shared)
+        child.become_child(parent, pages, mapping)
+        self._forks += 1
+        return self._admit(child), shared
 
     def _log_refusal(self, error: ArenaError) -> None:
         """Log why forks are copies, once for each reason."""
@@ -165,50 +238,44 @@ class ElasticTable(BlockTable):
             self._refusals.add(reason)
             _log.warning("forks are copies from now on: %s", error)
 
-    def settle(self, block: MemoryBlock) -> None:
-        """Give back pages that writing through a fork committed in its base.
+    def trim_parent(self, block: MemoryBlock) -> None:
+        """Decommit the parent's pages that writing to a fork committed there.
 
-        The kernel fills a hole of the base before it copies the page for the fork. Pages
-        that the base is charged with stay.
+        The kernel fills a hole of the parent before it copies the page for the fork. Pages
+        that the parent is charged with stay.
         """
-        base, runs = block.base, block.runs
-        if base is None or runs is None or base.runs is None:
+        parent, pages = block.parent, block.pages
+        if parent is None or pages is None or parent.pages is None:
             return
-        for group, level in enumerate(runs.levels):
-            first = max(runs.settled[group], base.runs.levels[group])
-            for offset, size in runs.ranges(group, first, level):
-                self._decommit(base, offset, size)
-            runs.settled[group] = max(runs.settled[group], level)
+        trimmed = pages.parent_trimmed_pages
+        for group, held in enumerate(pages.committed_pages):
+            first = max(trimmed[group], parent.pages.committed_pages[group])
+            for offset, size in pages.ranges(group, first, held):
+                self._decommit(parent, offset, size)
+            trimmed[group] = max(trimmed[group], held)
 
-    def _map(self, base: MemoryBlock) -> ArenaFork:
-        return self._arena.fork(base.offset, align_up(base.size, self._page_size))
+    def _map(self, parent: MemoryBlock) -> ArenaFork:
+        return self._arena.fork(parent.offset, align_up(parent.size, self._page_size))
 
-    def _attach(self, fork: MemoryBlock, base: MemoryBlock, runs: PageRuns) -> None:
-        fork.base, fork.runs = base, runs
-        base.add_fork(fork, runs.shown)
-        self._forks += 1
-
-    def _part(
-        self, block: MemoryBlock, runs: PageRuns, groups: Sequence[int], start: int, end: int
-    ) -> PageRuns:
-        """Turn a block into a fork of what it held; views of that keep the base."""
-        own = PageRuns(runs.geometry, self._page_size, start)
-        given_back = 0 if is_leased(block) else runs.bytes_above(kept_pages(block))
-        self._check_budget(own.missing(groups, start, end) - given_back)
+    def _split_off_shared(
+        self, block: MemoryBlock, pages: CommittedPages, group: int | None, start: int, end: int
+    ) -> CommittedPages:
+        """Turn a block into a fork of what it held; views of that keep the new parent."""
+        # Stripe of the block, in bytes:
+        # [0, start)             the new parent's; the block reads it as a fork
+        # [start, shared)        the new parent's; only the other forks read it
+        # [shared, committed)    freed, unless a view shows it
+        own = CommittedPages(pages.geometry, self._page_size, start)
+        freed = 0 if block.is_leased else pages.bytes_above(block.shared_pages())
+        self._check_budget(own.missing(group, start, end) - freed)
         mapping = self._map(block)
-        base = MemoryBlock(block.offset, block.size, self.pool_id)
-        base.runs, base.charged, base._shares = runs, block.charged, block._shares
-        base._ended = True
-        self._bytes_trimmed += base.charged
-        for fork in base._shares:
-            fork.base = base
-        base._root = block._root
-        if base._root is not None:
-            base._root.block = base
-        block._root, block._fork, block._shares, block.charged = None, mapping, {}, 0
-        self._attach(block, base, own)
-        self._parting.add(base)
-        self._tidy(base)
+        parent = block.hand_over()
+        self._blocks.add(parent)
+        self._draining += 1
+        self._bytes_trimmed += parent.charged
+        block.become_child(parent, own, mapping)
+        self._forks += 1
+        self._release_if_unused(parent)
         return own
 
     # -- making room ---------------------------------------------------------------------
@@ -218,174 +285,208 @@ class ElasticTable(BlockTable):
         nbytes: int,
         victims: Iterable[MemoryBlock],
         alignment: int,
-        releases: list[Release] | None = None,
+        deallocations: list[Deallocation] | None = None,
     ) -> list[MemoryBlock]:
         """Deallocate the first victims until `nbytes` may be committed."""
-        size = self.charge(align_up(nbytes, alignment))
-        if size > self._budget:
-            self._refuse_room(size, f", and the whole pool has {self._budget}")
-        gain = EvictionGain()
-        chosen: list[MemoryBlock] = []
-        missing = size - self.free
-        for block in victims if missing > 0 else ():
-            self.require_live(block, "evict")
-            if is_leased(block) or gain.is_empty(block):
-                continue
-            chosen.append(block)
-            missing -= gain.end(block)
-            if missing <= 0:
-                break
-        if missing > 0:
-            count = len(chosen)
-            self._refuse_room(
-                size, f", and evicting all {count} blocks that may go would not make room"
-            )
-        chosen = [block for block in chosen if gain.helped(block)]
-        for victim in chosen:
-            self.deallocate(victim, releases)
-        return chosen
+        charge = self.charge(align_up(nbytes, alignment))
+        return self._evict(self._choose(0, alignment, charge, victims), deallocations)
 
     def make_space(
         self,
         nbytes: int,
         victims: Iterable[MemoryBlock],
         alignment: int,
-        releases: list[Release] | None = None,
+        deallocations: list[Deallocation] | None = None,
     ) -> list[MemoryBlock]:
         """Deallocate the first victims until a range of `nbytes` is free."""
-        alone = (block for block in victims if block.base is None and not block._shares)
-        return super().make_space(nbytes, alone, alignment, releases)
+        return self._evict(self._choose(nbytes, alignment, 0, victims), deallocations)
 
-    # -- the whole -----------------------------------------------------------------------
-
-    def clear(self) -> None:
-        """Forget all blocks, and let go of the mappings of forks, which views keep."""
-        for block in self._live | self._parting:
-            block._fork = None
-            block._shares.clear()
-        self._forks = 0
-        super().clear()
-
-    def stats(self) -> MemoryStats:
-        """Return the figures of this moment."""
-        allocator = self.allocator
-        return MemoryStats(
-            capacity=self._budget,
-            used=self.used,
-            free=self.free,
-            largest_free=min(self.free, allocator.largest_free),
-            live_blocks=len(self._live),
-            parting_blocks=len(self._parting),
-            allocations=self._allocations,
-            deallocations=self._deallocations,
-            bytes_allocated=self._bytes_allocated,
-            bytes_freed=self._bytes_freed,
-            reserved=allocator.used_bytes,
-            address_space=allocator.capacity,
-            bytes_trimmed=self._bytes_trimmed,
-            forks=self._forks,
-            copied_forks=self.copied_forks,
-        )
-
-    def _check_charges(self) -> None:
-        """Prove that each block is charged with its pages, and every fork has its base."""
-        blocks = self._live | self._parting
-        for block in blocks:
-            expected = self.charge(block.size) if block.runs is None else block.runs.charged
-            if block.charged != expected:
-                raise IntegrityError(f"{block!r} is charged {block.charged}, has {expected}")
-            for fork in block._shares:
-                if fork not in blocks or fork.base is not block:
-                    raise IntegrityError(f"{block!r} is the base of {fork!r}, which is not a fork")
-            shown = block.runs.shown if block.runs is not None else 0
-            if block.base is not None and block.base._shares.get(block, -1) < shown:
-                raise IntegrityError(f"{block!r} is a fork that shows more than its base knows")
-        total = sum(block.charged for block in blocks)
-        if total != self.used or self.used > self._budget:
-            raise IntegrityError(f"{total} bytes charged, {self.used} used of {self._budget}")
-        if self._forks != sum(len(block._shares) for block in blocks):
-            raise IntegrityError(f"{self._forks} forks by count")
-
-    # -- pages ---------------------------------------------------------------------------
-
-    def _charge(self, block: MemoryBlock, nbytes: int) -> None:
-        if nbytes:
-            self._check_budget(nbytes)
-            block.charged += nbytes
-            self._bytes_allocated += nbytes
+    def _choose(
+        self, nbytes: int, alignment: int, charge: int, victims: Iterable[MemoryBlock]
+    ) -> list[MemoryBlock]:
+        """Return the first victims after whose end both addresses and pages are free."""
+        pages = PageGain(charge - self.free)
+        addresses = AddressGain(self.allocator, nbytes, alignment)
+        if pages.is_enough and addresses.is_enough:
+            return []
+        size = self.charge(nbytes)
+        if charge > self.capacity:
+            raise self._shortage(charge, f", and the whole pool has {self.capacity}")
+        if size > self.allocator.capacity:
+            detail = f", and the whole pool has {self.allocator.capacity}"
+            raise self._lack_of_addresses(size, detail)
+        chosen: dict[MemoryBlock, None] = {}
+        for block in victims:
+            self._check_victim(block, chosen)
+            # Both are asked: a block may help with both.
+            if block.is_leased or not pages.end(block) | addresses.end(block):
+                continue
+            chosen[block] = None
+            if pages.is_enough and addresses.is_enough:
+                return [one for one in chosen if pages.helped(one) or addresses.helped(one)]
+        in_vain = f", and evicting all {len(chosen)} blocks that may go would not make room"
+        if pages.is_enough:
+            raise self._lack_of_addresses(size, in_vain)
+        raise self._shortage(charge, in_vain)
 
     def _check_budget(self, nbytes: int) -> None:
         if nbytes > self.free:
-            self._refuse_room(nbytes, "")
+            raise self._shortage(nbytes)
 
-    def _refuse_room(self, nbytes: int, detail: str) -> None:
-        stats = self.stats()
-        raise PoolExhaustedError(nbytes, stats.free, stats.largest_free, detail)
+    def _lack_of_addresses(self, nbytes: int, detail: str) -> AddressSpaceExhaustedError:
+        figures = nbytes, self.allocator.free_bytes, self.allocator.largest_free
+        return AddressSpaceExhaustedError(*figures, f" of address space{detail}")
+
+    # -- what is freed -------------------------------------------------------------------
 
     def _uncharge(self, block: MemoryBlock, nbytes: int) -> None:
         block.charged -= nbytes
         self._bytes_freed += nbytes
 
-    def _cut(self, block: MemoryBlock, page: int) -> None:
-        """Give back the pages of a base from `page` of each run on."""
-        runs = block.runs
-        if runs is None:
+    def _decommit_from(self, block: MemoryBlock, page: int) -> None:
+        """Decommit the pages of a block that is not a fork from index `page` of each stripe on."""
+        pages = block.pages
+        if pages is None:
             return
-        freed = runs.bytes_above(page)
+        freed = pages.bytes_above(page)
         if freed:
-            for offset, size in runs.ranges_above(page):
+            for offset, size in pages.ranges_above(page):
                 self._decommit(block, offset, size)
-            runs.cut(page)
+            pages.cut(page)
             self._uncharge(block, freed)
-
-    def _cut_fork(self, fork: MemoryBlock, base: MemoryBlock, runs: PageRuns, end: int) -> None:
-        """Give back a fork's own pages behind `end`; below what it shows it shows less."""
-        page = runs.pages(end)
-        if end <= runs.shown:
-            runs.shown, page = end, end // self._page_size
-        base._shares[fork] = runs.shown  # less than before, too, where the fork wrote again
-        for offset, size in runs.ranges_above(max(page, runs.floor)):
-            if fork._fork is not None:
-                fork._fork.decommit(offset, size)
-        self._uncharge(fork, runs.bytes_above(max(page, runs.floor)))
-        runs.floor = min(runs.floor, page)
-        runs.cut(page)
-        self._tidy(base)
 
     def _decommit(self, block: MemoryBlock, offset: int, size: int) -> None:
         self._arena.decommit(block.offset + offset, size)
 
-    def _erase(self, block: MemoryBlock) -> None:
-        """Give back all pages of a block, committed or not."""
-        self._decommit(block, 0, align_up(block.size, self._page_size))
-
-    # -- the end of a block --------------------------------------------------------------
-
     def _give_back(self, block: MemoryBlock) -> bool:
-        if block.base is not None:
-            self._end_fork(block, block.base)
-        elif block._shares:
-            self._cut(block, kept_pages(block))
-            return False
-        else:
-            self._erase(block)
+        """Free what nothing needs of a draining block without a view; whether that is all."""
+        parent = block.parent
+        if parent is not None:
             self._uncharge(block, block.charged)
-            self.allocator.free(block.offset)
-        self._parting.remove(block)
-        self._deallocations += 1
+            parent.disown(block)
+            self._forks -= 1
+            self._remove(block)
+            block.let_go()
+            self._release_if_unused(parent)
+            return True
+        if block.children:
+            self._decommit_from(block, block.shared_pages())
+            return False
+        # All pages, committed or not: a write through a fork may have committed some.
+        self._decommit(block, 0, align_up(block.size, self._page_size))
+        self._uncharge(block, block.charged)
+        self.allocator.free(block.offset)
+        self._remove(block)
         return True
 
-    def _end_fork(self, fork: MemoryBlock, base: MemoryBlock) -> None:
-        self._uncharge(fork, fork.charged)
-        fork._fork = None
-        del base._shares[fork]
-        self._forks -= 1
-        self._tidy(base)
+    def _release_if_unused(self, parent: MemoryBlock) -> None:
+        """Free what nothing needs any more of a parent that has no owner."""
+        if parent.state is DRAINING and not parent.is_leased:
+            self._give_back(parent)
 
-    def _tidy(self, base: MemoryBlock) -> None:
-        """Give back what nobody needs any more of a base that has lost its owner."""
-        if base in self._parting and not is_leased(base):
-            self._give_back(base)
+
+class PageGain:
+    """Adds up the pages that are freed if blocks end one after the other; nothing changes.
+
+    Parameters
+    ----------
+    wanted : int
+        Bytes.
+
+    Attributes
+    ----------
+    freed : int
+        Bytes that are freed by the blocks that have ended.
+    """
+
+    def __init__(self, wanted: int) -> None:
+        self.freed = 0
+        self._wanted = wanted
+        self._ended: set[MemoryBlock] = set()
+        self._kept: dict[MemoryBlock, int] = {}  # bytes that remain charged to a parent
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the wanted bytes are free."""
+        return self.freed >= self._wanted
+
+    def end(self, block: MemoryBlock) -> bool:
+        """End a block, if pages are still wanted.
+
+        Parameters
+        ----------
+        block : MemoryBlock
+            Live, without a view, and not ended before.
+
+        Returns
+        -------
+        bool
+            False if the end of this block never frees a page.
+        """
+        if self.freed >= self._wanted or (not block.charged and block.is_alone):
+            return False
+        self._ended.add(block)
+        parent = block.parent
+        if parent is not None:
+            self.freed += block.charged
+        self.freed += self._freed_of(parent or block)
+        return True
+
+    def helped(self, block: MemoryBlock) -> bool:
+        """Tell whether the end of `block` frees pages, alone or with the other ended blocks.
+
+        A fork frees nothing of its parent while the parent stays, and a parent frees nothing
+        that a remaining fork reads; such blocks need not be evicted.
+        """
+        if block not in self._ended:
+            return False
+        parent = block.parent or block
+        return (parent is not block and block.charged > 0) or self._kept[parent] < parent.charged
+
+    def _freed_of(self, parent: MemoryBlock) -> int:
+        before = self._kept.get(parent, parent.charged)
+        self._kept[parent] = after = min(before, self._needed_of(parent))
+        return before - after
+
+    def _needed_of(self, parent: MemoryBlock) -> int:
+        """Return the bytes of a parent that stay, by the blocks that have ended so far."""
+        if parent.is_leased or not (parent.state is DRAINING or parent in self._ended):
+            return parent.charged
+        if parent.pages is None:
+            return 0
+        return parent.charged - parent.pages.bytes_above(parent.shared_pages(self._ended))
+
+
+class AddressGain:
+    """Joins the addresses that are freed if blocks end one after the other; nothing changes.
+
+    Parameters
+    ----------
+    allocator : OffsetAllocator
+    nbytes : int
+        Bytes wanted in one range; 0: none.
+    alignment : int
+    """
+
+    def __init__(self, allocator: OffsetAllocator, nbytes: int, alignment: int) -> None:
+        self.is_enough = not nbytes or allocator.fits(nbytes, alignment)
+        self._size = align_up(nbytes, allocator.granule)
+        self._alignment = alignment
+        self._plan = None if self.is_enough else allocator.free_plan()
+        self._ended: set[MemoryBlock] = set()
+
+    def end(self, block: MemoryBlock) -> bool:
+        """End a block, if addresses are still wanted; return whether that frees any."""
+        if self.is_enough or self._plan is None or not block.is_alone:
+            return False
+        start, end = self._plan.free(block.offset)
+        self._ended.add(block)
+        self.is_enough = align_up(start, self._alignment) + self._size <= end
+        return True
+
+    def helped(self, block: MemoryBlock) -> bool:
+        """Tell whether the block is one of those that ended for addresses."""
+        return block in self._ended
 
 
 @contextlib.contextmanager

@@ -1,122 +1,159 @@
-"""`PageRuns`: which pages of an elastic block are committed.
+"""`CommittedPages`: which pages of an elastic block are committed.
 
-A block with a KV layout is made of *runs*: ranges in which tokens follow one another. All runs
-of a block have the same length and fill at the same pace, but for those of the layers that are
-a step ahead. So a few numbers say which pages are committed: from each run's start up to a
-*level*, one level for each *group* of runs that fill together.
+A block with a KV layout is made of *stripes*: ranges in which tokens follow one another. All
+stripes of a block have the same length. The stripes of one *group*, which hold the keys and
+values of one layer, fill together. So one number for each group says which pages are committed:
+the pages from the start of each stripe of the group. Of a fork, some of them are its parent's::
+
+    pages of one stripe of a fork
+    [0, inherited_pages)                        read from the parent, charged to the parent
+    [inherited_pages, committed_pages[group])   the fork's own copies, charged to the fork
+    [committed_pages[group], end of stripe)     addresses only
+
+`inherited_bytes` may end inside a page. That page is read from the parent, too, until the fork
+writes to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-__all__ = ["PageRuns", "RunGeometry"]
+__all__ = ["CommittedPages", "StripeGeometry"]
 
 
-class RunGeometry(Protocol):
-    """Where the runs of a block lie."""
+class StripeGeometry(Protocol):
+    """Where the stripes of a block are; `EntryGeometry` is one."""
 
     @property
     def groups(self) -> int:
-        """Groups of runs; the runs of one group fill together."""
+        """Groups of stripes; the stripes of one group fill together."""
 
     @property
-    def runs_per_group(self) -> int:
-        """Runs in each group."""
+    def stripes_per_group(self) -> int:
+        """Stripes in each group."""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the block."""
 
-    def run_offsets(self, group: int) -> Sequence[int]:
-        """Return where the runs of a group start: bytes from the start of the block."""
+    def stripe_offsets(self, group: int) -> Sequence[int]:
+        """Return where the stripes of a group start: bytes from the start of the block."""
+
+    def bytes_in_pages(self, tokens: int, page_size: int) -> int:
+        """Return the bytes of the pages that hold the first tokens of all stripes."""
 
 
-class PageRuns:
-    """The committed pages of one block. Not thread-safe: the pool holds its lock.
+class CommittedPages:
+    """The committed pages of one block.
+
+    Not thread-safe: the pool holds its lock around every call.
 
     Parameters
     ----------
-    geometry : RunGeometry
+    geometry : StripeGeometry
     page_size : int
         Bytes.
-    shown : int, default 0
-        Bytes at the start of each run that are another block's, whose fork this one is.
+    inherited_bytes : int, default 0
+        Bytes at the start of each stripe that a fork reads from its parent.
 
     Attributes
     ----------
-    shown : int
+    inherited_bytes : int
         Falls when the fork writes there.
-    floor : int
-        Pages at the start of each run that the block is not charged with.
-    levels : list of int
-        For each group, the pages from the start of each run that are there: those below
-        the floor, and those that this block is charged with.
-    settled : list of int
-        For each group, up to which page the base of a fork was rid of pages that the
-        fork's writes had committed there.
+    inherited_pages : int
+        Pages at the start of each stripe that the block is not charged with.
+    committed_pages : list of int
+        Per group: pages from the start of each stripe that can be read and written without
+        another page: the inherited ones, and those that this block is charged with.
+    parent_trimmed_pages : list of int
+        Per group: pages below this index have been decommitted in the parent after this fork
+        wrote its own copies.
     """
 
-    __slots__ = ("floor", "geometry", "levels", "page_size", "settled", "shown")
+    __slots__ = (
+        "committed_pages",
+        "geometry",
+        "inherited_bytes",
+        "inherited_pages",
+        "page_size",
+        "parent_trimmed_pages",
+    )
 
-    def __init__(self, geometry: RunGeometry, page_size: int, shown: int = 0) -> None:
+    def __init__(self, geometry: StripeGeometry, page_size: int, inherited_bytes: int = 0) -> None:
         self.geometry = geometry
         self.page_size = page_size
-        self.shown = shown
-        self.floor = floor = shown // page_size
-        self.levels = [floor] * geometry.groups
-        self.settled = [floor] * geometry.groups
+        self.inherited_bytes = inherited_bytes
+        self.inherited_pages = inherited = inherited_bytes // page_size
+        self.committed_pages = [inherited] * geometry.groups
+        self.parent_trimmed_pages = [inherited] * geometry.groups
 
     def pages(self, nbytes: int) -> int:
-        """Return how many pages the first bytes of a run touch."""
+        """Return the number of pages that the first `nbytes` of a stripe touch."""
         return -(-nbytes // self.page_size)
 
     @property
     def charged(self) -> int:
         """Bytes that the block is charged with."""
-        return self.bytes_above(self.floor)
+        return self.bytes_above(self.inherited_pages)
 
     def bytes_above(self, page: int) -> int:
-        """Return the bytes of the pages from `page` of each run up to its level."""
-        pages = sum(level - page for level in self.levels if level > page)
-        return pages * self.geometry.runs_per_group * self.page_size
+        """Return the bytes of the committed pages from index `page` of each stripe on."""
+        pages = sum(committed - page for committed in self.committed_pages if committed > page)
+        return pages * self.geometry.stripes_per_group * self.page_size
 
     def ranges_above(self, page: int) -> Iterator[tuple[int, int]]:
         """Yield offset and size, in bytes of the block, of the pages that `bytes_above` counts."""
-        for group, level in enumerate(self.levels):
-            yield from self.ranges(group, page, level)
+        for group, committed in enumerate(self.committed_pages):
+            yield from self.ranges(group, page, committed)
 
     def ranges(self, group: int, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """Yield offset and size of the pages from `first` up to `last` in each run of a group."""
+        """Yield offset and size of the pages ``[first, last)`` in each stripe of a group."""
         if first < last:
-            for start in self.geometry.run_offsets(group):
+            for start in self.geometry.stripe_offsets(group):
                 yield start + first * self.page_size, (last - first) * self.page_size
 
     def has(self, group: int | None, start: int, end: int) -> bool:
-        """Tell whether a group, or each of them, may be written without another page."""
-        level = min(self.levels) if group is None else self.levels[group]
-        return start >= self.shown and level * self.page_size >= end
+        """Tell whether ``[start, end)`` can be written without another page.
 
-    def missing(self, groups: Iterable[int], start: int, end: int) -> int:
-        """Return the bytes that are yet to be charged so that some groups may be written."""
-        pages = sum(max(0, self.pages(end) - self.levels[group]) for group in groups)
-        pages += (self.floor - self._floor_for(start)) * self.geometry.groups
-        return pages * self.geometry.runs_per_group * self.page_size
+        Parameters
+        ----------
+        group : int or None
+            None: in every group.
+        start, end : int
+            Bytes from the start of each stripe.
+        """
+        pages = self.committed_pages
+        committed = min(pages) if group is None else pages[group]
+        return start >= self.inherited_bytes and committed * self.page_size >= end
 
-    def commit(self, groups: Iterable[int], start: int, end: int) -> None:
-        """Note that some groups are written from `start` to `end`."""
-        self.floor = self._floor_for(start)
-        self.shown = min(self.shown, start)
-        for group in groups:
-            self.levels[group] = max(self.levels[group], self.pages(end))
+    def missing(self, group: int | None, start: int, end: int) -> int:
+        """Return the bytes that must be charged before ``[start, end)`` can be written."""
+        wanted = self.pages(end)
+        if group is None:
+            pages = sum(wanted - held for held in self.committed_pages if held < wanted)
+        else:
+            pages = max(0, wanted - self.committed_pages[group])
+        pages += (self.inherited_pages - self._inherited_below(start)) * self.geometry.groups
+        return pages * self.geometry.stripes_per_group * self.page_size
 
-    def _floor_for(self, start: int) -> int:
-        # Where views kept a fork from being trimmed, pages of its own lie above. Then all are
-        # charged, down to where it writes: too much until the tokens are back.
-        return min(self.floor, start // self.page_size)
+    def commit(self, group: int | None, start: int, end: int) -> None:
+        """Note that ``[start, end)`` is written in a group, or in every group for None."""
+        self.inherited_pages = self._inherited_below(start)
+        self.inherited_bytes = min(self.inherited_bytes, start)
+        wanted = self.pages(end)
+        if group is None:
+            self.committed_pages = [max(held, wanted) for held in self.committed_pages]
+        elif self.committed_pages[group] < wanted:
+            self.committed_pages[group] = wanted
+
+    def _inherited_below(self, start: int) -> int:
+        # A view may have kept the fork from being trimmed; then pages of its own lie above
+        # `start`. All pages from `start` on are charged, which is too many until the tokens
+        # between are written again.
+        return min(self.inherited_pages, start // self.page_size)
 
     def cut(self, page: int) -> None:
-        """Lower every level to at most `page`."""
-        self.levels = [min(level, page) for level in self.levels]
-        self.settled = [min(level, page) for level in self.settled]
+        """Note that the pages from index `page` of each stripe on were decommitted."""
+        self.committed_pages = [min(held, page) for held in self.committed_pages]
+        self.parent_trimmed_pages = [min(held, page) for held in self.parent_trimmed_pages]

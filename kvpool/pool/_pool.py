@@ -1,58 +1,69 @@
-"""`MemoryPool`: an arena, and the allocator that says which of its bytes are whose."""
+"""`MemoryPool`: an arena, the accounts of its blocks, and the views of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, SupportsIndex
 
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from kvpool._checks import byte_count, whole_number
+from kvpool._closing import Closing
 from kvpool.arena import MIN_ALIGNMENT, Arena, ArenaInfo
 from kvpool.backends import create_arena
-from kvpool.errors import InvalidAlignmentError, InvalidViewError
-from kvpool.pool._accounting import BlockTable
-from kvpool.pool._block import Bytes, MemoryBlock, as_int, is_leased
-from kvpool.pool._deallocation import Release
-from kvpool.pool._leased_memory import LeasedMemory
-from kvpool.pool._pages import RunGeometry
-from kvpool.pool._usage import BlockUsage
+from kvpool.errors import InvalidAlignmentError, InvalidViewError, PoolClosedError
+from kvpool.pool._accounting import Accounting
+from kvpool.pool._block import DRAINING, Bytes, MemoryBlock, RootRef, view_geometry
+from kvpool.pool._pages import StripeGeometry
+from kvpool.pool._usage import BlockUsage, Deallocation
 from kvpool.stats import MemoryStats
 
 __all__ = ["MemoryPool"]
 
 
-class MemoryPool(LeasedMemory):
+class MemoryPool(Closing):
     """A bounded pool of bytes, handed out as zeroed blocks with zero-copy views.
+
+    A pool is *rigid* or *elastic*. A rigid pool charges a block with all its bytes. An elastic
+    one, which `ElasticPool` opens, charges the pages that are committed. Both have these methods.
 
     Parameters
     ----------
     capacity : int
         Bytes of the pool; rounded down to a multiple of 64.
     backend : str, optional
-        Name of the backend that holds the bytes. By default ``$KVPOOL_BACKEND``, else
-        ``"numpy"``.
+        Name of the backend that holds the bytes. [default: ``$KVPOOL_BACKEND``, or ``"numpy"``]
     secure : bool, default False
-        Whether bytes are set to zero as soon as they are free, under the lock. Else that is
-        done when they are handed out again. Bytes that are still in use when the pool is closed
-        stay in its file, where it has one.
+        Whether bytes are set to zero as soon as they are free, under the lock. Otherwise they are
+        set to zero when they are handed out again. Bytes that are in use when the pool is
+        closed stay in its file, if it has one.
     **backend_options
         Handed to the backend; see ``kvpool backends``.
 
     Raises
     ------
     InvalidSizeError
-        `capacity` is no whole number of bytes, or less than 64.
-    PluginError, ArenaError
-        The backend cannot be chosen, or the system refuses.
+        `capacity` is not a whole number of bytes, or less than 64.
+    PluginError
+        The backend cannot be chosen.
+    ArenaError
+        The system refused to create the arena.
 
     Notes
     -----
+    *Atomic.* On any error of any method nothing has changed.
+
     *A view is a lease.* Views of a block keep its bytes: deallocating a block with a live
     view makes the block unusable at once, and its bytes return to the pool with the last
     view. What a view shows can therefore never become another block's.
 
     *Threads.* All methods may be called by any thread at any time, but not by a finalizer
     (``__del__``), which may run in the middle of another call. Views may end anywhere. One
-    lock guards the books; no byte is written under it, but where the pool is `secure`.
+    lock guards the accounts; no byte is written under it, unless the pool is `secure`.
 
     Examples
     --------
@@ -72,16 +83,40 @@ class MemoryPool(LeasedMemory):
         secure: bool = False,
         **backend_options: Any,
     ) -> None:
-        table = BlockTable(as_int("capacity", capacity), MIN_ALIGNMENT)
-        self._open(create_arena(table.capacity, backend, **backend_options), table)
+        accounting = Accounting(byte_count("capacity", capacity), MIN_ALIGNMENT)
+        arena = create_arena(accounting.capacity, backend, **backend_options)
+        if not arena.info.zeroed:
+            accounting.touched = accounting.capacity
+        if arena.info.needs_commit:
+            accounting.find_room = arena.commit
+        self._open(arena, accounting)
         if secure:
-            table.wipe = partial(_set_zero, self._bytes)
+            accounting.wipe = partial(_set_zero, self._bytes)
 
-    def _open(self, arena: Arena, table: BlockTable) -> None:
-        super().__init__(arena, table)
-        self._needs_commit = arena.info.needs_commit
-        # Bytes at or past this offset read zero: none was handed out, or all were wiped.
-        self._touched = 0 if arena.info.zeroed else table.capacity
+    def _open(self, arena: Arena, accounting: Accounting) -> None:
+        self._accounting = accounting
+        self._arena = arena
+        self._buffer = arena.buffer
+        self._bytes: Bytes = np.frombuffer(self._buffer, np.uint8)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._ended: deque[RootRef] = deque()  # dead roots of draining blocks, yet to be reaped
+
+    def _books(self) -> Accounting:
+        """Return the accounts: refuse a closed pool, and reap ended leases, before.
+
+        The caller holds the lock. Every method comes to the accounts through this, except for
+        figures that never change.
+        """
+        if self._closed or self._ended:
+            self._reap()
+        return self._accounting
+
+    def _reap(self) -> None:
+        if self._closed:
+            raise PoolClosedError(f"the {self._arena.info.backend} pool is closed")
+        while self._ended:
+            self._accounting.end_lease(self._ended.popleft())
 
     # -- blocks --------------------------------------------------------------------------
 
@@ -91,7 +126,7 @@ class MemoryPool(LeasedMemory):
         Parameters
         ----------
         nbytes : int
-            Bytes, at least 1. Charged rounded up to a multiple of 64.
+            Bytes, at least 1. Charged rounded up to a multiple of `granule`.
         alignment : int, default 64
             The address of the block is a multiple of this power of two, which is at most
             the alignment of the arena's base address.
@@ -102,74 +137,140 @@ class MemoryPool(LeasedMemory):
 
         Raises
         ------
-        InvalidSizeError, InvalidAlignmentError
-            An argument is out of range.
+        InvalidSizeError
+            `nbytes` is not a whole number of at least 1.
+        InvalidAlignmentError
+            `alignment` is not a power of two, or more than the arena's base address has.
         PoolExhaustedError
-            No free range is large enough; nothing has changed.
+            No free range is large enough, or that many bytes may not be committed.
+        ArenaError
+            The arena has no room for the bytes, such as on a full disk.
         PoolClosedError
+            The pool is closed.
         """
-        nbytes = as_int("nbytes", nbytes)
-        self._check_alignment(alignment)
+        nbytes = byte_count("nbytes", nbytes)
+        alignment = self._check_alignment(alignment)
         with self._lock:
-            self._begin()
-            block = self._table.allocate(nbytes, alignment)
-            if self._needs_commit:
-                try:
-                    self._arena.commit(block.offset, nbytes)
-                except BaseException:
-                    self._table.deallocate(block)
-                    raise
-            data, touched = self._bytes, self._touched
-            start, end = block.offset, block.offset + nbytes
-            if end > touched and self._table.wipe is None:
-                self._touched = end
-        if start < touched:  # nobody else knows the block yet, so no lock is needed
-            data[start : min(end, touched)] = 0
+            books = self._books()
+            touched, data = books.touched, self._bytes
+            block = books.allocate(nbytes, alignment)
+        if block.offset < touched:
+            _clean(data, block, touched)
         return block
 
-    def deallocate(self, block: MemoryBlock, releases: list[Release] | None = None) -> bool:
+    def allocate_evicting(
+        self,
+        nbytes: int,
+        victims: Iterable[MemoryBlock],
+        *,
+        deallocations: list[Deallocation] | None = None,
+    ) -> tuple[MemoryBlock, list[MemoryBlock]]:
+        """Take a block, and deallocate others in the given order until it fits; one atomic step.
+
+        Parameters
+        ----------
+        nbytes : int
+            Bytes, at least 1.
+        victims : iterable of MemoryBlock
+            Live blocks of this pool in the order in which they may go. Leased blocks are
+            passed over. It is taken only as far as needed, and must not call the pool.
+        deallocations : list of Deallocation, optional
+            The figures around the end of each victim are appended.
+
+        Returns
+        -------
+        block : MemoryBlock
+        evicted : list of MemoryBlock
+            The blocks that were deallocated, in order; empty if the block fits already.
+
+        Raises
+        ------
+        InvalidSizeError
+            `nbytes` is not a whole number of at least 1.
+        PoolExhaustedError
+            The block would not fit even without any of the victims.
+        ArenaError
+            The arena has no room for the bytes, such as on a full disk. Only then victims may
+            have ended all the same; `is_live` tells which.
+        StaleBlockError
+            A victim was deallocated before.
+        DoubleFreeError
+            A victim comes twice.
+        ForeignBlockError
+            A victim belongs to another pool.
+        PoolClosedError
+            The pool is closed.
+        """
+        nbytes = byte_count("nbytes", nbytes, least=1)
+        with self._lock:
+            books = self._books()
+            touched, data = books.touched, self._bytes
+            charge = books.charge(nbytes)
+            evicted = books.make_room_for(nbytes, charge, victims, deallocations)
+            block = books.allocate(nbytes, MIN_ALIGNMENT)
+        if block.offset < touched:
+            _clean(data, block, touched)
+        return block, evicted
+
+    def deallocate(
+        self, block: MemoryBlock, deallocations: list[Deallocation] | None = None
+    ) -> bool:
         """Give a block back.
 
         Parameters
         ----------
         block : MemoryBlock
             Not to be used from now on.
-        releases : list of Release, optional
-            Gets the figures right before and after appended.
+        deallocations : list of Deallocation, optional
+            The figures right before and right after are appended.
 
         Returns
         -------
         bool
-            True if its bytes are free now, False if they follow with its last view.
+            True if its bytes are free now, False if they follow with its last view or fork.
 
         Raises
         ------
-        DoubleFreeError, ForeignBlockError, PoolClosedError
-            Nothing has changed.
+        DoubleFreeError
+            The block was deallocated before.
+        ForeignBlockError
+            The block belongs to another pool.
+        PoolClosedError
+            The pool is closed.
         """
         with self._lock:
-            self._begin()
-            return self._table.deallocate(block, releases)
+            return self._books().deallocate(block, deallocations)
 
-    def reclaim(self, block: MemoryBlock, releases: list[Release] | None = None) -> bool:
+    def reclaim(self, block: MemoryBlock, deallocations: list[Deallocation] | None = None) -> bool:
         """Give a block back unless it is leased; one atomic step.
 
+        Parameters
+        ----------
+        block : MemoryBlock
+        deallocations : list of Deallocation, optional
+            The figures right before and right after are appended.
+
         Returns
         -------
         bool
-            False if a view of it is alive: it stays as it is. True if it has ended; its
-            bytes may still wait for its forks.
+            False if a view of the block is alive: the block stays live. True if it has ended;
+            its bytes may still wait for its forks.
 
         Raises
         ------
-        StaleBlockError, ForeignBlockError, PoolClosedError
+        StaleBlockError
+            The block was deallocated before.
+        ForeignBlockError
+            The block belongs to another pool.
+        PoolClosedError
+            The pool is closed.
         """
         with self._lock:
-            self._begin()
-            self._table.require_live(block, "reclaim")
-            if is_leased(block):
+            books = self._books()
+            books.require_live(block, "reclaim")
+            if block.is_leased:
                 return False
-            self._table.deallocate(block, releases)
+            books.deallocate(block, deallocations)
             return True
 
     def make_room(
@@ -177,24 +278,26 @@ class MemoryPool(LeasedMemory):
         nbytes: int,
         victims: Iterable[MemoryBlock],
         alignment: int = MIN_ALIGNMENT,
-        releases: list[Release] | None = None,
+        deallocations: list[Deallocation] | None = None,
     ) -> list[MemoryBlock]:
-        """Deallocate blocks in the given order until `nbytes` fit in one free range.
+        """Deallocate blocks in the given order until `nbytes` can be charged.
 
-        Leased blocks are passed over. It is all or nothing: unless the request would fit
-        after the last victim, no block is deallocated. One atomic step: no view can begin
-        between the choice of a victim and its end.
+        In a rigid pool that takes one free range of `nbytes`, in an elastic one that many bytes of
+        pages. It is all or nothing: unless the request would fit after the last victim, no
+        block is deallocated. One atomic step: no view can begin between the choice of a victim
+        and its end.
 
         Parameters
         ----------
-        nbytes, alignment : int
-            As for `allocate`.
+        nbytes : int
+            Bytes, at least 1.
         victims : iterable of MemoryBlock
-            Live blocks of this pool in the order in which they may go; taken only as far
-            as needed. It must not call the pool.
-
-        releases : list of Release, optional
-            Gets the figures around the end of each victim appended.
+            Live blocks of this pool in the order in which they may go. Leased blocks are
+            passed over. It is taken only as far as needed, and must not call the pool.
+        alignment : int, default 64
+            A power of two, of which the free range has a multiple in front of `nbytes`.
+        deallocations : list of Deallocation, optional
+            The figures around the end of each victim are appended.
 
         Returns
         -------
@@ -203,156 +306,406 @@ class MemoryPool(LeasedMemory):
 
         Raises
         ------
+        InvalidSizeError
+            `nbytes` is not a whole number of at least 1.
+        InvalidAlignmentError
+            `alignment` is not a power of two, or more than the arena's base address has.
         PoolExhaustedError
-            It could not fit even without any of the victims; nothing has changed.
-        InvalidSizeError, InvalidAlignmentError
-            An argument is out of range.
-        StaleBlockError, ForeignBlockError
-            A victim is no live block of this pool, or comes twice; nothing has changed.
+            The request would not fit even without any of the victims.
+        StaleBlockError
+            A victim was deallocated before.
+        DoubleFreeError
+            A victim comes twice.
+        ForeignBlockError
+            A victim belongs to another pool.
         PoolClosedError
+            The pool is closed.
         """
-        nbytes = as_int("nbytes", nbytes)
-        self._check_alignment(alignment)
+        nbytes = byte_count("nbytes", nbytes)
+        alignment = self._check_alignment(alignment)
         with self._lock:
-            self._begin()
-            return self._table.make_room(nbytes, victims, alignment, releases)
+            return self._books().make_room(nbytes, victims, alignment, deallocations)
 
     def make_space(
         self,
         nbytes: int,
         victims: Iterable[MemoryBlock],
-        releases: list[Release] | None = None,
+        deallocations: list[Deallocation] | None = None,
     ) -> list[MemoryBlock]:
-        """Deallocate blocks until `nbytes` can be reserved; else as `make_room`."""
-        nbytes = as_int("nbytes", nbytes)
+        """Deallocate blocks until `nbytes` of addresses can be reserved; else as `make_room`."""
+        nbytes = byte_count("nbytes", nbytes)
         with self._lock:
-            self._begin()
-            return self._table.make_space(nbytes, victims, MIN_ALIGNMENT, releases)
+            return self._books().make_space(nbytes, victims, MIN_ALIGNMENT, deallocations)
 
     def is_leased(self, block: MemoryBlock) -> bool:
         """Tell whether a view of the block is alive.
 
         Raises
         ------
-        StaleBlockError, ForeignBlockError, PoolClosedError
+        StaleBlockError
+            The block was deallocated before.
+        ForeignBlockError
+            The block belongs to another pool.
+        PoolClosedError
+            The pool is closed.
         """
         with self._lock:
-            self._begin()
-            self._table.require_live(block, "ask for the leases of")
-            return is_leased(block)
+            self._books().require_live(block, "ask for the leases of")
+            return block.is_leased
 
     def is_live(self, block: MemoryBlock) -> bool:
-        """Tell whether a block is one of this pool's and was not deallocated."""
-        with self._lock:
-            return self._table.is_live(block)
+        """Tell whether a block belongs to this pool and was not deallocated."""
+        return self._accounting.is_live(block)
 
-    # -- pages ---------------------------------------------------------------------------
+    # -- bytes ---------------------------------------------------------------------------
 
-    def reserve(self, geometry: RunGeometry) -> MemoryBlock:
-        """Take a block for runs of tokens, whose pages are committed as they are needed.
-
-        Here, where the pool is not elastic, that is to allocate it.
+    def lease(self, block: MemoryBlock) -> Bytes:
+        """Return all bytes of a block as the array that every view of it is based on.
 
         Parameters
         ----------
-        geometry : RunGeometry
-            Where the runs lie in the block.
+        block : MemoryBlock
 
         Returns
         -------
-        MemoryBlock
-            Of ``geometry.nbytes``; it reads zero.
+        ndarray of uint8, shape (block.size,)
+            Writable. While it, or an array derived from it, lives, the block is leased.
 
         Raises
         ------
-        PoolExhaustedError
-            No free range is large enough; nothing has changed.
+        StaleBlockError
+            The block was deallocated before.
+        ForeignBlockError
+            The block belongs to another pool.
         PoolClosedError
+            The pool is closed.
         """
-        return self.allocate(geometry.nbytes)
+        with self._lock:
+            self._books().require_live(block, "view")
+            return block.root(self._buffer, self._lease_ended)
 
-    def commit(self, block: MemoryBlock, groups: Iterable[int], start: int, end: int) -> None:
-        """Charge the pages that writing to the runs of some groups needs; before it is written.
-
-        Here nothing is left to do.
+    def write_lease(
+        self, block: MemoryBlock, group: int | None, start: int, end: int
+    ) -> tuple[Bytes, bool]:
+        """Commit the pages for a write, and lease the block; one atomic step.
 
         Parameters
         ----------
         block : MemoryBlock
             From `reserve` or `fork`.
-        groups : iterable of int
+        group : int or None
+            The group of stripes that is written; None: every group.
         start, end : int
-            Bytes from the start of each run: what is to be written.
+            What is written: bytes from the start of each stripe.
+
+        Returns
+        -------
+        root : ndarray of uint8, shape (block.size,)
+            As `lease` returns it.
+        took_pages : bool
+            Whether that took new pages. Then call `trim_parent` when the bytes are written.
 
         Raises
         ------
         PoolExhaustedError
-            That many pages may not be committed; nothing has changed.
-        StaleBlockError, ForeignBlockError, PoolClosedError
+            That many pages may not be committed.
+        StaleBlockError
+            The block was deallocated before.
+        ForeignBlockError
+            The block belongs to another pool.
+        PoolClosedError
+            The pool is closed.
         """
+        with self._lock:
+            took_pages = self._books().commit(block, group, start, end)
+            return block.root(self._buffer, self._lease_ended), took_pages
 
-    def settle(self, block: MemoryBlock) -> None:
-        """Let a fork that was written give back what that cost its base; here nothing."""
+    def view(
+        self,
+        block: MemoryBlock,
+        dtype: DTypeLike,
+        shape: SupportsIndex | Sequence[SupportsIndex],
+        offset: int = 0,
+    ) -> NDArray[Any]:
+        """Return a writable zero-copy array over a part of a block. It is a lease.
+
+        Parameters
+        ----------
+        block : MemoryBlock
+        dtype : dtype
+            Of fixed size, without Python objects.
+        shape : int or tuple of int
+        offset : int, default 0
+            Bytes from the start of the block; a multiple of the dtype's alignment.
+
+        Returns
+        -------
+        ndarray
+            C-contiguous, of that dtype and shape.
+
+        Raises
+        ------
+        InvalidViewError
+            The view reaches outside of the block, is misaligned, or has a negative
+            dimension or a dtype that cannot be stored in plain bytes.
+        InvalidSizeError
+            `offset` or a dimension is not a whole number.
+        StaleBlockError
+            The block was deallocated before.
+        ForeignBlockError
+            The block belongs to another pool.
+        PoolClosedError
+            The pool is closed.
+        """
+        type_, dims, start = view_geometry(block, dtype, shape, offset)
+        root = self.lease(block)
+        try:
+            return np.ndarray(dims, type_, root, start)
+        except ValueError as error:
+            raise InvalidViewError(f"no array has shape {dims}: {error}") from None
+        finally:
+            del root  # a traceback that is kept must not keep the lease
+
+    def zero_range(self, offset: int, nbytes: int) -> None:
+        """Set a range of the arena to zero.
+
+        In an elastic pool the whole pages of the range are given back, and stay charged.
+
+        Parameters
+        ----------
+        offset, nbytes : int
+            Bytes, inside the pool. Which blocks they belong to is not checked.
+
+        Raises
+        ------
+        InvalidSizeError
+            `offset` or `nbytes` is not a whole number.
+        InvalidViewError
+            The range reaches outside of the pool.
+        PoolClosedError
+            The pool is closed.
+        """
+        start, count = byte_count("offset", offset), byte_count("nbytes", nbytes)
+        end, size = start + count, self._accounting.allocator.capacity
+        if start < 0 or count < 0 or end > size:
+            raise InvalidViewError(f"cannot zero [{start}, {end}): the pool has [0, {size})")
+        with self._lock:
+            first, last = self._books().erase_pages(start, end)
+            data = self._bytes
+        data[start:first] = 0
+        data[last:end] = 0
+
+    # -- pages ---------------------------------------------------------------------------
+
+    def reserve(self, geometry: StripeGeometry) -> MemoryBlock:
+        """Take a block for stripes of tokens; it reads zero.
+
+        An elastic pool charges its pages as they are committed, a rigid one the whole block.
+
+        Parameters
+        ----------
+        geometry : StripeGeometry
+            Where the stripes are in the block.
+
+        Returns
+        -------
+        MemoryBlock
+            Of ``geometry.nbytes``.
+
+        Raises
+        ------
+        PoolExhaustedError
+            No free range is large enough.
+        PoolClosedError
+            The pool is closed.
+        """
+        with self._lock:
+            books = self._books()
+            touched, data = books.touched, self._bytes
+            block = books.reserve(geometry)
+        if block.offset < touched:
+            _clean(data, block, touched)
+        return block
+
+    def reserve_evicting(
+        self,
+        geometry: StripeGeometry,
+        victims: Iterable[MemoryBlock],
+        *,
+        committed: int = 0,
+        deallocations: list[Deallocation] | None = None,
+    ) -> tuple[MemoryBlock, list[MemoryBlock]]:
+        """Reserve a block, and deallocate others in the given order until it fits.
+
+        One atomic step, for addresses and for pages.
+
+        Parameters
+        ----------
+        geometry : StripeGeometry
+            Where the stripes are in the block.
+        victims : iterable of MemoryBlock
+            Live blocks of this pool in the order in which they may go. Leased blocks are
+            passed over. It is taken only as far as needed, and must not call the pool.
+        committed : int, default 0
+            Bytes at the start of every stripe that are committed in the same step.
+        deallocations : list of Deallocation, optional
+            The figures around the end of each victim are appended.
+
+        Returns
+        -------
+        block : MemoryBlock
+            Of ``geometry.nbytes``.
+        evicted : list of MemoryBlock
+            The blocks that were deallocated, in order; empty if the block fits already.
+
+        Raises
+        ------
+        InvalidSizeError
+            `committed` is not a whole number of at least 0.
+        PoolExhaustedError
+            The block would not fit even without any of the victims. The subclass
+            `AddressSpaceExhaustedError` says that an elastic pool lacks addresses, not pages.
+        ArenaError
+            The arena has no room for the pages, such as on a full disk. Only then victims may
+            have ended all the same; `is_live` tells which.
+        StaleBlockError
+            A victim was deallocated before.
+        DoubleFreeError
+            A victim comes twice.
+        ForeignBlockError
+            A victim belongs to another pool.
+        PoolClosedError
+            The pool is closed.
+        """
+        committed = byte_count("committed", committed, least=0)
+        with self._lock:
+            books = self._books()
+            touched, data = books.touched, self._bytes
+            charge = books.cost_of_bytes(geometry, committed)
+            evicted = books.make_room_for(geometry.nbytes, charge, victims, deallocations)
+            block = books.reserve(geometry, committed)
+        if block.offset < touched:
+            _clean(data, block, touched)
+        return block, evicted
+
+    def commit(self, block: MemoryBlock, group: int | None, start: int, end: int) -> bool:
+        """Charge the pages for a write, before it is made; `write_lease` does both.
+
+        Parameters
+        ----------
+        block : MemoryBlock
+            From `reserve` or `fork`.
+        group : int or None
+            The group of stripes that is written; None: every group.
+        start, end : int
+            What is written: bytes from the start of each stripe.
+
+        Returns
+        -------
+        bool
+            Whether that took new pages; never in a rigid pool.
+
+        Raises
+        ------
+        PoolExhaustedError
+            That many pages may not be committed.
+        StaleBlockError
+            The block was deallocated before.
+        ForeignBlockError
+            The block belongs to another pool.
+        PoolClosedError
+            The pool is closed.
+        """
+        with self._lock:
+            return self._books().commit(block, group, start, end)
+
+    def trim_parent(self, block: MemoryBlock) -> None:
+        """Give back pages of a fork's parent that writing to the fork committed there.
+
+        To be called when the bytes are written. Does nothing if the block is not a fork, or if
+        the pool was closed in between.
+
+        Parameters
+        ----------
+        block : MemoryBlock
+            As given to `write_lease` or `commit`.
+        """
+        if not block.is_fork:
+            return
+        with self._lock:
+            if not self._closed:
+                self._accounting.trim_parent(block)
 
     def trim(self, block: MemoryBlock, end: int) -> None:
-        """Give back the pages behind the first `end` bytes of each run; here nothing.
+        """Give back the pages past the first `end` bytes of each stripe.
 
-        Nothing is given back where a view of the block is alive.
+        Nothing is given back while a view of the block is alive, nor in a rigid pool.
 
         Raises
         ------
         InvalidViewError
             `end` is not in the block.
-        StaleBlockError, ForeignBlockError, PoolClosedError
+        StaleBlockError
+            The block was deallocated before.
+        ForeignBlockError
+            The block belongs to another pool.
+        PoolClosedError
+            The pool is closed.
         """
-        self._check_end(block, end)
+        _check_end(block, end)
         with self._lock:
-            self._begin()
-            self._table.require_live(block, "trim")
+            books = self._books()
+            books.require_live(block, "trim")
+            books.trim(block, end)
 
     def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | None:
-        """Make a block that shows the first `end` bytes of each run; here None: copy them.
+        """Make a block that reads the first `end` bytes of each stripe, without a copy.
 
         Returns
         -------
         tuple of (MemoryBlock, int) or None
-            The fork, and how many bytes of each run it shows: fewer than `end` where
-            `block` is a fork itself, and has written those behind. None where it cannot be
-            made.
+            The fork, and how many bytes of each stripe it reads: fewer than `end` if `block`
+            is a fork itself, and has written the bytes past them. None if the bytes must be
+            copied: in a rigid pool, if the arena cannot fork, or if it has too many forks.
 
         Raises
         ------
         InvalidViewError
             `end` is not in the block.
-        StaleBlockError, ForeignBlockError, PoolClosedError
+        StaleBlockError
+            The block was deallocated before.
+        ForeignBlockError
+            The block belongs to another pool.
+        PoolClosedError
+            The pool is closed.
         """
-        self._check_end(block, end)
+        _check_end(block, end)
         with self._lock:
-            self._begin()
-            self._table.require_live(block, "fork")
-        return None
+            books = self._books()
+            books.require_live(block, "fork")
+            return books.fork(block, end)
 
     def count_copied_fork(self) -> None:
         """Count a fork that had to be a copy."""
         with self._lock:
-            self._table.copied_forks += 1
-
-    @staticmethod
-    def _check_end(block: MemoryBlock, end: int) -> None:
-        if not 0 <= end <= block.size:
-            raise InvalidViewError(f"{end} bytes of each run are not in a block of {block.size}")
+            self._accounting.copied_forks += 1
 
     # -- the whole -----------------------------------------------------------------------
 
     @property
+    def is_elastic(self) -> bool:
+        """Whether the pool charges committed pages, not whole blocks."""
+        return self._accounting.is_elastic
+
+    @property
     def capacity(self) -> int:
-        """Bytes that the pool can hand out."""
-        return self._table.capacity
+        """Bytes that all blocks together can be charged with."""
+        return self._accounting.capacity
 
     @property
     def granule(self) -> int:
         """Bytes; blocks start at a multiple of it, and their sizes are rounded up to one."""
-        return self._table.allocator.granule
+        return self._accounting.allocator.granule
 
     @property
     def arena_info(self) -> ArenaInfo:
@@ -360,8 +713,32 @@ class MemoryPool(LeasedMemory):
         return self._arena.info
 
     def charge(self, nbytes: int) -> int:
-        """Return the bytes that a request of `nbytes` is charged with."""
-        return self._table.charge(nbytes)
+        """Return the bytes that an allocation of `nbytes` is charged with."""
+        return self._accounting.charge(nbytes)
+
+    def cost(self, geometry: StripeGeometry, tokens: int) -> int:
+        """Return the bytes that the pool charges for an entry that holds some tokens.
+
+        Parameters
+        ----------
+        geometry : StripeGeometry
+            Of the entry.
+        tokens : int
+            Tokens that all layers hold. A rigid pool charges the whole entry anyway.
+        """
+        return self._accounting.cost(geometry, tokens)
+
+    def could_hold(self, geometry: StripeGeometry, tokens: int) -> bool:
+        """Tell whether an entry with some tokens would fit into this pool if it were empty.
+
+        Parameters
+        ----------
+        geometry : StripeGeometry
+            Of the entry.
+        tokens : int
+            Tokens that all layers hold.
+        """
+        return self._accounting.could_hold(geometry, tokens)
 
     def committed_bytes(self) -> int | None:
         """Return what the system says of the arena; see `Arena.committed_bytes`.
@@ -369,9 +746,10 @@ class MemoryPool(LeasedMemory):
         Raises
         ------
         PoolClosedError
+            The pool is closed.
         """
         with self._lock:
-            self._begin()
+            self._books()
             return self._arena.committed_bytes()
 
     def stats(self) -> MemoryStats:
@@ -380,67 +758,112 @@ class MemoryPool(LeasedMemory):
         Raises
         ------
         PoolClosedError
+            The pool is closed.
         """
         with self._lock:
-            self._begin()
-            return self._table.stats()
+            return self._books().stats()
 
     def ranges(self) -> list[tuple[int, int, MemoryBlock | None]]:
-        """Return what the arena is made of, in address order.
+        """Return the ranges that the arena is made of, in address order.
 
         Returns
         -------
         list of (offset, size, block)
-            Bytes; `block` is None for a free range, and for one that waits for its last view.
+            Bytes; `block` is None for a free range, and for that of a draining block.
 
         Raises
         ------
         PoolClosedError
+            The pool is closed.
         """
         with self._lock:
-            self._begin()
-            return self._table.ranges()
+            return self._books().ranges()
 
     def usage(self) -> list[BlockUsage]:
-        """Return what each block costs and shares, those that wait for a view or fork as well.
+        """Return what each block costs and shares, draining blocks as well.
 
         Returns
         -------
         list of BlockUsage
-            In address order; a base comes before its forks.
+            In address order; a parent comes before its forks.
 
         Raises
         ------
         PoolClosedError
+            The pool is closed.
         """
         with self._lock:
-            self._begin()
-            return self._table.usage()
+            return self._books().usage()
 
     def check_integrity(self) -> None:
-        """Prove that live, parting and free bytes make up the capacity, each once.
+        """Prove that live, draining and free bytes make up the capacity, each once.
 
         Raises
         ------
         IntegrityError
-            They do not; the text says where.
+            They do not; the text says where. This is a bug.
         PoolClosedError
+            The pool is closed.
         """
         with self._lock:
-            self._begin()
-            self._table.check_integrity()
+            self._books().check_integrity()
+
+    def close(self) -> None:
+        """Give the arena up; a second call does nothing.
+
+        All blocks become unusable. Views that are alive stay valid: their memory goes back
+        to the system with the last of them.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._accounting.clear()
+            self._bytes = np.empty(0, np.uint8)
+            self._buffer = memoryview(b"")
+            self._arena.close()
+
+    def _lease_ended(self, ended: RootRef) -> None:
+        """Note that a root array died: in any thread, at any time, even under the lock.
+
+        So the death is only queued. It is reaped now if the lock is free, otherwise by the next
+        call.
+        """
+        block = ended.block
+        if block is None or block.state is not DRAINING:
+            ended.block = None
+            return
+        self._ended.append(ended)
+        if self._lock.acquire(blocking=False):
+            try:
+                if not self._closed:
+                    self._books()
+            finally:
+                self._lock.release()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self._table.used} used"
+        state = "closed" if self._closed else f"{self._accounting.used} used"
         return f"<MemoryPool {self._arena.info.backend}: {self.capacity} bytes, {state}>"
 
-    def _check_alignment(self, alignment: int) -> None:
+    def _check_alignment(self, alignment: int) -> int:
         """Refuse what the base address cannot give; the allocator refuses odd numbers."""
-        if alignment > self._arena.info.alignment:
+        number = whole_number("alignment", alignment, InvalidAlignmentError)
+        if number > self._arena.info.alignment:
             raise InvalidAlignmentError(
-                f"alignment {alignment} exceeds that of the arena's base address, "
+                f"alignment {number} exceeds that of the arena's base address, "
                 f"{self._arena.info.alignment}"
             )
+        return number
+
+
+def _check_end(block: MemoryBlock, end: int) -> None:
+    if not 0 <= whole_number("end", end, InvalidViewError) <= block.size:
+        raise InvalidViewError(f"{end} bytes of each stripe are not in a block of {block.size}")
+
+
+def _clean(data: Bytes, block: MemoryBlock, touched: int) -> None:
+    """Set to zero what was handed out before of a new block, which only its caller knows yet."""
+    data[block.offset : min(block.offset + block.size, touched)] = 0
 
 
 def _set_zero(data: Bytes, offset: int, nbytes: int) -> None:

@@ -1,13 +1,33 @@
-"""`BlockUsage`: what one block of a pool costs, and what it shares."""
+"""Figures of one block: `BlockUsage`, what it costs, and `Deallocation`, what its end freed."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from kvpool.pool._block import MemoryBlock
-from kvpool.pool._eviction_gain import kept_pages
+from kvpool.pool._block import LIVE, MemoryBlock
+from kvpool.stats import MemoryStats
 
-__all__ = ["BlockUsage", "block_usage"]
+__all__ = ["BlockUsage", "Deallocation", "block_usage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Deallocation:
+    """The figures of a pool right before and right after one block was deallocated.
+
+    Attributes
+    ----------
+    block : MemoryBlock
+    charged : int
+        Bytes that the block was charged with. ``before.used - after.used`` bytes are free
+        now; the others are freed with the last view or fork that needs them.
+    before, after : MemoryStats
+        Nothing else happened to the pool between the two.
+    """
+
+    block: MemoryBlock
+    charged: int
+    before: MemoryStats
+    after: MemoryStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,15 +37,15 @@ class BlockUsage:
     Attributes
     ----------
     block : MemoryBlock
-        Its `offset` and `size` say which addresses it has; those of a fork are its base's.
+        A fork has the same `offset` and `size` as its parent.
     committed : int
-        What the pool charges for it. Over all blocks this adds up to `MemoryStats.used`.
+        What the pool charges for the block. The sum over all blocks is `MemoryStats.used`.
     shared : int
-        Of a block that forks read: the pages that they read, a part of `committed`. Of a
-        fork: the pages that it shows of its base, which are no part of its `committed`.
+        Of a block with forks: the pages that the forks read, a part of `committed`. Of a
+        fork: the pages that it reads from its parent, which are not part of its `committed`.
     is_fork : bool
     is_live : bool
-        False for one that was deallocated and waits for its last view or fork.
+        False if the block is draining: it was deallocated, and a view or a fork needs it.
     """
 
     block: MemoryBlock
@@ -35,25 +55,24 @@ class BlockUsage:
     is_live: bool
 
 
-def block_usage(block: MemoryBlock, is_live: bool) -> BlockUsage:
+def block_usage(block: MemoryBlock) -> BlockUsage:
     """Return the figures of a block; the caller holds the lock of its pool."""
-    is_fork = block.base is not None
-    shared = _shown(block) if is_fork else _read_by_forks(block)
-    return BlockUsage(block, block.charged, shared, is_fork, is_live)
+    is_fork = block.is_fork
+    shared = _read_from_parent(block) if is_fork else _read_by_children(block)
+    return BlockUsage(block, block.charged, shared, is_fork, block.state is LIVE)
 
 
-def _shown(fork: MemoryBlock) -> int:
-    """Return the bytes of the pages that a fork shows of its base, and has not written."""
-    runs = fork.runs
-    if runs is None:
+def _read_from_parent(fork: MemoryBlock) -> int:
+    pages = fork.pages
+    if pages is None:
         return 0
-    # The page in which the shown tokens end is the fork's own in the groups that went on.
-    whole, touched = runs.floor, runs.pages(runs.shown)
-    pages = sum(whole if level > whole else touched for level in runs.levels)
-    return pages * runs.geometry.runs_per_group * runs.page_size
+    # The page in which the inherited bytes end is the fork's own in the groups that it wrote.
+    whole, touched = pages.inherited_pages, pages.pages(pages.inherited_bytes)
+    count = sum(whole if held > whole else touched for held in pages.committed_pages)
+    return count * pages.geometry.stripes_per_group * pages.page_size
 
 
-def _read_by_forks(base: MemoryBlock) -> int:
-    if base.runs is None:
+def _read_by_children(parent: MemoryBlock) -> int:
+    if parent.pages is None:
         return 0
-    return base.charged - base.runs.bytes_above(kept_pages(base))
+    return parent.charged - parent.pages.bytes_above(parent.shared_pages())

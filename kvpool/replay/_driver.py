@@ -13,7 +13,6 @@ from kvpool.errors import PoolExhaustedError
 from kvpool.eviction.registry import registry as policies
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
-from kvpool.pool import ElasticPool
 from kvpool.receipts import Receipts
 from kvpool.replay._content import Run, TokenTape, request_runs, split
 from kvpool.replay._report import ReplayReport, Tally, UtilizationMeter
@@ -211,7 +210,7 @@ class Replay(Closing):
     def report(self) -> ReplayReport:
         """Return the figures so far."""
         pool = self.manager.pool
-        is_elastic = isinstance(pool, ElasticPool)
+        is_elastic = pool.is_elastic
         return ReplayReport(
             backend=pool.arena_info.backend,
             policy=self._policy,

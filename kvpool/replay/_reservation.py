@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kvpool.layout import KVLayout
-from kvpool.pool import ElasticPool, MemoryPool
+from kvpool.pool import MemoryPool
 
 __all__ = ["Reservation"]
 
@@ -35,8 +35,4 @@ class Reservation:
         length, pool = self.length(tokens), self.pool
         if tokens > length:
             return False
-        geometry = self.layout.geometry(length, pool.granule)
-        if not isinstance(pool, ElasticPool):
-            return geometry.nbytes <= pool.capacity
-        needed = geometry.bytes_in_pages(tokens, pool.arena_info.page_size)
-        return needed <= pool.capacity and geometry.nbytes <= pool.arena_info.size
+        return pool.could_hold(self.layout.geometry(length, pool.granule), tokens)

@@ -32,7 +32,7 @@ def wasted(layout: KVLayout, tokens: int) -> float:
 def row(layout: KVLayout) -> str:
     geometry = layout.geometry(1, PAGE_SIZE)
     name = f"{layout.layers} x {layout.kv_heads} x {layout.head_dim} {layout.dtype}"
-    runs = geometry.groups * geometry.runs_per_group
+    runs = geometry.groups * geometry.stripes_per_group
     per_page = str(Fraction(PAGE_SIZE, geometry.token_stride))
     shares = (f"{wasted(layout, tokens):.2%}" for tokens in TOKENS)
     return f"| {' | '.join((name, layout.packing, str(runs), per_page, *shares))} |"
@@ -50,7 +50,7 @@ def tables(packing: Packing, context: int, tokens: int) -> int:
     geometry = KVLayout(32, 8, 128, "float16", packing).geometry(context, PAGE_SIZE)
     touched = set[int]()
     for group in range(geometry.groups):
-        for start in geometry.run_offsets(group):
+        for start in geometry.stripe_offsets(group):
             end = start + tokens * geometry.token_stride
             touched.update(range(start >> 21, -(-end >> 21)))
     return len(touched)
@@ -68,7 +68,7 @@ def test_the_table_of_page_tables(packing: Packing) -> None:
 def test_no_layout_wastes_more_than_a_page_of_each_run(packing: Packing, dtype: str) -> None:
     layout = KVLayout(3, 2, 80, dtype, packing)
     geometry = layout.geometry(5000, PAGE_SIZE)
-    runs = geometry.groups * geometry.runs_per_group
+    runs = geometry.groups * geometry.stripes_per_group
     for tokens in (0, 1, 16, 17, 999, 5000):
         nbytes = tokens * layout.bytes_per_token
         assert nbytes <= geometry.bytes_in_pages(tokens, PAGE_SIZE) < nbytes + runs * PAGE_SIZE

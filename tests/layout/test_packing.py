@@ -44,9 +44,9 @@ def test_no_two_elements_share_a_place(packing: Packing, alignment: int) -> None
 def test_runs_begin_at_the_alignment_and_hold_all_tokens(packing: Packing) -> None:
     geometry = layout_of(packing).geometry(50, PAGE)
     starts = sorted(
-        offset for group in range(geometry.groups) for offset in geometry.run_offsets(group)
+        offset for group in range(geometry.groups) for offset in geometry.stripe_offsets(group)
     )
-    assert len(starts) == geometry.groups * geometry.runs_per_group
+    assert len(starts) == geometry.groups * geometry.stripes_per_group
     assert all(start % PAGE == 0 for start in starts)
     run = geometry.nbytes // len(starts)
     assert starts == list(range(0, geometry.nbytes, run))
@@ -55,7 +55,7 @@ def test_runs_begin_at_the_alignment_and_hold_all_tokens(packing: Packing) -> No
     for layer in range(3):
         view = geometry.layer_view(root, layer, 0, 50)
         first = view.__array_interface__["data"][0] - root.__array_interface__["data"][0]
-        offsets = geometry.run_offsets(geometry.group(layer))
+        offsets = geometry.stripe_offsets(geometry.group(layer))
         assert min(offsets) <= first < min(offsets) + run
 
 

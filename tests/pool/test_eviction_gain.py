@@ -10,7 +10,7 @@ import pytest
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import PoolExhaustedError
 from kvpool.manager import KVCacheManager
-from kvpool.pool._eviction_gain import EvictionGain
+from kvpool.pool._elastic import PageGain
 from tests.support.elastic_sessions import PAGE, PAGES, extended, forked, held_by, made, manager_of
 from tests.support.sessions import key_of
 
@@ -102,8 +102,11 @@ def test_the_prediction_is_what_comes_back(backend: str, seed: int) -> None:
         leases = [entry.keys() for entry in entries if draws.random() < 0.2]
         blocks = [entry.block for entry in entries if not manager.pool.is_leased(entry.block)]
         draws.shuffle(blocks)
-        gain = EvictionGain()
-        predicted = [gain.end(block) for block in blocks]
+        gain, predicted = PageGain(manager.pool.capacity + 1), []
+        for block in blocks:
+            before = gain.freed
+            gain.end(block)
+            predicted.append(gain.freed - before)
         freed = []
         for block in blocks:
             before = manager.pool.stats().used

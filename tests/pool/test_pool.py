@@ -227,39 +227,8 @@ def test_zero_range_zeroes_these_bytes_and_no_others(backend: str) -> None:
 # -- integrity -----------------------------------------------------------------------------
 
 
-def test_check_integrity_finds_a_lost_block() -> None:
-    with MemoryPool(4 * KIB, "numpy") as pool:
-        block = pool.allocate(64)
-        pool._table._live.remove(block)
-        with pytest.raises(IntegrityError, match=r"blocks at \[\], allocated ranges at \[0\]"):
-            pool.check_integrity()
-
-
-def test_check_integrity_finds_a_block_that_lives_and_parts() -> None:
-    with MemoryPool(4 * KIB, "numpy") as pool:
-        block = pool.allocate(64)
-        pool._table._parting.add(block)
-        with pytest.raises(IntegrityError, match=r"blocks at \[0\]"):
-            pool.check_integrity()
-
-
 def test_check_integrity_finds_a_block_of_the_wrong_size() -> None:
     with MemoryPool(4 * KIB, "numpy") as pool:
         pool.allocate(64).size = 65
         with pytest.raises(IntegrityError, match=r"size=65.* is at 0 with 64 bytes"):
-            pool.check_integrity()
-
-
-def test_check_integrity_finds_a_wrong_total() -> None:
-    with MemoryPool(4 * KIB, "numpy") as pool:
-        pool.allocate(64)
-        pool._table._bytes_freed += 64
-        with pytest.raises(IntegrityError, match="0 bytes charged, 64 used"):
-            pool.check_integrity()
-
-
-def test_check_integrity_finds_damage_in_the_allocator() -> None:
-    with MemoryPool(4 * KIB, "numpy") as pool:
-        pool._table.allocator.free_bytes -= 64
-        with pytest.raises(IntegrityError, match="4096 free, counted 4032"):
             pool.check_integrity()

@@ -50,7 +50,7 @@ with open_pool(8 << 20, "mmap", elastic, path=sys.argv[1] + "/arena") as pool:
         try:
             if elastic and number % 2:
                 block = pool.reserve(layout.geometry(64, pool.granule))
-                pool.commit(block, [0, 1], 0, 16384)
+                pool.commit(block, None, 0, 16384)
             else:
                 block = pool.allocate(65536)
             view = pool.lease(block)
@@ -95,7 +95,7 @@ def test_forks_of_all_pools_share_the_limit(
         forks: list[object] = []
         for pool in (first, second):
             block = pool.reserve(layout.geometry(64, pool.granule))
-            pool.commit(block, [0], 0, 4096)
+            pool.commit(block, 0, 0, 4096)
             with caplog.at_level(logging.WARNING):
                 forks.extend(pool.fork(block, 4096) for _ in range(3))
         assert [fork is not None for fork in forks] == [True] * 3 + [False] * 3

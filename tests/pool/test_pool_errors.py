@@ -22,8 +22,9 @@ from kvpool.errors import (
     PoolExhaustedError,
     StaleBlockError,
 )
-from kvpool.pool._block import MemoryBlock
+from kvpool.pool._block import Bytes, MemoryBlock
 from kvpool.pool._pool import MemoryPool
+from tests.support.arenas import all_bytes
 
 CAPACITY = 64 * 1024
 
@@ -33,19 +34,26 @@ Use = Callable[[MemoryPool, MemoryBlock], Any]
 @pytest.fixture
 def pool(backend: str) -> Iterator[MemoryPool]:
     with MemoryPool(CAPACITY, backend) as pool:
+        arena[pool] = all_bytes(pool)
         yield pool
+    arena.clear()
+
+
+arena: dict[MemoryPool, Bytes] = {}
+"""All bytes of the pool that a test uses."""
 
 
 @contextmanager
 def refused(pool: MemoryPool, error: type[PoolError], text: str) -> Iterator[None]:
     """Expect an error of exactly this type; figures, ranges and bytes stay as they were."""
-    before, ranges, content = pool.stats(), pool.ranges(), bytes(pool._bytes)
+    data = arena[pool]
+    before, ranges, content = pool.stats(), pool.ranges(), bytes(data)
     with pytest.raises(error, match=text) as caught:
         yield
     assert type(caught.value) is error
     assert pool.stats() == before
     assert pool.ranges() == ranges
-    assert bytes(pool._bytes) == content
+    assert bytes(data) == content
     pool.check_integrity()
 
 
@@ -110,11 +118,11 @@ def test_a_size_of_nothing_is_refused(pool: MemoryPool, nbytes: int) -> None:
 
 @pytest.mark.parametrize("nbytes", [1.5, 64.0, "64", None, (64,), np.float32(64)])
 def test_a_size_that_is_no_whole_number_is_refused(pool: MemoryPool, nbytes: Any) -> None:
-    with refused(pool, InvalidSizeError, "nbytes must be a whole number of bytes, not "):
+    with refused(pool, InvalidSizeError, "nbytes must be a whole number, not "):
         pool.allocate(nbytes)
-    with refused(pool, InvalidSizeError, "nbytes must be a whole number of bytes, not "):
+    with refused(pool, InvalidSizeError, "nbytes must be a whole number, not "):
         pool.make_room(nbytes, [])
-    with refused(pool, InvalidSizeError, "nbytes must be a whole number of bytes, not "):
+    with refused(pool, InvalidSizeError, "nbytes must be a whole number, not "):
         pool.zero_range(0, nbytes)
 
 
@@ -213,8 +221,8 @@ def test_the_copy_of_a_block_is_not_the_block(pool: MemoryPool) -> None:
         (np.float64, 1, 4, "offset 4 is misaligned: float64 needs a multiple of 8"),
         (np.uint8, -1, 0, r"shape \(-1,\) has a negative dimension"),
         (np.uint8, (-2, -2), 0, r"shape \(-2, -2\) has a negative dimension"),
-        (object, 1, 0, "dtype object cannot lie in plain bytes"),
-        ("V0", 1, 0, "cannot lie in plain bytes"),
+        (object, 1, 0, "dtype object cannot be stored in plain bytes"),
+        ("V0", 1, 0, "cannot be stored in plain bytes"),
         (np.uint8, (0, 1 << 62, 1 << 62), 0, "no array has shape"),
         (np.uint8, (1,) * 65, 0, "no array has shape"),
     ],
@@ -231,7 +239,7 @@ def test_an_impossible_view_is_refused(
 @pytest.mark.parametrize(("shape", "offset"), [(1.5, 0), ((2, "2"), 0), (1, 0.5), (None, 0)])
 def test_a_view_takes_whole_numbers(pool: MemoryPool, shape: Any, offset: Any) -> None:
     block = pool.allocate(256)
-    with refused(pool, InvalidSizeError, "must be a whole number of bytes, not "):
+    with refused(pool, InvalidSizeError, "must be a whole number, not "):
         pool.view(block, np.uint8, shape, offset)
 
 

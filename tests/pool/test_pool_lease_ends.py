@@ -14,12 +14,12 @@ import pytest
 from kvpool.errors import PoolClosedError
 from kvpool.pool._block import MemoryBlock
 from kvpool.pool._pool import MemoryPool
+from tests.support.arenas import under_the_lock, used_now
 from tests.support.patterned import (
     CAPACITY,
     PATTERN,
     SIZE,
     block_with_pattern,
-    offset_is_free,
     overwrite_the_rest,
 )
 
@@ -34,20 +34,24 @@ def test_a_lease_may_end_while_this_thread_holds_the_lock(pool: MemoryPool) -> N
     block = block_with_pattern(pool)
     view = pool.view(block, np.uint8, SIZE)
     pool.deallocate(block)
-    with pool._lock:
-        del view
-        assert not offset_is_free(pool, block.offset)
-    pool.check_integrity()  # as any other call, it settles the books first
-    assert offset_is_free(pool, block.offset)
+    views = [view]
+    del view
+
+    def look_away() -> None:
+        views.clear()
+        assert used_now(pool) == SIZE
+
+    under_the_lock(pool, look_away)
+    pool.check_integrity()  # as any other call, it reaps ended leases first
+    assert used_now(pool) == 0
     assert pool.allocate(CAPACITY).offset == 0
 
 
 def test_a_full_pool_counts_on_what_ended_under_the_lock(pool: MemoryPool) -> None:
     block = pool.allocate(CAPACITY)
-    view = pool.view(block, np.uint8, CAPACITY)
+    views = [pool.view(block, np.uint8, CAPACITY)]
     pool.deallocate(block)
-    with pool._lock:
-        del view
+    under_the_lock(pool, views.clear)
     assert pool.allocate(CAPACITY).offset == 0
 
 
@@ -77,7 +81,7 @@ def test_a_lease_in_a_cycle_ends_with_its_collection(pool: MemoryPool) -> None:
         del cycle
         assert pool.stats().parting_blocks == 1
         gc.collect()
-        assert offset_is_free(pool, block.offset)
+        assert used_now(pool) == 0
     finally:
         gc.enable()
 
@@ -105,7 +109,7 @@ def test_a_view_that_a_finalizer_rescues_from_a_cycle_keeps_its_bytes(pool: Memo
     assert np.array_equal(rescued[0], PATTERN)
     assert pool.stats().parting_blocks == 1
     rescued.clear()
-    assert offset_is_free(pool, block.offset)
+    assert used_now(pool) == 0
 
 
 def test_a_lease_may_be_held_and_end_in_another_thread(pool: MemoryPool) -> None:
@@ -133,26 +137,6 @@ def test_a_lease_may_be_held_and_end_in_another_thread(pool: MemoryPool) -> None
     pool.check_integrity()
 
 
-def test_a_death_that_is_told_late_or_twice_changes_nothing(pool: MemoryPool) -> None:
-    block = block_with_pattern(pool)
-    first = block._root  # its array is dead already
-    assert first is not None
-    pool._ended.append(first)
-    assert pool.stats().live_blocks == 1
-    view = pool.view(block, np.uint8, SIZE)
-    pool.deallocate(block)
-    pool._ended.append(first)
-    assert pool.stats().parting_blocks == 1
-    second = block._root
-    del view
-    heir = pool.allocate(SIZE)
-    assert heir.offset == block.offset
-    assert second is not None
-    pool._ended.append(second)
-    assert pool.stats().live_blocks == 1
-    pool.check_integrity()
-
-
 # -- the end of the pool -------------------------------------------------------------------
 
 
@@ -160,13 +144,15 @@ def test_views_outlive_the_close_of_their_pool(pool: MemoryPool) -> None:
     live, parting = block_with_pattern(pool), block_with_pattern(pool)
     views = [pool.view(block, np.uint8, SIZE) for block in (live, parting)]
     pool.deallocate(parting)
+    gone = weakref.ref(parting)
+    del parting
     pool.close()
     for view in views:
         assert np.array_equal(view, PATTERN)
         view[:] = 1
         assert view.sum() == SIZE
     del views, view
-    assert not pool._ended  # nobody would ever settle it
+    assert gone() is None  # nothing waits for a closed pool to reap the lease
     with pytest.raises(PoolClosedError):
         pool.stats()
 

@@ -13,12 +13,12 @@ import pytest
 from kvpool.errors import PoolExhaustedError, StaleBlockError
 from kvpool.pool._pool import MemoryPool
 from tests.support import needs
+from tests.support.arenas import all_bytes, used_now
 from tests.support.patterned import (
     CAPACITY,
     PATTERN,
     SIZE,
     block_with_pattern,
-    offset_is_free,
     overwrite_the_rest,
 )
 
@@ -62,17 +62,18 @@ DERIVED: dict[str, Any] = {  # functions of a view
 
 @pytest.mark.parametrize("derive", DERIVED.values(), ids=DERIVED.keys())
 def test_whatever_shows_the_bytes_keeps_them(pool: MemoryPool, derive: Callable[..., Any]) -> None:
+    content = all_bytes(pool)
     block = block_with_pattern(pool)
     held = derive(pool.view(block, np.uint8, SIZE))
     assert pool.is_leased(block)
     assert pool.deallocate(block) is False
     overwrite_the_rest(pool)
-    assert bytes(pool._bytes[block.offset : block.offset + SIZE]) == PATTERN.tobytes()
+    assert bytes(content[block.offset : block.offset + SIZE]) == PATTERN.tobytes()
     stats = pool.stats()
     assert (stats.parting_blocks, stats.live_blocks, stats.used) == (1, 0, SIZE)
     pool.check_integrity()
     del held
-    assert offset_is_free(pool, block.offset)
+    assert used_now(pool) == 0
     assert pool.stats().parting_blocks == 0
     pool.check_integrity()
 
@@ -173,4 +174,4 @@ def test_a_torch_tensor_is_a_lease(pool: MemoryPool, numpy_first: bool) -> None:
     overwrite_the_rest(pool)
     assert np.array_equal(part.numpy(), PATTERN.reshape(8, -1)[1:].T[3:])
     del part
-    assert offset_is_free(pool, block.offset)
+    assert used_now(pool) == 0

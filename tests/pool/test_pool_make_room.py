@@ -173,17 +173,25 @@ def test_an_error_of_the_source_leaves_everything(
 # -- beside the plain way ------------------------------------------------------------------
 
 
+def fits(pool: MemoryPool, nbytes: int, alignment: int) -> bool:
+    return any(
+        -(-offset // alignment) * alignment + nbytes <= offset + size
+        for offset, size, block in pool.ranges()
+        if block is None
+    )
+
+
 def evict_one_by_one(
     pool: MemoryPool, nbytes: int, alignment: int, victims: list[MemoryBlock]
 ) -> list[MemoryBlock] | None:
     """Evict and look again, as a pool without plans would; None if it was all in vain."""
     gone = []
     for victim in victims:
-        if pool._table.allocator.fits(nbytes, alignment):
+        if fits(pool, nbytes, alignment):
             break
         pool.deallocate(victim)
         gone.append(victim)
-    return gone if pool._table.allocator.fits(nbytes, alignment) else None
+    return gone if fits(pool, nbytes, alignment) else None
 
 
 def filled(pool: MemoryPool, sizes: list[int], freed: set[int]) -> dict[int, MemoryBlock]:

@@ -24,6 +24,7 @@ from kvpool.errors import DoubleFreeError, PoolExhaustedError, StaleBlockError
 from kvpool.pool._block import MemoryBlock
 from kvpool.pool._pool import MemoryPool
 from kvpool.stats import MemoryStats
+from tests.support.arenas import under_the_lock
 
 CAPACITY = 64 * 64
 DTYPES = [np.uint8, np.uint16, np.float32]
@@ -127,8 +128,8 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(tenant=tenants)
     def look_away_while_the_pool_is_busy(self, tenant: Tenant) -> None:
-        with self.pool._lock:
-            tenant.views.clear()
+        if tenant.views:
+            under_the_lock(self.pool, tenant.views.clear)
 
     @rule(tenant=tenants)
     def leave_the_views_to_the_collector(self, tenant: Tenant) -> None:

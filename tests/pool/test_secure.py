@@ -13,9 +13,10 @@ from kvpool.entry import KVCacheEntry
 from kvpool.errors import PoolExhaustedError
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
-from kvpool.pool._block import MemoryBlock
+from kvpool.pool._block import Bytes, MemoryBlock
 from kvpool.pool._opening import ElasticPool, open_pool
 from kvpool.pool._pool import MemoryPool
+from tests.support.arenas import all_bytes
 from tests.support.sessions import key_of
 
 LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=64, dtype="int8")
@@ -25,10 +26,10 @@ cases = pytest.mark.parametrize(("backend", "elastic"), CASES)
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
 
 
-def free_bytes_are_zero(pool: MemoryPool) -> bool:
+def free_bytes_are_zero(pool: MemoryPool, content: Bytes) -> bool:
     """Look at every byte of the arena that no block has."""
     return not any(
-        pool._bytes[offset : offset + size].any()
+        content[offset : offset + size].any()
         for offset, size, block in pool.ranges()
         if block is None
     )
@@ -36,12 +37,12 @@ def free_bytes_are_zero(pool: MemoryPool) -> bool:
 
 def churn(pool: MemoryPool, draws: random.Random, secure: bool) -> None:
     """Allocate, fill and give back; every new block must read zero."""
-    blocks: list[MemoryBlock] = []
+    data, blocks = all_bytes(pool), list[MemoryBlock]()
     for _ in range(300):
         if blocks and draws.random() < 0.45:
             pool.deallocate(blocks.pop(draws.randrange(len(blocks))))
             if secure:
-                assert free_bytes_are_zero(pool)
+                assert free_bytes_are_zero(pool, data)
             continue
         try:
             block = pool.allocate(draws.randrange(1, 30_000))
@@ -66,10 +67,10 @@ def test_new_blocks_read_zero(backend: str, elastic: bool, secure: bool) -> None
 def test_bytes_stay_in_a_pool_that_is_not_secure() -> None:
     """Which shows that the search finds what is there."""
     with MemoryPool(1 << 16, "numpy") as pool:
-        block = pool.allocate(5000)
+        data, block = all_bytes(pool), pool.allocate(5000)
         pool.lease(block)[:] = 7
         pool.deallocate(block)
-        assert not free_bytes_are_zero(pool)
+        assert not free_bytes_are_zero(pool, data)
         assert not pool.lease(pool.allocate(1 << 16)).any()
 
 
@@ -77,14 +78,14 @@ def test_bytes_stay_in_a_pool_that_is_not_secure() -> None:
 def test_a_lease_defers_the_end_of_the_bytes(backend: str, elastic: bool) -> None:
     options: dict[str, Any] = {"address_space": 1 << 20} if elastic else {}
     with open_pool(1 << 18, backend, elastic, secure=True, **options) as pool:
-        block = pool.allocate(5000)
+        data, block = all_bytes(pool), pool.allocate(5000)
         view = pool.view(block, np.uint8, 5000)
         view[:] = 7
         assert not pool.deallocate(block)
         assert view.all()
         del view
         assert pool.stats().used == 0
-        assert free_bytes_are_zero(pool)
+        assert free_bytes_are_zero(pool, data)
 
 
 @cases
@@ -95,6 +96,7 @@ def test_sessions_leave_nothing(backend: str, elastic: bool) -> None:
     with KVCacheManager(
         *(1 << 18, backend, LAYOUT), elastic=elastic, secure=True, receipts=False, **options
     ) as manager:
+        data = all_bytes(manager.pool)
         for step in range(250):
             key = key_of(draws.randrange(8))
             entry = manager.get_or_create_cache(key, draws.choice([20, 100]))
@@ -112,19 +114,18 @@ def test_sessions_leave_nothing(backend: str, elastic: bool) -> None:
                 manager.remove_cache_entry(new_key)
                 manager.fork_cache_entry(key, new_key)
             del entry
-            assert free_and_unowned_bytes_are_zero(manager)
+            assert free_and_unowned_bytes_are_zero(manager.pool, data)
         for key in manager.session_keys():
             manager.remove_cache_entry(key)
-        assert not manager.pool._bytes.any()
+        assert not data.any()
         assert manager.pool.stats().reserved == 0
 
 
-def free_and_unowned_bytes_are_zero(manager: KVCacheManager) -> bool:
+def free_and_unowned_bytes_are_zero(pool: MemoryPool, content: Bytes) -> bool:
     """As `free_bytes_are_zero`, but for what forks still read of removed sessions."""
-    pool = manager.pool
-    kept = {block.offset for block in pool._table._parting}
+    kept = {usage.block.offset for usage in pool.usage() if not usage.is_live}
     return not any(
-        pool._bytes[offset : offset + size].any()
+        content[offset : offset + size].any()
         for offset, size, block in pool.ranges()
         if block is None and offset not in kept
     )

@@ -27,7 +27,7 @@ def flip_one_bit(entry: KVCacheEntry) -> None:
 
 def flip_one_bit_of_the_arena(entry: KVCacheEntry) -> None:
     geometry = LAYOUT.geometry(entry.max_context_length, entry.pool.granule)
-    end = geometry.run_offsets(1)[-1] + entry.token_count * geometry.token_stride
+    end = geometry.stripe_offsets(1)[-1] + entry.token_count * geometry.token_stride
     entry.pool.view(entry.block, np.uint8, entry.block.size)[end - 1] ^= 128
 
 

@@ -19,10 +19,10 @@ _OF_A_FILE = np.uint64(1 << 61)
 
 def forks(pool: MemoryPool) -> Iterator[tuple[MemoryBlock, int, int]]:
     """Yield each fork with the address and the bytes of its mapping."""
-    for block in pool._table._live | pool._table._parting:
-        if block._fork is not None:
-            view = np.frombuffer(block._fork.buffer, np.uint8)
-            yield block, view.ctypes.data, view.nbytes
+    for usage in pool.usage():
+        if usage.is_fork and usage.is_live:  # a draining fork cannot be viewed
+            view = pool.lease(usage.block)
+            yield usage.block, view.ctypes.data, -(-view.nbytes // pool.granule) * pool.granule
 
 
 def private_bytes(pool: MemoryPool) -> int:

@@ -25,8 +25,3 @@ def overwrite_the_rest(pool: MemoryPool) -> None:
         pool.lease(blocks[-1])[:] = 255
     for block in blocks:
         pool.deallocate(block)
-
-
-def offset_is_free(pool: MemoryPool, offset: int) -> bool:
-    """Tell from the books as they are, without a call that would settle them."""
-    return pool._table.allocator.size_at(offset) == 0

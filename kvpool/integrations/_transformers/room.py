@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import ContextOverflowError, PoolExhaustedError
 from kvpool.layout import KVLayout
-from kvpool.pool import ElasticPool, MemoryPool
+from kvpool.pool import MemoryPool
 
 __all__ = ["FIRST_ROOM", "SPARSE_ROOM", "cost", "rooms_for", "with_room"]
 
@@ -68,7 +68,4 @@ def with_room(rooms: Sequence[int], act: Callable[[int], KVCacheEntry]) -> KVCac
 
 def cost(pool: MemoryPool, layout: KVLayout, room: int, tokens: int) -> int:
     """Return the bytes that a pool charges for an entry that holds some tokens."""
-    geometry = layout.geometry(room, pool.granule)
-    if isinstance(pool, ElasticPool):
-        return geometry.bytes_in_pages(tokens, pool.granule)
-    return geometry.nbytes
+    return pool.cost(layout.geometry(room, pool.granule), tokens)

@@ -27,7 +27,7 @@ from kvpool.integrations._transformers.tensors import (
 )
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
-from kvpool.pool import Bytes, ElasticPool
+from kvpool.pool import Bytes
 
 __all__ = ["PooledSession"]
 
@@ -313,7 +313,7 @@ class PooledSession:
         return KVLayout(one.layers, heads, one.head_dim, one.dtype, one.packing)
 
     def _with_room(self, tokens: int, act: Callable[[int], KVCacheEntry]) -> KVCacheEntry:
-        is_sparse = isinstance(self.manager.pool, ElasticPool)
+        is_sparse = self.manager.pool.is_elastic
         rooms = rooms_for(tokens, self.max_context_length, str(self.key), is_sparse=is_sparse)
         return with_room(rooms, act)
 
