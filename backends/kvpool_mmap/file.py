@@ -129,7 +129,7 @@ def _open_again(path: Path, flags: int, lock: int) -> int | None:
 
 
 def require_private(descriptor: int, path: Path) -> None:
-    """Let nobody but the owner of a file read or write it.
+    """Allow only the owner of a file to read and write it.
 
     Raises
     ------

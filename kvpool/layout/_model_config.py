@@ -40,7 +40,7 @@ class LayerKind(NamedTuple):
     Parameters
     ----------
     is_cached : bool
-        False where it keeps nothing: it has no attention, or reads another layer's tokens.
+        False if the layer keeps nothing: it has no attention, or reads the tokens of another layer.
     window : int or None
         Tokens that each one attends to, with itself; None for all.
     """
@@ -103,7 +103,7 @@ def cache_shape(config: Any, dtype: Any = None) -> CacheShape:
     Raises
     ------
     InvalidLayoutError
-        Something is missing or is none of the supported kind; the text names it.
+        A value is missing or not supported; the text names it.
     """
     kinds = layer_kinds(config)
     for part in (config, _text_config(config)):

@@ -45,7 +45,7 @@ class ExpiryQueue:
     def due(self, now: float, deadline_of: Callable[[CacheKey], float]) -> list[CacheKey]:
         """Return the sessions whose deadline has passed, the earliest first.
 
-        They are still watched: whoever ends one discards it.
+        They stay in the queue: the caller discards each one that it ends.
 
         Parameters
         ----------

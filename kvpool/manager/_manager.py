@@ -421,7 +421,7 @@ class KVCacheManager(Closing):
     def make_room(self, nbytes: int) -> list[CacheKey]:
         """Evict entries, in the order of the policy, until `nbytes` more bytes can be used.
 
-        In an elastic pool so many bytes can then be committed; in another pool so many bytes
+        In an elastic pool this many bytes can then be committed; in another pool this many bytes
         are free in one range.
 
         Parameters

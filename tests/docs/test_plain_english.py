@@ -16,12 +16,9 @@ import pytest
 
 from tests.support.docs_pages import ROOT
 
-ROOMS = ("cli", "entry", "eviction", "ledger", "plugins", "receipts", "replay", "testing")
-FILES = (
-    "kvpool/*.py",
-    "scripts/**/*.py",
-    *(f"kvpool/{room}/**/*.py" for room in ROOMS),
-)
+# Each folder but those whose words are still being rewritten.
+REWRITTEN_LATER = ("kvpool/pool/", "tools/")
+FOLDERS = ("kvpool", "backends", "scripts", "tools")
 PAGES = ("*.md", ".github/**/*.md", "changelog.d/*.md", "docs/**/*.md", "tools/**/*.md")
 # Made from records, or kept as they were when they were written.
 OTHER_PAGES = ("CHANGELOG.md", "docs/_build/", "docs/performance", "docs/stack/")
@@ -30,7 +27,7 @@ COMPARED = "longer|more|less|fewer|larger|smaller|later|earlier|faster|slower"
 PATTERNS = {
     # "The key is no name"; but "there is no key" and "the key is no longer a name" are plain.
     rf"(?<!\bthere )\b(is|are) no (?!({COMPARED})\b)[a-z]": "say what it is not: is not a …",
-    r"\bnone of\b": "say what is accepted, or: no …",
+    r"(?<!\bor )\bnone of\b": "say what is accepted, or: no …",
     r"\bso many\b": "name the number: this many, n tokens",
     r"\b(whoever|whomever|nobody|somebody)\b": "name the thread, the caller, the session",
     r"\bwho (goes|went|has to go|had to go)\b": "say what is evicted",
@@ -72,7 +69,8 @@ def findings(text: Text) -> list[str]:
 
 
 def modules() -> list[Path]:
-    return sorted(file for pattern in FILES for file in ROOT.glob(pattern))
+    found = (file for folder in FOLDERS for file in (ROOT / folder).rglob("*.py"))
+    return sorted(file for file in found if not name_of(file).startswith(REWRITTEN_LATER))
 
 
 def pages() -> list[Path]:
@@ -86,7 +84,7 @@ def name_of(path: Path) -> str:
 
 def test_strings_of_the_code() -> None:
     files = modules()
-    assert len(files) > 50
+    assert len(files) > 100
     texts = (
         text for file in files for text in strings(name_of(file), file.read_text(encoding="utf-8"))
     )

@@ -13,13 +13,13 @@ __all__ = ["Listener", "StopWhen", "TokenStreamer"]
 
 
 class Listener(Protocol):
-    """Who watches an answer being made, and may stop it."""
+    """Observes the tokens of an answer, and may stop it."""
 
     def on_read(self, done: int, total: int) -> None:
-        """Note that so many tokens of the prompt were computed, of those that must be."""
+        """Note that `done` of the `total` tokens to compute of the prompt were computed."""
 
     def on_token(self, token: int) -> None:
-        """Take a token of the answer."""
+        """Receive a token of the answer."""
 
     def should_stop(self) -> bool:
         """Tell whether to stop here."""

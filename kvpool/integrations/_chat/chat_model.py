@@ -77,9 +77,9 @@ class ChatModel(ChatText):
         ----------
         directory : Path
         dtype : str, optional
-            By default as it was saved.
+            Data type of the model; by default that of the saved model.
         **options
-            As for the class.
+            Keyword arguments of `ChatModel`.
 
         Raises
         ------
@@ -106,11 +106,13 @@ class ChatModel(ChatText):
         Parameters
         ----------
         directory : Path, optional
-            Where to keep it as well.
-        dtype, **options
-            As for `load`.
+            Directory to save the model in.
+        dtype : str, optional
+            Data type of the model; by default float32.
+        **options
+            Keyword arguments of `ChatModel`.
         seed : int
-            Of the weights.
+            Seed of the weights.
         """
         model, tokenizer = tiny_model(seed)
         model = model.to(getattr(torch, dtype or "float32"))

@@ -30,7 +30,7 @@ class Prompt(NamedTuple):
     text : str
     tokens : list of int
     kept : int
-        So many of its first tokens were there already.
+        How many of its first tokens are those of the text before.
     """
 
     text: str

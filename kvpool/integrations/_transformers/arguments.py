@@ -40,7 +40,8 @@ def cache_parts(manager: KVCacheManager, model: Any, config: Any, dtype: Any) ->
     Raises
     ------
     InvalidLayoutError
-        None of the three has a layout, theirs differ, or the model cannot have one.
+        Neither the model, its configuration nor the manager has a layout, or their layouts
+        differ, or the model cannot have one.
     """
     own = manager.layout
     if model is None and config is None:

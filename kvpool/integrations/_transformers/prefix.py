@@ -1,4 +1,4 @@
-"""What a `PooledCache` asks of whoever knows which sessions begin alike."""
+"""`PrefixCache`: finds a session that begins with the same tokens, for `PooledCache`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["PrefixCache", "PrefixMatch"]
 
 
 class PrefixMatch(NamedTuple):
-    """A session that begins with tokens that are looked for.
+    """A session that begins with the wanted tokens.
 
     Parameters
     ----------
     key : CacheKey
-        Of the session; its entry may have gone meanwhile.
+        Key of the session; its entry may have been evicted meanwhile.
     token_count : int
-        So many of its first tokens are those that are looked for.
+        How many of its first tokens are the wanted ones.
     """
 
     key: CacheKey

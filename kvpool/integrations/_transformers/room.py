@@ -12,10 +12,10 @@ from kvpool.pool import MemoryPool
 __all__ = ["FIRST_ROOM", "SPARSE_ROOM", "cost", "rooms_for", "with_room"]
 
 FIRST_ROOM = 256
-"""Tokens that the entry of a new session has room for, where nobody said how many."""
+"""Tokens to reserve for a new session if no length is given."""
 
 SPARSE_ROOM = 1 << 17
-"""The same in an elastic pool, where room costs nothing but addresses."""
+"""The same in an elastic pool, where a reservation costs only addresses."""
 
 _STEP = 64
 
@@ -55,7 +55,7 @@ def with_room(rooms: Sequence[int], act: Callable[[int], KVCacheEntry]) -> KVCac
     Raises
     ------
     PoolExhaustedError
-        It can have none of them.
+        The pool has too little memory for the least of them.
     """
     *ample, least = rooms
     for room in ample:
