@@ -15,13 +15,13 @@ from tests.support.elastic_sessions import (
     CONTEXT,
     PAGES,
     PAPER,
-    extended,
-    forked,
-    held_by,
-    made,
-    manager_of,
-    number_of,
-    shows,
+    elastic_manager,
+    holds,
+    more_tokens,
+    new_fork,
+    new_session,
+    pages_in_use,
+    session_ids,
 )
 from tests.support.sessions import key_of
 
@@ -31,11 +31,11 @@ elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
 
 def test_without_kernel_forks_it_is_a_copy() -> None:
     with KVCacheManager(1 << 22, "numpy", PAPER) as manager:
-        parent, tokens = made(manager, 1, 10)
+        parent, tokens = new_session(manager, 1, 10)
         child = parent.fork("two")
-        more, others = extended(child, 3, 4), extended(parent, 3, 5)
-        assert shows(child, tokens, more)
-        assert shows(parent, tokens, others)
+        more, others = more_tokens(child, 3, 4), more_tokens(parent, 3, 5)
+        assert holds(child, tokens, more)
+        assert holds(parent, tokens, others)
         stats = manager.get_stats()
         assert (stats.forks, stats.copied_forks) == (0, 1)
         manager.check_integrity()
@@ -44,34 +44,35 @@ def test_without_kernel_forks_it_is_a_copy() -> None:
 def test_a_copy_that_does_not_fit_changes_nothing() -> None:
     nbytes = PAPER.geometry(CONTEXT).nbytes
     with KVCacheManager(2 * nbytes, "numpy", PAPER) as manager:
-        made(manager, 1, 10)
-        other, _ = made(manager, 2, 10)
+        new_session(manager, 1, 10)
+        other, _ = new_session(manager, 2, 10)
         lease = other.keys()
         with pytest.raises(PoolExhaustedError):
-            forked(manager, 1, 3)
-        assert number_of(manager) == [1, 2]
+            new_fork(manager, 1, 3)
+        assert session_ids(manager) == [1, 2]
         del lease
-        forked(manager, 1, 3)
-        assert number_of(manager) == [1, 3]
+        new_fork(manager, 1, 3)
+        assert session_ids(manager) == [1, 3]
         assert manager.get_stats().copied_forks == 1
 
 
 NEAR_THE_LIMIT = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_NOFILE, (80, 80))
-from tests.support.elastic_sessions import extended, held_by, made, manager_of, shows
+from tests.support.elastic_sessions import elastic_manager, holds, more_tokens
+from tests.support.elastic_sessions import new_session, pages_in_use
 from tests.support.sessions import key_of
 
-with manager_of(4000, sys.argv[1]) as manager:
+with elastic_manager(4000, sys.argv[1]) as manager:
     limit = manager.pool.arena_info.fork_limit
-    parent, tokens = made(manager, 0, 10)
+    parent, tokens = new_session(manager, 0, 10)
     count = min(limit, 100) + 5
     children = [manager.fork_cache_entry(key_of(0), key_of(n)) for n in range(1, count + 1)]
     stats = manager.get_stats()
-    parts = [extended(child, 2, 50 + n) for n, child in enumerate(children)]
-    assert all(shows(child, tokens, part) for child, part in zip(children, parts))
-    assert shows(parent, tokens)
-    held_by(manager)
+    parts = [more_tokens(child, 2, 50 + n) for n, child in enumerate(children)]
+    assert all(holds(child, tokens, part) for child, part in zip(children, parts))
+    assert holds(parent, tokens)
+    pages_in_use(manager)
     print(limit, count, stats.forks, stats.copied_forks)
 """
 
@@ -87,20 +88,21 @@ def test_near_the_limit_of_descriptors_it_is_a_copy(backend: str) -> None:
 
 REFUSED = """
 import resource, sys
-from tests.support.elastic_sessions import extended, held_by, made, manager_of, shows
+from tests.support.elastic_sessions import elastic_manager, holds, more_tokens
+from tests.support.elastic_sessions import new_session, pages_in_use
 from tests.support.sessions import key_of
 
-with manager_of(1000, sys.argv[1], address_space=1 << 30) as manager:
-    parent, tokens = made(manager, 0, 10)
+with elastic_manager(1000, sys.argv[1], address_space=1 << 30) as manager:
+    parent, tokens = new_session(manager, 0, 10)
     first = manager.fork_cache_entry(key_of(0), key_of(1))
     parent.truncate(4)
     resource.setrlimit(resource.RLIMIT_AS, (1 << 20, 1 << 32))
     child = manager.fork_cache_entry(key_of(1), key_of(2))
     resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))
     stats = manager.get_stats()
-    part = extended(child, 2, 5)
-    assert shows(child, tokens, part) and shows(first, tokens)
-    held_by(manager)
+    part = more_tokens(child, 2, 5)
+    assert holds(child, tokens, part) and holds(first, tokens)
+    pages_in_use(manager)
     print(stats.forks, stats.copied_forks)
 """
 
@@ -114,11 +116,12 @@ def test_where_the_kernel_refuses_it_is_a_copy(backend: str) -> None:
 PART_REFUSED = """
 import resource, sys
 from kvpool.errors import ArenaError
-from tests.support.elastic_sessions import extended, held_by, made, manager_of, shows
+from tests.support.elastic_sessions import elastic_manager, holds, more_tokens
+from tests.support.elastic_sessions import new_session, pages_in_use
 from tests.support.sessions import key_of
 
-with manager_of(1000, sys.argv[1], address_space=1 << 30) as manager:
-    parent, tokens = made(manager, 0, 10)
+with elastic_manager(1000, sys.argv[1], address_space=1 << 30) as manager:
+    parent, tokens = new_session(manager, 0, 10)
     child = manager.fork_cache_entry(key_of(0), key_of(1))
     parent.truncate(4)
     before = manager.get_stats()
@@ -131,10 +134,10 @@ with manager_of(1000, sys.argv[1], address_space=1 << 30) as manager:
     except ArenaError:
         resource.setrlimit(resource.RLIMIT_AS, (1 << 32, 1 << 32))
         assert manager.get_stats() == before
-        assert shows(child, tokens) and parent.token_count == 4
+        assert holds(child, tokens) and parent.token_count == 4
         parent.extend(*more)
-        assert shows(child, tokens) and parent.token_count == 6
-        held_by(manager)
+        assert holds(child, tokens) and parent.token_count == 6
+        pages_in_use(manager)
         print(1)
 """
 
@@ -161,17 +164,17 @@ def in_another_process(script: str, backend: str) -> list[int]:
 def test_beyond_the_limit_of_the_arena_it_is_a_copy(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with manager_of(1000, backend) as manager:
+    with elastic_manager(1000, backend) as manager:
         few = dataclasses.replace(manager.pool.arena_info, fork_limit=2)
         monkeypatch.setattr(manager.pool._arena, "_info", few)
-        _, tokens = made(manager, 0, 10)
-        children = [forked(manager, 0, number) for number in range(1, 5)]
+        _, tokens = new_session(manager, 0, 10)
+        children = [new_fork(manager, 0, number) for number in range(1, 5)]
         assert (manager.get_stats().forks, manager.get_stats().copied_forks) == (2, 2)
-        assert held_by(manager) == 9 * PAGES
+        assert pages_in_use(manager) == 9 * PAGES
         manager.remove_cache_entry(key_of(1))
-        children[0] = forked(manager, 0, 5)  # there is room for one again
+        children[0] = new_fork(manager, 0, 5)  # there is room for one again
         assert (manager.get_stats().forks, manager.get_stats().copied_forks) == (2, 2)
-        assert all(shows(child, tokens) for child in children)
+        assert all(holds(child, tokens) for child in children)
 
 
 @linux_only
@@ -179,18 +182,18 @@ def test_beyond_the_limit_of_the_arena_it_is_a_copy(
 def test_a_copy_that_lacks_pages_evicts_or_changes_nothing(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with manager_of(6 * PAGES, backend) as manager:
+    with elastic_manager(6 * PAGES, backend) as manager:
         none = dataclasses.replace(manager.pool.arena_info, fork_limit=0)
         monkeypatch.setattr(manager.pool._arena, "_info", none)
-        _, tokens = made(manager, 1, 12)
-        made(manager, 2, 8)
-        child = forked(manager, 1, 3)
-        assert number_of(manager) == [1, 3]
-        assert shows(child, tokens)
+        _, tokens = new_session(manager, 1, 12)
+        new_session(manager, 2, 8)
+        child = new_fork(manager, 1, 3)
+        assert session_ids(manager) == [1, 3]
+        assert holds(child, tokens)
         before = manager.get_stats()
         lease = child.keys()
         with pytest.raises(PoolExhaustedError):
-            forked(manager, 1, 4)
+            new_fork(manager, 1, 4)
         assert manager.get_stats() == before
-        assert held_by(manager) == 6 * PAGES
+        assert pages_in_use(manager) == 6 * PAGES
         del lease

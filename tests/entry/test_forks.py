@@ -23,13 +23,13 @@ from tests.support.elastic_sessions import (
     PAGE,
     PAGES,
     PAPER,
-    extended,
-    forked,
-    held_by,
-    made,
-    manager_of,
-    number_of,
-    shows,
+    elastic_manager,
+    holds,
+    more_tokens,
+    new_fork,
+    new_session,
+    pages_in_use,
+    session_ids,
 )
 from tests.support.page_counts import forks, private_bytes, smaps
 from tests.support.sessions import key_of, random_tokens
@@ -43,11 +43,11 @@ elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
 
 @elastic
 def test_a_fork_shares_and_costs_nothing(backend: str) -> None:
-    with manager_of(100, backend) as manager:
-        parent, tokens = made(manager, 1, 10)
-        child = forked(manager, 1, 2)
-        assert shows(child, tokens)
-        assert held_by(manager) == 3 * PAGES
+    with elastic_manager(100, backend) as manager:
+        parent, tokens = new_session(manager, 1, 10)
+        child = new_fork(manager, 1, 2)
+        assert holds(child, tokens)
+        assert pages_in_use(manager) == 3 * PAGES
         assert child.committed_bytes == 0
         assert child.max_context_length == parent.max_context_length
         stats = manager.get_stats()
@@ -58,84 +58,84 @@ def test_a_fork_shares_and_costs_nothing(backend: str) -> None:
 
 @elastic
 def test_each_pays_for_what_it_writes(backend: str) -> None:
-    with manager_of(100, backend) as manager:
-        parent, tokens = made(manager, 1, 10)
-        child = forked(manager, 1, 2)
-        more = extended(child, 3, 20)  # the boundary page and a new one
+    with elastic_manager(100, backend) as manager:
+        parent, tokens = new_session(manager, 1, 10)
+        child = new_fork(manager, 1, 2)
+        more = more_tokens(child, 3, 20)  # the boundary page and a new one
         assert child.committed_bytes == 2 * PAGES * PAGE
-        assert held_by(manager) == 5 * PAGES
-        others = extended(parent, 1, 21)
-        assert held_by(manager) == 5 * PAGES
-        assert shows(parent, tokens, others)
-        assert shows(child, tokens, more)
+        assert pages_in_use(manager) == 5 * PAGES
+        others = more_tokens(parent, 1, 21)
+        assert pages_in_use(manager) == 5 * PAGES
+        assert holds(parent, tokens, others)
+        assert holds(child, tokens, more)
         child.truncate(10)
-        assert held_by(manager) == 3 * PAGES
-        assert shows(child, tokens)
+        assert pages_in_use(manager) == 3 * PAGES
+        assert holds(child, tokens)
 
 
 @elastic
 def test_a_fork_pays_by_layer(backend: str) -> None:
-    with manager_of(100, backend) as manager:
-        _, tokens = made(manager, 1, 8)
-        child = forked(manager, 1, 2)
+    with elastic_manager(100, backend) as manager:
+        _, tokens = new_session(manager, 1, 8)
+        child = new_fork(manager, 1, 2)
         more = random_tokens(PAPER, 2, 9)
         child.append(1, *more.layer(1))
         assert child.committed_bytes == PAGES // 2 * PAGE
-        held_by(manager)
+        pages_in_use(manager)
         child.append(0, *more.layer(0))
-        assert held_by(manager) == 3 * PAGES
-        assert shows(child, tokens, more)
+        assert pages_in_use(manager) == 3 * PAGES
+        assert holds(child, tokens, more)
 
 
 @elastic
 def test_forks_of_forks(backend: str) -> None:
-    with manager_of(400, backend) as manager:
-        _, tokens = made(manager, 0, 6)
+    with elastic_manager(400, backend) as manager:
+        _, tokens = new_session(manager, 0, 6)
         parts = [tokens]
         for depth in range(1, 8):
-            child = forked(manager, depth - 1, depth)
-            parts.append(extended(child, 3, depth))
-            held_by(manager)
+            child = new_fork(manager, depth - 1, depth)
+            parts.append(more_tokens(child, 3, depth))
+            pages_in_use(manager)
         for depth in range(8):
             entry = manager.get_cache_entry(key_of(depth))
             assert isinstance(entry, KVCacheEntry)
-            assert shows(entry, *parts[: depth + 1])
+            assert holds(entry, *parts[: depth + 1])
         assert manager.get_stats().copied_forks == 0
         for depth in (3, 0, 6, 1, 7, 2, 5):
             manager.remove_cache_entry(key_of(depth))
-            held_by(manager)
+            pages_in_use(manager)
         last = manager.get_cache_entry(key_of(4))
         assert isinstance(last, KVCacheEntry)
-        assert shows(last, *parts[:5])
+        assert holds(last, *parts[:5])
         manager.remove_cache_entry(key_of(4))
-        assert held_by(manager) == 0
+        assert pages_in_use(manager) == 0
         assert manager.get_stats().reserved_memory == 0
 
 
 @elastic
 def test_a_fork_of_a_step_under_way_has_the_complete_tokens(backend: str) -> None:
-    with manager_of(100, backend) as manager:
-        parent, tokens = made(manager, 1, 5)
+    with elastic_manager(100, backend) as manager:
+        parent, tokens = new_session(manager, 1, 5)
         more = random_tokens(PAPER, 4, 9)
         parent.append(0, *more.layer(0))
-        child = forked(manager, 1, 2)
-        assert shows(child, tokens)
-        others = extended(child, 4, 10)
+        child = new_fork(manager, 1, 2)
+        assert holds(child, tokens)
+        others = more_tokens(child, 4, 10)
         parent.append(1, *more.layer(1))
-        assert shows(parent, tokens, more)
-        assert shows(child, tokens, others)
-        held_by(manager)
+        assert holds(parent, tokens, more)
+        assert holds(child, tokens, others)
+        pages_in_use(manager)
 
 
 @elastic
 def test_a_fork_of_nothing(backend: str) -> None:
-    with manager_of(100, backend) as manager:
+    with elastic_manager(100, backend) as manager:
         parent = manager.create_cache_entry(key_of(1), CONTEXT)
-        child = forked(manager, 1, 2)
-        mine, its = extended(parent, 5, 1), extended(child, 5, 2)
-        assert shows(parent, mine)
-        assert shows(child, its)
-        assert held_by(manager) == 4 * PAGES
+        child = new_fork(manager, 1, 2)
+        mine, its = more_tokens(parent, 5, 1), more_tokens(child, 5, 2)
+        assert holds(parent, mine)
+        assert holds(child, its)
+        assert pages_in_use(manager) == 4 * PAGES
 
 
 # -- the kernel's figures ----------------------------------------------------------------
@@ -144,20 +144,20 @@ def test_a_fork_of_nothing(backend: str) -> None:
 @elastic
 def test_forks_cost_what_they_write(backend: str) -> None:
     """A hundred forks of a 4 MiB session: nothing at first, then the pages that were touched."""
-    with manager_of(20_000, backend) as manager:
+    with elastic_manager(20_000, backend) as manager:
         parent = manager.create_cache_entry(key_of(0), 1024)
-        extended(parent, 514, 1)
+        more_tokens(parent, 514, 1)
         before = smaps(manager.pool, "Pss")
-        children = [forked(manager, 0, number) for number in range(1, 101)]
+        children = [new_fork(manager, 0, number) for number in range(1, 101)]
         assert smaps(manager.pool, "Pss") - before < 1 << 20
         assert private_bytes(manager.pool) == 0
         for number, child in enumerate(children):
-            extended(child, 16, number)
+            more_tokens(child, 16, number)
         touched = 100 * 5 * PAGES * PAGE  # the boundary page, and four new ones, of every run
         assert sum(child.committed_bytes for child in children) == touched
         assert private_bytes(manager.pool) == smaps(manager.pool, "Anonymous") == touched
         assert abs(smaps(manager.pool, "Private_Dirty") - touched) < touched / 20
-        assert held_by(manager) == 129 * PAGES + touched // PAGE
+        assert pages_in_use(manager) == 129 * PAGES + touched // PAGE
         assert len(list(forks(manager.pool))) == manager.get_stats().forks == 100
 
 
@@ -166,17 +166,17 @@ def test_forks_cost_what_they_write(backend: str) -> None:
 
 @elastic
 def test_what_cannot_be_forked_changes_nothing(backend: str) -> None:
-    with manager_of(100, backend) as manager:
-        made(manager, 1, 10)
-        made(manager, 2, 1)
+    with elastic_manager(100, backend) as manager:
+        new_session(manager, 1, 10)
+        new_session(manager, 2, 1)
         manager.allocate_entry(key_of("raw"), 100)
         before = manager.get_stats()
         with pytest.raises(EntryExistsError, match="chat/2"):
-            forked(manager, 1, 2)
+            new_fork(manager, 1, 2)
         with pytest.raises(EntryExistsError, match="chat/1"):
-            forked(manager, 1, 1)
+            new_fork(manager, 1, 1)
         with pytest.raises(EntryNotFoundError, match="chat/9"):
-            forked(manager, 9, 3)
+            new_fork(manager, 9, 3)
         with pytest.raises(EntryKindError, match="raw"):
             manager.fork_cache_entry(key_of("raw"), key_of(3))
         with pytest.raises(InvalidTtlError, match="-1"):
@@ -187,26 +187,26 @@ def test_what_cannot_be_forked_changes_nothing(backend: str) -> None:
 
 @elastic
 def test_a_stale_entry_cannot_be_forked(backend: str) -> None:
-    with manager_of(100, backend) as manager:
-        stale, _ = made(manager, 1, 10)
+    with elastic_manager(100, backend) as manager:
+        stale, _ = new_session(manager, 1, 10)
         manager.remove_cache_entry(key_of(1))
         with pytest.raises(EntryRemovedError):
             stale.fork("two")
-        made(manager, 1, 3)  # the key is another session's now
+        new_session(manager, 1, 3)  # the key is another session's now
         with pytest.raises(EntryRemovedError):
             stale.fork("two")
-        assert number_of(manager) == [1]
+        assert session_ids(manager) == [1]
 
 
 @elastic
 def test_an_entry_of_no_manager_forks_too(backend: str) -> None:
     with ElasticPool(100 * PAGE, backend) as pool:
         parent = KVCacheEntry.create(pool, PAPER, CONTEXT, "one")
-        tokens = extended(parent, 5, 1)
+        tokens = more_tokens(parent, 5, 1)
         child = parent.fork("two")
-        more = extended(child, 5, 2)
+        more = more_tokens(child, 5, 2)
         pool.deallocate(parent.block)
-        assert shows(child, tokens, more)
+        assert holds(child, tokens, more)
         with contextlib.suppress(ArenaError), pytest.raises(InvalidViewError):
             pool.fork(child.block, child.block.size + 1)
         pool.check_integrity()

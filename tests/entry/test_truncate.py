@@ -14,12 +14,12 @@ from kvpool.errors import (
 )
 from tests.support.elastic_sessions import (
     PAGES,
-    extended,
-    forked,
-    held_by,
-    made,
-    manager_of,
-    shows,
+    elastic_manager,
+    holds,
+    more_tokens,
+    new_fork,
+    new_session,
+    pages_in_use,
 )
 from tests.support.entry_calls import GOOD, check_refused
 from tests.support.sessions import LAYOUT, Tokens, key_of, random_tokens, same_bits
@@ -76,43 +76,43 @@ elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
 @linux
 @elastic
 def test_a_fork_that_drops_tokens_frees_what_its_parent_left(backend: str) -> None:
-    with manager_of(100, backend) as manager:
-        _, tokens = made(manager, 1, 10)
-        child, other = forked(manager, 1, 2), forked(manager, 1, 3)
+    with elastic_manager(100, backend) as manager:
+        _, tokens = new_session(manager, 1, 10)
+        child, other = new_fork(manager, 1, 2), new_fork(manager, 1, 3)
         manager.remove_cache_entry(key_of(1))
         for entry, kept, pages in ((child, 5, 3), (other, 4, 2), (child, 4, 1), (child, 0, 1)):
             entry.truncate(kept)
-            assert held_by(manager) == pages * PAGES
+            assert pages_in_use(manager) == pages * PAGES
             assert same_bits(entry.keys(), tokens.keys[:, :, :kept])
 
 
 @linux
 @elastic
 def test_a_parent_may_drop_tokens(backend: str) -> None:
-    with manager_of(100, backend) as manager:
-        parent, tokens = made(manager, 1, 10)
-        child = forked(manager, 1, 2)
-        extended(parent, 10, 3)
+    with elastic_manager(100, backend) as manager:
+        parent, tokens = new_session(manager, 1, 10)
+        child = new_fork(manager, 1, 2)
+        more_tokens(parent, 10, 3)
         parent.truncate(0)
-        assert held_by(manager) == 3 * PAGES
-        assert shows(child, tokens)
+        assert pages_in_use(manager) == 3 * PAGES
+        assert holds(child, tokens)
 
 
 @linux
 @elastic
 def test_a_fork_that_wrote_under_a_lease_keeps_its_tokens_when_trimmed(backend: str) -> None:
-    with manager_of(200, backend) as manager:
-        _, tokens = made(manager, 1, 32)
-        child = forked(manager, 1, 2)
+    with elastic_manager(200, backend) as manager:
+        _, tokens = new_session(manager, 1, 32)
+        child = new_fork(manager, 1, 2)
         view = child.keys()
         child.truncate(10)
-        more = extended(child, 30, 3)
+        more = more_tokens(child, 30, 3)
         del view
         child.truncate(20)
         first, second = (
             Tokens(part.keys[:, :, :10], part.values[:, :, :10]) for part in (tokens, more)
         )
-        assert shows(child, first, second)
+        assert holds(child, first, second)
         child.truncate(10)
-        assert shows(child, first)
-        assert held_by(manager) == 8 * PAGES
+        assert holds(child, first)
+        assert pages_in_use(manager) == 8 * PAGES

@@ -13,7 +13,14 @@ from kvpool.cache_key import CacheKey
 from kvpool.errors import PoolExhaustedError
 from kvpool.receipts import LedgerSink, MemorySink, verify
 from kvpool.receipts.types import KvEvictionReceipt
-from tests.support.elastic_sessions import CONTEXT, PAGE, extended, forked, made, manager_of
+from tests.support.elastic_sessions import (
+    CONTEXT,
+    PAGE,
+    elastic_manager,
+    more_tokens,
+    new_fork,
+    new_session,
+)
 from tests.support.sessions import key_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
@@ -23,7 +30,9 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for L
 @pytest.mark.parametrize("seed", range(3))
 def test_a_ledger_of_forks_holds(backend: str, seed: int, tmp_path: Path) -> None:
     draws, path = random.Random(seed), tmp_path / "ledger"
-    with manager_of(120, backend, receipts=LedgerSink(path), snapshot_interval=1e-3) as manager:
+    with elastic_manager(
+        120, backend, receipts=LedgerSink(path), snapshot_interval=1e-3
+    ) as manager:
         for step in range(200):
             key, new_key = (key_of(draws.randrange(6)) for _ in range(2))
             entry = manager.get_or_create_cache(key, CONTEXT)
@@ -31,7 +40,7 @@ def test_a_ledger_of_forks_holds(backend: str, seed: int, tmp_path: Path) -> Non
             with contextlib.suppress(PoolExhaustedError):
                 entry.truncate(draws.randint(0, entry.token_count))
                 if room := CONTEXT - entry.token_count:
-                    extended(entry, draws.randint(1, room), step)
+                    more_tokens(entry, draws.randint(1, room), step)
                 if new_key not in manager:
                     manager.fork_cache_entry(key, new_key)
             if draws.random() < 0.2:
@@ -46,9 +55,9 @@ def test_a_ledger_of_forks_holds(backend: str, seed: int, tmp_path: Path) -> Non
 
 def test_what_a_removed_parent_leaves_to_its_fork_is_pending() -> None:
     sink = MemorySink()
-    with manager_of(100, "mmap", receipts=sink) as manager:
-        made(manager, 1, 16)
-        forked(manager, 1, 2).truncate(8)
+    with elastic_manager(100, "mmap", receipts=sink) as manager:
+        new_session(manager, 1, 16)
+        new_fork(manager, 1, 2).truncate(8)
         manager.remove_cache_entry(key_of(1))
         manager.remove_cache_entry(key_of(2))
         assert len(manager) == 0
@@ -60,7 +69,7 @@ def test_what_a_removed_parent_leaves_to_its_fork_is_pending() -> None:
 
 
 def test_a_fork_by_an_entry_has_the_namespace_of_its_parent() -> None:
-    with manager_of(100, "mmap") as manager:
-        parent, _ = made(manager, 1, 3)
+    with elastic_manager(100, "mmap") as manager:
+        parent, _ = new_session(manager, 1, 3)
         child = parent.fork("two")
         assert manager.get_cache_entry(CacheKey("chat", "two")) is child

@@ -18,8 +18,8 @@ from kvpool.pool._opening import ElasticPool, open_pool
 from kvpool.pool._pool import MemoryPool
 from tests.support.elastic_sessions import (
     PAGE,
-    made,
-    manager_of,
+    elastic_manager,
+    new_session,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
@@ -81,6 +81,6 @@ def test_a_packing_that_nobody_knows() -> None:
 
 @elastic
 def test_figures_of_the_kernel(backend: str) -> None:
-    with manager_of(1000, backend) as manager:
-        made(manager, 1, 10)
+    with elastic_manager(1000, backend) as manager:
+        new_session(manager, 1, 10)
         assert manager.pool.committed_bytes() == manager.get_stats().used_memory

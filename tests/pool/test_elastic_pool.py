@@ -19,11 +19,11 @@ from tests.support.elastic_sessions import (
     PAGE,
     PAGES,
     PAPER,
-    extended,
-    held_by,
-    made,
-    manager_of,
-    shows,
+    elastic_manager,
+    holds,
+    more_tokens,
+    new_session,
+    pages_in_use,
 )
 from tests.support.sessions import key_of, random_tokens, same_bits
 
@@ -36,11 +36,11 @@ elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
 
 @elastic
 def test_a_long_context_costs_its_tokens(backend: str) -> None:
-    with manager_of(1000, backend) as manager:
+    with elastic_manager(1000, backend) as manager:
         entry = manager.create_cache_entry(key_of(1), 131_072)
-        assert held_by(manager) == 0
-        extended(entry, 300, 1)
-        assert held_by(manager) == 75 * PAGES == entry.committed_bytes // PAGE
+        assert pages_in_use(manager) == 0
+        more_tokens(entry, 300, 1)
+        assert pages_in_use(manager) == 75 * PAGES == entry.committed_bytes // PAGE
         stats = manager.get_stats()
         assert stats.reserved_memory == entry.size_bytes > 100 * stats.total_capacity
         assert stats.address_space > stats.reserved_memory
@@ -48,77 +48,77 @@ def test_a_long_context_costs_its_tokens(backend: str) -> None:
 
 @elastic
 def test_pages_come_by_layer(backend: str) -> None:
-    with manager_of(1000, backend) as manager:
-        entry, _ = made(manager, 1, 4)
+    with elastic_manager(1000, backend) as manager:
+        entry, _ = new_session(manager, 1, 4)
         tokens = random_tokens(PAPER, 1, 7)
         entry.append(1, *tokens.layer(1))
-        assert held_by(manager) == PAGES + PAGES // 2
+        assert pages_in_use(manager) == PAGES + PAGES // 2
         entry.append(0, *tokens.layer(0))
-        assert held_by(manager) == 2 * PAGES
+        assert pages_in_use(manager) == 2 * PAGES
 
 
 @elastic
 def test_pages_go_with_the_tokens(backend: str) -> None:
-    with manager_of(1000, backend) as manager:
-        entry, tokens = made(manager, 1, 10)
-        made(manager, 2, 5)
+    with elastic_manager(1000, backend) as manager:
+        entry, tokens = new_session(manager, 1, 10)
+        new_session(manager, 2, 5)
         for kept, pages in ((9, 3), (8, 2), (5, 2), (4, 1), (0, 0)):
             entry.truncate(kept)
-            assert held_by(manager) == (pages + 2) * PAGES
+            assert pages_in_use(manager) == (pages + 2) * PAGES
             assert same_bits(entry.keys(), tokens.keys[:, :, :kept])
         assert manager.get_stats().bytes_trimmed == 3 * PAGES * PAGE
         manager.remove_cache_entry(key_of(2))
-        assert held_by(manager) == 0
-        again = extended(entry, 10, 3)
-        assert shows(entry, again)
+        assert pages_in_use(manager) == 0
+        again = more_tokens(entry, 10, 3)
+        assert holds(entry, again)
 
 
 @elastic
 def test_a_raw_entry_counts_as_a_whole(backend: str) -> None:
-    with manager_of(8, backend) as manager:
+    with elastic_manager(8, backend) as manager:
         manager.allocate_entry(key_of(1), 3 * PAGE + 1)
         manager.check_integrity()
         assert manager.get_stats().used_memory == 4 * PAGE
         with pytest.raises(PoolExhaustedError):
             manager.pool.allocate(5 * PAGE)
         manager.remove_cache_entry(key_of(1))
-        assert held_by(manager) == 0
+        assert pages_in_use(manager) == 0
 
 
 @elastic
 def test_trim_gives_back_what_a_view_kept(backend: str) -> None:
-    with manager_of(1000, backend) as manager:
-        entry, tokens = made(manager, 1, 10)
+    with elastic_manager(1000, backend) as manager:
+        entry, tokens = new_session(manager, 1, 10)
         view = entry.keys()
         entry.truncate(1)
-        assert held_by(manager) == 3 * PAGES
+        assert pages_in_use(manager) == 3 * PAGES
         assert same_bits(view, tokens.keys)
         entry.trim()
-        assert held_by(manager) == 3 * PAGES
+        assert pages_in_use(manager) == 3 * PAGES
         assert same_bits(view, tokens.keys)
         del view
         entry.trim()
-        assert held_by(manager) == PAGES
+        assert pages_in_use(manager) == PAGES
 
 
 @elastic
 def test_trim_keeps_the_tokens_of_layers_that_are_ahead(backend: str) -> None:
-    with manager_of(1000, backend) as manager:
-        entry, _ = made(manager, 1, 4)
+    with elastic_manager(1000, backend) as manager:
+        entry, _ = new_session(manager, 1, 4)
         tokens = random_tokens(PAPER, 5, 7)
         entry.append(0, *tokens.layer(0))
         entry.trim()
         assert same_bits(entry.key(0)[:, 4:], tokens.keys[0])
         entry.append(1, *tokens.layer(1))
         assert same_bits(entry.keys()[:, :, 4:], tokens.keys)
-        assert held_by(manager) == 3 * PAGES
+        assert pages_in_use(manager) == 3 * PAGES
 
 
 @elastic
 @pytest.mark.parametrize("seed", range(3))
 def test_the_kernel_agrees_after_every_step(backend: str, seed: int) -> None:
     draws = random.Random(seed)
-    with manager_of(60, backend, policy="lru") as manager:
+    with elastic_manager(60, backend, policy="lru") as manager:
         for step in range(150):
             key = key_of(draws.randrange(6))
             try:
@@ -130,7 +130,7 @@ def test_the_kernel_agrees_after_every_step(backend: str, seed: int) -> None:
             if action == "extend" and free:
                 entry.truncate(entry.token_count)  # no layer is ahead
                 with contextlib.suppress(PoolExhaustedError):
-                    extended(entry, draws.randint(1, min(free, 9)), step)
+                    more_tokens(entry, draws.randint(1, min(free, 9)), step)
             elif action == "layer" and free:
                 entry.truncate(entry.token_count)
                 with contextlib.suppress(PoolExhaustedError):
@@ -140,7 +140,7 @@ def test_the_kernel_agrees_after_every_step(backend: str, seed: int) -> None:
             elif action == "remove":
                 manager.remove_cache_entry(key)
             del entry
-            held_by(manager)
+            pages_in_use(manager)
         assert manager.get_stats().evictions_by_reason[EvictionReason.LRU] > 0
 
 

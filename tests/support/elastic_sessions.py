@@ -16,13 +16,13 @@ __all__ = [
     "PAGE",
     "PAGES",
     "PAPER",
-    "extended",
-    "forked",
-    "held_by",
-    "made",
-    "manager_of",
-    "number_of",
-    "shows",
+    "elastic_manager",
+    "holds",
+    "more_tokens",
+    "new_fork",
+    "new_session",
+    "pages_in_use",
+    "session_ids",
 ]
 
 PAGE = 4096
@@ -33,20 +33,20 @@ PAGES = 2 * 2 * 2
 CONTEXT = 64
 
 
-def manager_of(pages: int, backend: str, **options: Any) -> KVCacheManager:
+def elastic_manager(pages: int, backend: str, **options: Any) -> KVCacheManager:
     """Return a manager of an elastic pool that may commit so many pages."""
     named: dict[str, Any] = {"elastic": True, "receipts": False} | options
     return KVCacheManager(pages * PAGE, backend, PAPER, **named)
 
 
-def extended(entry: KVCacheEntry, count: int, seed: int) -> Tokens:
+def more_tokens(entry: KVCacheEntry, count: int, seed: int) -> Tokens:
     """Append random tokens to all layers, and return them."""
     tokens = random_tokens(PAPER, count, seed)
     entry.extend(*tokens)
     return tokens
 
 
-def shows(entry: KVCacheEntry, *parts: Tokens) -> bool:
+def holds(entry: KVCacheEntry, *parts: Tokens) -> bool:
     """Tell whether an entry holds these tokens, one after the other, and no others."""
     keys, values, start = entry.keys(), entry.values(), 0
     for part in parts:
@@ -59,7 +59,7 @@ def shows(entry: KVCacheEntry, *parts: Tokens) -> bool:
     return start == entry.token_count
 
 
-def held_by(manager: KVCacheManager) -> int:
+def pages_in_use(manager: KVCacheManager) -> int:
     """Return the pages in use, of which the kernel must say the same."""
     pool = manager.pool
     assert isinstance(pool, ElasticPool)
@@ -70,17 +70,17 @@ def held_by(manager: KVCacheManager) -> int:
     return used // PAGE
 
 
-def number_of(manager: KVCacheManager) -> list[object]:
+def session_ids(manager: KVCacheManager) -> list[object]:
     """Return the ids of the sessions that are there, the oldest first."""
     return [key.id for key in manager.session_keys()]
 
 
-def made(manager: KVCacheManager, number: int, count: int) -> tuple[KVCacheEntry, Tokens]:
+def new_session(manager: KVCacheManager, number: int, count: int) -> tuple[KVCacheEntry, Tokens]:
     """Make a session with some tokens."""
     entry = manager.create_cache_entry(key_of(number), CONTEXT)
-    return entry, extended(entry, count, number)
+    return entry, more_tokens(entry, count, number)
 
 
-def forked(manager: KVCacheManager, number: int, new: int) -> KVCacheEntry:
+def new_fork(manager: KVCacheManager, number: int, new: int) -> KVCacheEntry:
     """Fork one session into another."""
     return manager.fork_cache_entry(key_of(number), key_of(new))
