@@ -15,7 +15,7 @@ from kvpool.errors import PoolClosedError
 from kvpool.pool._block import MemoryBlock
 from kvpool.pool._pool import MemoryPool
 from tests.support.arenas import under_the_lock, used_now
-from tests.support.patterned import (
+from tests.support.patterns import (
     CAPACITY,
     PATTERN,
     SIZE,

@@ -14,7 +14,7 @@ from kvpool.errors import PoolExhaustedError, StaleBlockError
 from kvpool.pool._pool import MemoryPool
 from tests.support import needs
 from tests.support.arenas import all_bytes, used_now
-from tests.support.patterned import (
+from tests.support.patterns import (
     CAPACITY,
     PATTERN,
     SIZE,
