@@ -2,7 +2,7 @@
 
 Six of them are the gates that each milestone passes: build, test, lint, format, docs and
 min_python. `nox -s gates` runs all six and closes with a table; `scripts/ci-local.sh` does
-the same from nothing but a Python and a network.
+the same from nothing but a Python and a network. `nox -t quick` runs those without tests.
 
 Tools come in the exact versions of `requirements/`, which `nox -s lock` writes. A missing
 interpreter is a failure. Environments are made by uv where it is there, by virtualenv else.
@@ -51,7 +51,7 @@ TEST_ENVIRONMENT = {
 }
 
 
-@nox.session(python=NEWEST.for_nox)
+@nox.session(python=NEWEST.for_nox, tags=["gate"])
 def build(session: nox.Session) -> None:
     """Gate: build what a user gets, and use it as a user does.
 
@@ -73,7 +73,7 @@ def build(session: nox.Session) -> None:
         use_wheel(session, wheel, Path(scratch) / "bare")
 
 
-@nox.session(python=NEWEST.for_nox)
+@nox.session(python=NEWEST.for_nox, tags=["gate"])
 def test(session: nox.Session) -> None:
     """Gate: the tests, on the newest supported Python at hand; a warning is an error.
 
@@ -93,7 +93,7 @@ def test(session: nox.Session) -> None:
         session.run("pytest", *own, env=TEST_ENVIRONMENT)
 
 
-@nox.session(python=OLDEST.for_nox)
+@nox.session(python=OLDEST.for_nox, tags=["gate", "quick"])
 def lint(session: nox.Session) -> None:
     """Gate: ruff, mypy --strict over every Python file, and shell scripts that bash can read.
 
@@ -111,7 +111,7 @@ def lint(session: nox.Session) -> None:
     session.run("mypy", *sources.python_files(ROOT))
 
 
-@nox.session(name="format")
+@nox.session(name="format", tags=["gate", "quick"])
 def format_(session: nox.Session) -> None:
     """Gate: the code is formatted. `nox -s format -- --fix` formats it."""
     session.install("-r", "requirements/format.txt")
@@ -119,7 +119,7 @@ def format_(session: nox.Session) -> None:
     session.run("ruff", "format", *check, ".")
 
 
-@nox.session(python=NEWEST.for_nox)
+@nox.session(python=NEWEST.for_nox, tags=["gate", "quick"])
 def docs(session: nox.Session) -> None:
     """Gate: the pages build without a warning, and every example in them runs.
 
@@ -145,7 +145,7 @@ def docs(session: nox.Session) -> None:
     session.run("pytest", "--quiet", *sorted(examples), *modules, env=TEST_ENVIRONMENT)
 
 
-@nox.session(python=OLDEST.for_nox)
+@nox.session(python=OLDEST.for_nox, tags=["gate"])
 def min_python(session: nox.Session) -> None:
     """Gate: the tests on the oldest Python with the lowest versions that we say we take.
 

@@ -114,6 +114,23 @@ def test_the_last_job_of_the_workflow_needs_all_others() -> None:
         assert f'test "${{{{ needs.{other}.result }}}}" = success' in script
 
 
+def test_the_workflow_runs_where_something_is_about_to_land() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci-core.yml").read_text(encoding="utf-8"))
+    events = workflow[True]  # YAML reads the word `on` so
+    assert {"push", "pull_request", "merge_group"} <= set(events)
+    assert "edited" in events["pull_request"]["types"]  # another base is another merge
+    assert workflow["concurrency"]["cancel-in-progress"] != "true"
+    group = workflow["concurrency"]["group"]
+    assert "refs/heads/main' && github.sha" in group  # no run on the trunk ends another one
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    checkouts = [step for step in steps if step.get("uses", "").startswith("actions/checkout@")]
+    assert [step["with"]["fetch-depth"] for step in checkouts] == [0] * len(checkouts)
+    assert workflow["jobs"]["optional"]["strategy"]["matrix"]["session"] == [
+        "integration",
+        "transformers",
+    ]
+
+
 def test_the_workflow_tests_every_python_on_three_systems() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci-core.yml").read_text(encoding="utf-8"))
     matrix = workflow["jobs"]["tests"]["strategy"]["matrix"]
