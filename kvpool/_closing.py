@@ -5,10 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Self
 
+from kvpool._uncopyable import Uncopyable
+
 __all__ = ["Closing"]
 
 
-class Closing(ABC):
+class Closing(Uncopyable, ABC):
     """A context manager that calls `close`, which may be called more than once."""
 
     @abstractmethod

@@ -74,6 +74,7 @@ __all__ = [
     "LayerIndexError",
     "LayerMismatchError",
     "MissingExtraError",
+    "NotCopyableError",
     "PluginConflictError",
     "PluginDisabledError",
     "PluginError",
@@ -99,6 +100,10 @@ class ForkedProcessError(KVPoolError):
 
     Make a new object in each child process.
     """
+
+
+class NotCopyableError(KVPoolError, TypeError):
+    """A pool, a manager or an entry was to be copied or pickled."""
 
 
 # -- plugins -----------------------------------------------------------------------------
@@ -168,7 +173,7 @@ class PoolError(KVPoolError):
 
 
 class PoolExhaustedError(PoolError, MemoryError):
-    """No free range is large enough.
+    """There is no room for the bytes, whatever may be evicted.
 
     Attributes
     ----------
@@ -178,20 +183,40 @@ class PoolExhaustedError(PoolError, MemoryError):
         Bytes free in total, in ranges of any size.
     largest_free : int
         Bytes of the largest free range.
+    capacity : int
+        Bytes of the pool; 0 if the caller is not to know. More than that can never be had:
+        ``requested > capacity`` tells a request that is too large from a pool that is full now.
+    leased : int
+        Bytes of sessions that are not evicted because a view of them is alive.
+    pinned : int
+        Bytes of sessions that are not evicted because they are pinned, and have no view.
     """
 
-    def __init__(self, requested: int, free: int, largest_free: int, detail: str = "") -> None:
+    def __init__(
+        self,
+        requested: int,
+        free: int,
+        largest_free: int,
+        detail: str = "",
+        capacity: int = 0,
+        leased: int = 0,
+        pinned: int = 0,
+    ) -> None:
         self.requested = requested
         self.free = free
         self.largest_free = largest_free
-        self._detail = detail
+        self.detail = detail
+        self.capacity = capacity
+        self.leased = leased
+        self.pinned = pinned
         super().__init__(
             f"cannot allocate {requested} bytes: {free} bytes are free, "
             f"the largest free range has {largest_free}{detail}"
         )
 
-    def __reduce__(self) -> tuple[type[PoolExhaustedError], tuple[int, int, int, str]]:
-        return type(self), (self.requested, self.free, self.largest_free, self._detail)
+    def __reduce__(self) -> tuple[type[PoolExhaustedError], tuple[int | str, ...]]:
+        figures = self.requested, self.free, self.largest_free, self.detail
+        return type(self), (*figures, self.capacity, self.leased, self.pinned)
 
 
 class AddressSpaceExhaustedError(PoolExhaustedError):
