@@ -8,13 +8,13 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from numpy.typing import ArrayLike, NDArray
 
-from kvpool.entry._keeper import STANDALONE, Keeper, Standalone
+from kvpool._uncopyable import Uncopyable
+from kvpool.entry._keeper import STANDALONE, Keeper, Room, Standalone
 from kvpool.entry._tokens import TokenCount, as_token_arrays
 from kvpool.errors import (
     ContextOverflowError,
@@ -33,7 +33,7 @@ __all__ = ["KVCacheEntry", "NewTokens", "PoolEntry"]
 _uses = itertools.count(1)  # tells the order of two uses if the clock stands still between them
 
 
-class PoolEntry:
+class PoolEntry(Uncopyable):
     """A block that belongs to a session.
 
     Parameters
@@ -116,8 +116,12 @@ class PoolEntry:
         return f"<{type(self).__name__} {self.session_id!r}: {self.size_bytes} bytes>"
 
 
+Place = tuple[Bytes, EntryGeometry, int]
+"""The bytes of an entry, their geometry, and the position of the first token to write."""
+
+
 class NewTokens:
-    """The place of new tokens of one layer in an entry; `KVCacheEntry.writing` makes it.
+    """The place of new tokens of one layer; `KVCacheEntry.writing` makes it for a ``with`` block.
 
     Unpacks to two arrays of shape (kv_heads, count, head_dim), one for the keys and one for the
     values. They may hold anything until they are written.
@@ -125,44 +129,27 @@ class NewTokens:
     Attributes
     ----------
     root : ndarray of uint8
-        All bytes of the entry. This is the same array as before for as long as a lease lives,
-        unless the entry was moved to another block or gave up pages that it shared with its
-        forks.
+        All bytes of the entry, until the block ends. This is the same array as before for as
+        long as a lease lives, unless the entry was moved to another block or gave up pages that
+        it shared with its forks.
     geometry : EntryGeometry
         Where everything lies in `root`.
     layer, start, count : int
         The tokens have the positions ``start`` to ``start + count - 1`` of this layer.
     """
 
-    __slots__ = ("count", "geometry", "layer", "root", "start")
+    # The generator holds the lock of the entry by a plain `with`, so an interrupt at any moment
+    # lets go of it. `contextlib.contextmanager` would do the same for twice the time.
+    __slots__ = ("_steps", "count", "geometry", "layer", "root", "start")
 
-    def __init__(
-        self, root: Bytes, geometry: EntryGeometry, layer: int, start: int, count: int
-    ) -> None:
-        self.root = root
-        self.geometry = geometry
+    def __init__(self, layer: int, count: int, steps: Generator[Place, None, None]) -> None:
         self.layer = layer
-        self.start = start
         self.count = count
-
-    def __iter__(self) -> Iterator[NDArray[Any]]:
-        return iter(self.geometry.layer_view(self.root, self.layer, self.start, self.count))
-
-
-class _Writing:
-    """What `KVCacheEntry.writing` returns: a generator as a context manager.
-
-    The generator holds the lock of the entry by a plain ``with``, so an interrupt at any moment
-    lets go of it. `contextlib.contextmanager` would do the same for twice the time.
-    """
-
-    __slots__ = ("_steps",)
-
-    def __init__(self, steps: Generator[NewTokens, None, None]) -> None:
         self._steps = steps
 
-    def __enter__(self) -> NewTokens:
-        return next(self._steps)
+    def __enter__(self) -> Self:
+        self.root, self.geometry, self.start = next(self._steps)
+        return self
 
     def __exit__(
         self,
@@ -170,10 +157,14 @@ class _Writing:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        del self.root  # what the caller keeps of this is not a lease
         if kind is None:
             next(self._steps, None)
         else:
             self._steps.close()
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return iter(self.geometry.layer_view(self.root, self.layer, self.start, self.count))
 
 
 class KVCacheEntry(PoolEntry):
@@ -375,7 +366,7 @@ class KVCacheEntry(PoolEntry):
         arrays = as_token_arrays(self._geometry.layout, lead, keys, values, self.session_id)
         return self._write(None, *arrays)
 
-    def writing(self, layer: int, count: int) -> AbstractContextManager[NewTokens]:
+    def writing(self, layer: int, count: int) -> NewTokens:
         """Let the caller write the next tokens of one layer in place, inside a ``with`` block.
 
         This is what `append` does, for tokens that are not in NumPy arrays yet. The tokens count
@@ -389,9 +380,9 @@ class KVCacheEntry(PoolEntry):
 
         Returns
         -------
-        context manager of NewTokens
-            What it gives unpacks to the keys and the values to be written, each an array of
-            shape (kv_heads, count, head_dim).
+        NewTokens
+            For a ``with`` block. It unpacks to the keys and the values to be written, each an
+            array of shape (kv_heads, count, head_dim).
 
         Raises
         ------
@@ -411,7 +402,8 @@ class KVCacheEntry(PoolEntry):
 
         Notes
         -----
-        The block runs under the lock of the entry: it must not call the entry's methods.
+        The block runs under the lock of the entry: it must call neither a method of the entry nor
+        one of its manager.
 
         Examples
         --------
@@ -424,24 +416,26 @@ class KVCacheEntry(PoolEntry):
         >>> float(entry.value(0).mean())
         2.0
         """
-        return _Writing(self._writing(self._check_layer(layer), self._check_count(count)))
+        layer = self._check_layer(layer)
+        if count.__class__ is not int or count < 1:  # unlike nearly always
+            count = self._check_count(count)
+        return NewTokens(layer, count, self._writing(layer, count))
 
-    def _writing(self, layer: int, count: int) -> Generator[NewTokens, None, None]:
+    def _writing(self, layer: int, count: int) -> Generator[Place, None, None]:
         while True:
             with self._lock:
                 try:
-                    start, root, is_forked = self._place(layer, count)
+                    start, root, has_new_pages = self._place(layer, count)
                 except PoolExhaustedError as shortage:
                     missing = shortage.requested
                 else:
-                    place = NewTokens(root, self._geometry, layer, start, count)
                     try:
-                        yield place
+                        yield root, self._geometry, start
                         self._note_use()
                     finally:
-                        if is_forked:
+                        if has_new_pages:
                             self.pool.trim_parent(self.block)
-                        del root, place.root  # a traceback or a caller must not keep the lease
+                        del root  # a traceback that is kept must not keep the lease
                     self._tokens.append(layer, count)
                     return
             self._make_room(missing)
@@ -453,7 +447,7 @@ class KVCacheEntry(PoolEntry):
         while True:
             try:
                 with self._lock:
-                    start, target, is_forked = self._place(layer, count)
+                    start, target, has_new_pages = self._place(layer, count)
                     try:
                         geometry = self._geometry
                         if layer is None:
@@ -464,7 +458,7 @@ class KVCacheEntry(PoolEntry):
                         target[1] = values
                         self._note_use()
                     finally:
-                        if is_forked:
+                        if has_new_pages:
                             self.pool.trim_parent(self.block)
                         del target  # a traceback that is kept must not keep the lease
                     if layer is None:
@@ -483,7 +477,7 @@ class KVCacheEntry(PoolEntry):
             The position of the first token.
         root : ndarray of uint8
             The bytes of the entry, leased, with the pages for the tokens.
-        is_forked : bool
+        has_new_pages : bool
             Whether the pool's `trim_parent` is to be called once the tokens are written.
         """
         geometry = self._geometry
@@ -502,20 +496,12 @@ class KVCacheEntry(PoolEntry):
             # Raises EntryRemovedError if the entry is gone: that is what the caller must know.
             self._lease()
             raise
-        block, stride = self.block, geometry.token_stride
-        group = None if layer is None else geometry.group(layer)
-        is_forked = self._commit(block, group, start * stride, end * stride)
-        return start, self._lease(), is_forked
-
-    def _commit(self, block: MemoryBlock, group: int | None, start: int, end: int) -> bool:
-        """Have pages committed for tokens; return whether that may have taken new pages."""
-        pages = block.pages
-        if pages is None:
-            return False
-        if start >= block.shared_bytes and pages.has(group, start, end):
-            return False  # as for most tokens
-        with self._removal_named():
-            return self.pool.commit(block, group, start, end)
+        group = layer if geometry.groups > 1 else None  # None is all groups, also if it is one
+        stride = geometry.token_stride
+        try:
+            return start, *self.pool.write_lease(self.block, group, start * stride, end * stride)
+        except StaleBlockError:
+            raise self._gone() from None
 
     def _make_room(self, nbytes: int) -> None:
         """Have other entries evicted until `nbytes` more bytes can be committed."""
@@ -599,8 +585,17 @@ class KVCacheEntry(PoolEntry):
         """
         return self._keeper.fork(self, session_id)
 
-    def fork_for(self, session_id: str, keeper: Keeper) -> KVCacheEntry:
+    def fork_for(self, session_id: str, keeper: Keeper, room: Room) -> KVCacheEntry:
         """Make a fork as `fork` does, for a keeper that takes it in.
+
+        Parameters
+        ----------
+        session_id : str
+            Of the fork.
+        keeper : Keeper
+            Of the fork.
+        room : Room
+            Where the bytes come from that cannot be shared.
 
         Raises
         ------
@@ -612,17 +607,20 @@ class KVCacheEntry(PoolEntry):
         with self._lock:
             root, held = self._lease(), self._tokens.complete
             try:
-                stride = self._geometry.token_stride
+                geometry = self._geometry
+                end = held * geometry.token_stride
                 with self._removal_named():
-                    shared = self.pool.fork(self.block, held * stride)
-                block, inherited = shared or (self.pool.reserve(self._geometry), 0)
+                    shared = self.pool.fork(self.block, end)
+                block, shown = shared or (room.reserve(geometry, end), end)
                 try:
-                    child = KVCacheEntry(self.pool, block, session_id, self._geometry, keeper)
-                    tokens = self._geometry.full_view(root, 0, held)
-                    child._begin_with(tokens, inherited // stride)
+                    if shown < end:  # a fork of a fork: what its parent wrote itself is copied
+                        room.commit(block, shown, end)
+                    child = KVCacheEntry(self.pool, block, session_id, geometry, keeper)
+                    copied = 0 if shared is None else shown // geometry.token_stride
+                    child._begin_with(geometry.full_view(root, 0, held), copied)
                     self._note_use()
                 except BaseException:
-                    self.pool.deallocate(block)
+                    room.give_up(block)
                     raise
             finally:
                 del root  # a traceback that is kept must not keep the lease
@@ -634,25 +632,22 @@ class KVCacheEntry(PoolEntry):
         """Hold these tokens; the block of this entry shows the first `inherited` already."""
         count = tokens.shape[-2]
         if inherited < count:
-            geometry = self._geometry
-            stride = geometry.token_stride
-            self._commit(self.block, None, inherited * stride, count * stride)
-            target = geometry.full_view(self._lease(), inherited, count - inherited)
+            target = self._geometry.full_view(self._lease(), inherited, count - inherited)
             target[...] = tokens[..., inherited:, :]
             self.pool.trim_parent(self.block)
         self._tokens.extend(count)
 
-    def relocate(self, block: MemoryBlock, geometry: EntryGeometry) -> MemoryBlock:
+    def relocate(self, geometry: EntryGeometry, room: Room) -> MemoryBlock:
         """Move the tokens into another block of the same pool, laid out anew.
 
         Views taken before keep showing the old block.
 
         Parameters
         ----------
-        block : MemoryBlock
-            With room for ``geometry.nbytes``; belongs to the entry from now on.
         geometry : EntryGeometry
             Of the same layout, with room for the tokens held.
+        room : Room
+            Where the new block comes from.
 
         Returns
         -------
@@ -664,17 +659,20 @@ class KVCacheEntry(PoolEntry):
         EntryRemovedError
             The entry was removed or evicted.
         PoolExhaustedError
-            There are not enough pages for the tokens.
+            There is no room for the new block beside the old one.
         """
         with self._lock:
-            source = self._lease()
-            # Pages for all layers in one step, so that others are evicted for all or not at all.
-            self._commit(block, None, 0, self._tokens.longest * geometry.token_stride)
-            target = self.pool.lease(block)
-            for layer in range(self.layout.layers):
-                held = self._tokens.of(layer)
-                moved = geometry.layer_view(target, layer, 0, held)
-                moved[...] = self._geometry.layer_view(source, layer, 0, held)
+            source = self._lease()  # so that this entry is not evicted for itself
+            block = room.reserve(geometry, self._tokens.longest * geometry.token_stride)
+            try:
+                target = self.pool.lease(block)
+                for layer in range(self.layout.layers):
+                    held = self._tokens.of(layer)
+                    moved = geometry.layer_view(target, layer, 0, held)
+                    moved[...] = self._geometry.layer_view(source, layer, 0, held)
+            except BaseException:
+                room.give_up(block)
+                raise
             before, self.block, self._geometry = self.block, block, geometry
             return before
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from kvpool.entry._entry import KVCacheEntry, PoolEntry
+    from kvpool.layout import EntryGeometry
+    from kvpool.pool import MemoryBlock, MemoryPool
 
-__all__ = ["STANDALONE", "Keeper", "Standalone"]
+__all__ = ["STANDALONE", "Keeper", "PoolRoom", "Room", "Standalone"]
 
 
 class Keeper(Protocol):
@@ -50,6 +52,55 @@ class Keeper(Protocol):
         """
 
 
+class Room(Protocol):
+    """Where a fork or a move of an entry gets its bytes. Called under the lock of the entry."""
+
+    def reserve(self, geometry: EntryGeometry, committed: int) -> MemoryBlock:
+        """Reserve a block of which the first `committed` bytes of each stripe are committed.
+
+        Raises
+        ------
+        PoolExhaustedError
+            It does not fit; nothing has changed.
+        """
+
+    def commit(self, block: MemoryBlock, start: int, end: int) -> None:
+        """Commit the bytes from `start` to `end` of each stripe of a block.
+
+        Raises
+        ------
+        PoolExhaustedError
+            They do not fit; nothing has changed.
+        """
+
+    def give_up(self, block: MemoryBlock) -> None:
+        """Deallocate a block, which did not become the block of an entry."""
+
+
+class PoolRoom:
+    """What is free in a pool, without evicting anything.
+
+    Parameters
+    ----------
+    pool : MemoryPool
+    """
+
+    def __init__(self, pool: MemoryPool) -> None:
+        self._pool = pool
+
+    def reserve(self, geometry: EntryGeometry, committed: int) -> MemoryBlock:
+        """Reserve a block, with some of it committed."""
+        return self._pool.reserve_evicting(geometry, (), committed=committed)[0]
+
+    def commit(self, block: MemoryBlock, start: int, end: int) -> None:
+        """Commit bytes of each stripe of a block."""
+        self._pool.commit(block, None, start, end)
+
+    def give_up(self, block: MemoryBlock) -> None:
+        """Deallocate a block."""
+        self._pool.deallocate(block)
+
+
 class Standalone:
     """The keeper of entries without a manager: there are no other entries to evict.
 
@@ -73,7 +124,7 @@ class Standalone:
 
     def fork(self, entry: KVCacheEntry, session_id: str, /) -> KVCacheEntry:
         """Make a fork that is standalone as well."""
-        return entry.fork_for(session_id, self)
+        return entry.fork_for(session_id, self, PoolRoom(entry.pool))
 
 
 STANDALONE = Standalone()

@@ -10,6 +10,7 @@ heads can pack tokens more densely: then a run holds all heads of a layer, or wh
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -149,8 +150,11 @@ class KVLayout:
         InvalidAlignmentError
             `alignment` is not a power of two.
         """
-        length = _dimension("max_context_length", max_context_length)
-        return EntryGeometry(self, length, check_alignment(alignment))
+        # Sessions of one model ask for the same few lengths. What is not an int is not a key of
+        # the cache: it may not be hashable, or be equal to an int, as 8.0 is.
+        if max_context_length.__class__ is int and alignment.__class__ is int:
+            return _geometry(self, max_context_length, alignment)
+        return _geometry.__wrapped__(self, max_context_length, alignment)
 
     def __str__(self) -> str:
         packing = "" if self.packing == "head" else f" by {self.packing}"
@@ -292,6 +296,12 @@ class EntryGeometry:
             start * self.token_stride,
             (self.value_offset, self.layer_stride, *self._strides),
         )
+
+
+@functools.lru_cache(maxsize=256)
+def _geometry(layout: KVLayout, max_context_length: int, alignment: int) -> EntryGeometry:
+    length = _dimension("max_context_length", max_context_length)
+    return EntryGeometry(layout, length, check_alignment(alignment))
 
 
 def _either(names: Iterable[str]) -> str:

@@ -14,31 +14,35 @@ __all__ = ["ExpiryQueue"]
 class ExpiryQueue:
     """Sessions in the order of the deadlines that they had when they were last looked at.
 
-    A use moves a deadline on, and costs nothing here: a record is only looked at when its
-    old deadline has come, and is put back with the new one. Adding, discarding and each look
-    are O(log n), amortized. Not thread-safe.
+    A use of a session moves its deadline on, and costs nothing here: its record is looked at
+    when the old deadline has come, and is put back with the new one. Adding, discarding and
+    each look are O(log n), amortized. Not thread-safe.
+
+    Attributes
+    ----------
+    watched : dict of CacheKey to int
+        The sessions that may expire, with the serial number of the one valid record of each.
     """
 
     def __init__(self) -> None:
         self._heap: list[tuple[float, int, CacheKey]] = []
-        self._serials: dict[CacheKey, int] = {}  # of the one record of each session
+        self.watched: dict[CacheKey, int] = {}
         self._next_serial = itertools.count()
 
-    def __len__(self) -> int:
-        return len(self._serials)
-
-    def __contains__(self, key: CacheKey) -> bool:
-        return key in self._serials
+    @property
+    def record_count(self) -> int:
+        """Records in the queue: those of watched sessions, and some that are not valid any more."""
+        return len(self._heap)
 
     def add(self, key: CacheKey, deadline: float) -> None:
         """Watch a session, which expires at `deadline` unless it is used before."""
-        serial = self._serials[key] = next(self._next_serial)
+        serial = self.watched[key] = next(self._next_serial)
         heapq.heappush(self._heap, (deadline, serial, key))
 
     def discard(self, key: CacheKey) -> None:
         """Stop watching a session, if it was watched."""
-        self._serials.pop(key, None)
-        if len(self._heap) > 2 * len(self._serials) + 64:  # records of sessions long gone
+        self.watched.pop(key, None)
+        if len(self._heap) > 2 * len(self.watched) + 64:  # records of sessions that are gone
             self._heap = [record for record in self._heap if self._is_current(record)]
             heapq.heapify(self._heap)
 
@@ -69,4 +73,4 @@ class ExpiryQueue:
         return [key for _, _, key in sorted(expired)]
 
     def _is_current(self, record: tuple[float, int, CacheKey]) -> bool:
-        return self._serials.get(record[2]) == record[1]
+        return self.watched.get(record[2]) == record[1]

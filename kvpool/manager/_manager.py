@@ -164,6 +164,7 @@ class KVCacheManager(Closing):
             self.pool.close()
             raise
         self.layout = layout
+        self._removals: deque[CacheKey] = deque()  # keys to be removed by the next call
         uses: UseLog = deque()
         keeper_of = functools.partial(
             SessionKeeper,
@@ -173,10 +174,17 @@ class KVCacheManager(Closing):
             clock,
         )
         self._sessions = Sessions(
-            self.pool, chosen, layout, seconds, clock, self.receipts, uses, keeper_of
+            self.pool,
+            chosen,
+            layout,
+            seconds,
+            clock,
+            self.receipts,
+            uses,
+            self._removals,
+            keeper_of,
         )
         self._lock = threading.Lock()  # guards _sessions and what follows
-        self._removals: deque[CacheKey] = deque()  # keys to be removed by the next call
         self._closed = False
         self._clock = clock
         self._snapshot_interval = interval
@@ -622,12 +630,8 @@ class KVCacheManager(Closing):
         """
         if self._closed:
             raise PoolClosedError("the manager is closed")
-        sessions = self._sessions
-        sessions.catch_up()
-        while self._removals:
-            sessions.remove(self._removals.popleft())
-        gone = sessions.evict_expired()
+        gone = self._sessions.begin()
         if self._next_snapshot < math.inf and self._clock() >= self._next_snapshot:
             self._next_snapshot = self._clock() + self._snapshot_interval
-            sessions.emit_snapshot()
+            self._sessions.emit_snapshot()
         return gone

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from kvpool.cache_key import CacheKey
 from kvpool.entry import Keeper, KVCacheEntry, PoolEntry
 from kvpool.errors import (
-    AddressSpaceExhaustedError,
     BrokenPluginError,
     EntryExistsError,
     EntryKindError,
@@ -40,19 +40,6 @@ if TYPE_CHECKING:
 __all__ = ["Session", "Sessions", "check_ttl"]
 
 E = TypeVar("E", bound=PoolEntry)
-T = TypeVar("T")
-
-
-class Evictor(Protocol):
-    """A method of the pool that deallocates the first of some blocks until something fits."""
-
-    def __call__(
-        self,
-        nbytes: int,
-        victims: Iterable[MemoryBlock],
-        *,
-        deallocations: list[Deallocation] | None,
-    ) -> list[MemoryBlock]: ...
 
 
 @dataclass(slots=True)
@@ -99,7 +86,9 @@ class Sessions:
     receipts : ReceiptEmitter or None
         Makes a receipt of every entry that leaves.
     uses : UseLog
-        Read by `catch_up`.
+        What entries have noted since the last call of `begin`.
+    removals : deque of CacheKey
+        Keys of sessions that `begin` is to remove.
     keeper_of : callable
         Returns the keeper for the entry of a key and session number.
     """
@@ -113,21 +102,46 @@ class Sessions:
         clock: Callable[[], float],
         receipts: ReceiptEmitter | None,
         uses: UseLog,
+        removals: deque[CacheKey],
         keeper_of: Callable[[CacheKey, int], Keeper],
     ) -> None:
         self._pool = pool
+        self._granule = pool.granule
         self._policy = policy
         self._layout = layout
         self._ttl = ttl
         self._clock = clock
         self._receipts = receipts
         self._uses = uses
+        self._removals = removals
         self._keeper_of = keeper_of
         self._by_key: dict[CacheKey, Session] = {}  # the oldest session first
         self._departed: deque[CacheKey] = deque()  # left, but the policy still ranks them
         self._expiry = ExpiryQueue()
         self._hits = self._misses = self._allocations = 0
         self._evictions = dict.fromkeys(EvictionReason, 0)
+
+    def begin(self) -> list[CacheKey]:
+        """Do what is due before anything else; return the keys of sessions that expired."""
+        if self._departed:
+            self._forget_again()
+        if self._uses:
+            self._apply_uses()
+        while self._removals:
+            self.remove(self._removals.popleft())
+        return self._evict_expired() if self._expiry.watched else []
+
+    def _apply_uses(self) -> None:
+        """Tell the policy of the uses in the log, in the order of each entry's last use."""
+        used = []
+        while self._uses:
+            key, number = self._uses.popleft()
+            session = self._by_key.get(key)
+            if session is not None and session.number == number:  # not an earlier one of the key
+                session.entry.use_noted = False
+                used.append((session.entry.last_use, key))
+        for _, key in sorted(used):
+            self._policy.touch(key)
 
     # -- which sessions there are --------------------------------------------------------
 
@@ -181,23 +195,6 @@ class Sessions:
             return None
         return self._hit(key, session.entry)
 
-    def catch_up(self) -> None:
-        """Tell the policy what it does not know yet: uses by entries' own methods, in order."""
-        if self._departed:
-            self._forget_again()
-        log = self._uses
-        if not log:  # the usual case, at every call of the manager
-            return
-        used = []
-        while log:
-            key, number = log.popleft()
-            session = self._by_key.get(key)
-            if session is not None and session.number == number:  # not an earlier one of the key
-                session.entry.use_noted = False
-                used.append((session.entry.last_use, key))
-        for _, key in sorted(used):
-            self._policy.touch(key)
-
     # -- new sessions --------------------------------------------------------------------
 
     def find_or_create(
@@ -214,7 +211,7 @@ class Sessions:
         entry = self.cache_entry(key, layout or self._layout)
         is_int = max_context_length.__class__ is int
         if not (is_int and 0 < max_context_length <= entry.max_context_length):  # unlike most hits
-            geometry = entry.layout.geometry(max_context_length, self._pool.granule)
+            geometry = entry.layout.geometry(max_context_length, self._granule)
             if geometry.max_context_length > entry.max_context_length:
                 self._grow(key, entry, geometry)
         return self._hit(key, entry)
@@ -223,30 +220,50 @@ class Sessions:
         self, key: CacheKey, max_context_length: int, layout: KVLayout | None, ttl: float | None
     ) -> KVCacheEntry:
         """Make the entry of a new session."""
-        self._require_absent(key)
+        if key in self._by_key:
+            raise self._exists(key)
         layout = layout or self._layout
         if layout is None:
             raise InvalidLayoutError(
                 f"no layout for {key!s}: pass one, or give the manager one for all its entries"
             )
         seconds = self._ttl if ttl is None else check_ttl(ttl)
-        geometry = layout.geometry(max_context_length, self._pool.granule)
-        block = self._with_room(lambda: self._pool.reserve(geometry))
-        return self._admit(
-            key,
-            block,
-            seconds,
-            lambda keeper: KVCacheEntry(self._pool, block, str(key), geometry, keeper),
-        )
+        geometry = layout.geometry(max_context_length, self._granule)
+        block = self.reserve(geometry)
+        try:
+            keeper = self._keeper_of(key, self._allocations + 1)
+            entry = KVCacheEntry(self._pool, block, str(key), geometry, keeper)
+            self._let_in(key, entry, seconds)
+        except BaseException:  # from the clock or the policy, which are not ours
+            self.give_up(block)
+            raise
+        return entry
 
     def create_raw(self, key: CacheKey, size: int, ttl: float | None) -> PoolEntry:
         """Make a raw entry for a new session."""
-        self._require_absent(key)
+        if key in self._by_key:
+            raise self._exists(key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
-        block = self._with_room(lambda: self._pool.allocate(size))
-        return self._admit(
-            key, block, seconds, lambda keeper: PoolEntry(self._pool, block, str(key), keeper)
-        )
+        offered: dict[MemoryBlock, CacheKey] = {}
+        deallocations, started = self._new_deallocations(), time.perf_counter()
+        try:
+            block, gone = self._pool.allocate_evicting(
+                size, self._victims(offered), deallocations=deallocations
+            )
+        except PoolExhaustedError as shortage:
+            raise self._explained(shortage) from None
+        try:
+            if gone:
+                keys = list(map(offered.__getitem__, gone))
+                self._forget(keys, self._policy.reason, deallocations, started)
+            entry = PoolEntry(
+                self._pool, block, str(key), self._keeper_of(key, self._allocations + 1)
+            )
+            self._let_in(key, entry, seconds)
+        except BaseException:  # from the clock or the policy, which are not ours
+            self.give_up(block)
+            raise
+        return entry
 
     def fork(
         self, key: CacheKey, new_key: CacheKey, ttl: float | None, of: PoolEntry | None = None
@@ -270,27 +287,24 @@ class Sessions:
                 f"the entry of session {of.session_id!r} was removed or evicted"
             )
         parent = self.cache_entry(key)
-        self._require_absent(new_key)
+        if new_key in self._by_key:
+            raise self._exists(new_key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
         keeper = self._keeper_of(new_key, self._allocations + 1)
-        with self._pinned(key):  # room for a copy is not made by evicting what is copied
-            child = self._with_room(lambda: parent.fork_for(str(new_key), keeper))
-        return self._let_in(new_key, child, seconds)
+        child = parent.fork_for(str(new_key), keeper, self)
+        try:
+            self._let_in(new_key, child, seconds)
+        except BaseException:  # from the policy, which is not ours
+            self.give_up(child.block)
+            raise
+        return child
 
     def _grow(self, key: CacheKey, entry: KVCacheEntry, geometry: EntryGeometry) -> None:
-        with self._pinned(key):  # room for the new block is not made by evicting the old one
-            block = self._with_room(lambda: self._pool.reserve(geometry))
-            try:
-                before = self._with_room(lambda: entry.relocate(block, geometry))
-            except BaseException:
-                self._give_up(block)
-                raise
-        self._give_up(before)
-        self._policy.resize(key, block.size)
+        self.give_up(entry.relocate(geometry, self))
+        self._policy.resize(key, entry.block.size)
 
-    def _require_absent(self, key: CacheKey) -> None:
-        if key in self._by_key:
-            raise EntryExistsError(f"{key!s} has an entry of {self._by_key[key].entry!r} already")
+    def _exists(self, key: CacheKey) -> EntryExistsError:
+        return EntryExistsError(f"{key!s} has an entry of {self._by_key[key].entry!r} already")
 
     def _hit(self, key: CacheKey, entry: E) -> E:
         entry.last_accessed = self._clock()
@@ -298,44 +312,101 @@ class Sessions:
         self._hits += 1
         return entry
 
-    def _admit(
-        self, key: CacheKey, block: MemoryBlock, ttl: float, make: Callable[[Keeper], E]
-    ) -> E:
-        """Make the entry of a new session; if that fails its block is deallocated."""
-        try:
-            entry = make(self._keeper_of(key, self._allocations + 1))
-        except BaseException:  # from the clock, which is not ours
-            self._give_up(block)
-            raise
-        return self._let_in(key, entry, ttl)
-
-    def _let_in(self, key: CacheKey, entry: E, ttl: float) -> E:
-        """Note the entry of a new session; if that fails its block is deallocated."""
+    def _let_in(self, key: CacheKey, entry: PoolEntry, ttl: float) -> None:
+        """Note the entry of a new session. If the policy raises, it is not noted."""
         session = Session(entry, ttl, self._allocations + 1)
         try:
-            self._policy.admit(key, entry.size_bytes)
-        except BaseException:  # from the policy, which may know the key already
+            self._policy.admit(key, entry.block.size)
+        except BaseException:
             with contextlib.suppress(Exception):
-                self._policy.remove(key)
-            self._give_up(entry.block)
+                self._policy.remove(key)  # it may know the key already
             raise
         self._by_key[key] = session
         if ttl < math.inf:
             self._expiry.add(key, session.deadline)
         self._allocations += 1
-        return entry
 
-    def _with_room(self, take: Callable[[], T]) -> T:
-        """Take what needs room, evicting others for it."""
-        while True:  # once more if another user of the pool took the room that was made
-            evictor: Evictor = self._pool.make_room
+    # -- room (see `kvpool.entry.Room`) ----------------------------------------------------
+
+    def reserve(self, geometry: EntryGeometry, committed: int = 0) -> MemoryBlock:
+        """Reserve a block, evicting others if it does not fit otherwise, all in one step.
+
+        Parameters
+        ----------
+        geometry : EntryGeometry
+        committed : int, default 0
+            Bytes at the start of each stripe to be committed as well.
+        """
+        offered: dict[MemoryBlock, CacheKey] = {}
+        deallocations, started = self._new_deallocations(), time.perf_counter()
+        try:
+            block, gone = self._pool.reserve_evicting(
+                geometry, self._victims(offered), committed=committed, deallocations=deallocations
+            )
+        except PoolExhaustedError as shortage:
+            raise self._explained(shortage) from None
+        if gone:
             try:
-                return take()
-            except AddressSpaceExhaustedError as shortage:
-                evictor, missing = self._pool.make_space, shortage.requested
+                keys = list(map(offered.__getitem__, gone))
+                self._forget(keys, self._policy.reason, deallocations, started)
+            except BaseException:  # from the policy, which is not ours
+                self.give_up(block)
+                raise
+        return block
+
+    def commit(self, block: MemoryBlock, start: int, end: int) -> None:
+        """Commit bytes of each stripe of a block, evicting others for them."""
+        while True:  # again if another thread took the room that was made
+            try:
+                self._pool.commit(block, None, start, end)
             except PoolExhaustedError as shortage:
                 missing = shortage.requested
-            self._evict(evictor, missing)
+            else:
+                return
+            self.make_room(missing)
+
+    def give_up(self, block: MemoryBlock) -> None:
+        """Deallocate a block that an entry has left, or that did not become an entry."""
+        charged = block.charged
+        self._pool.deallocate(block)
+        if self._receipts is not None:
+            self._receipts.note_moved(charged)
+
+    def make_room(self, nbytes: int) -> list[CacheKey]:
+        """Evict in the order of the policy until `nbytes` may be used; return the keys."""
+        offered: dict[MemoryBlock, CacheKey] = {}
+        deallocations, started = self._new_deallocations(), time.perf_counter()
+        try:
+            gone = self._pool.make_room(nbytes, self._victims(offered), deallocations=deallocations)
+        except PoolExhaustedError as shortage:
+            raise self._explained(shortage) from None
+        keys = list(map(offered.__getitem__, gone))
+        self._forget(keys, self._policy.reason, deallocations, started)
+        return keys
+
+    def _explained(self, shortage: PoolExhaustedError) -> PoolExhaustedError:
+        """Return a shortage that says which sessions could not be evicted."""
+        leased: dict[CacheKey, MemoryBlock] = {}
+        pinned: dict[CacheKey, MemoryBlock] = {}
+        for key, session in self._by_key.items():
+            block = session.entry.block
+            if block.is_leased:
+                leased[key] = block
+            elif session.pins:
+                pinned[key] = block
+        detail = shortage.detail
+        if shortage.requested <= self._pool.capacity:
+            detail += _held(leased, "leases (live views) keep")
+            detail += _held(pinned, "pins keep")
+        return type(shortage)(
+            shortage.requested,
+            shortage.free,
+            shortage.largest_free,
+            detail,
+            self._pool.capacity,
+            sum(block.charged for block in leased.values()),
+            sum(block.charged for block in pinned.values()),
+        )
 
     # -- pins ----------------------------------------------------------------------------
 
@@ -350,15 +421,6 @@ class Sessions:
             raise EntryNotFoundError(f"the entry for {key!s} is not pinned")
         session.pins -= 1
 
-    @contextlib.contextmanager
-    def _pinned(self, key: CacheKey) -> Iterator[None]:
-        session = self._by_key[key]
-        session.pins += 1
-        try:
-            yield
-        finally:
-            session.pins -= 1
-
     # -- sessions that leave -------------------------------------------------------------
 
     def remove(self, key: CacheKey) -> PoolEntry | None:
@@ -370,18 +432,6 @@ class Sessions:
         self._pool.deallocate(session.entry.block, deallocations)
         self._forget([key], EvictionReason.MANUAL, deallocations, started)
         return session.entry
-
-    def make_room(self, nbytes: int) -> list[CacheKey]:
-        """Evict in the order of the policy until `nbytes` may be used; return the keys."""
-        return self._evict(self._pool.make_room, nbytes)
-
-    def _evict(self, make: Evictor, nbytes: int) -> list[CacheKey]:
-        offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations, started = self._new_deallocations(), time.perf_counter()
-        gone = make(nbytes, self._victims(offered), deallocations=deallocations)
-        keys = [offered[block] for block in gone]
-        self._forget(keys, self._policy.reason, deallocations, started)
-        return keys
 
     def _victims(self, offered: dict[MemoryBlock, CacheKey]) -> Iterator[MemoryBlock]:
         """Yield the blocks of sessions that are not pinned, in the order of the policy.
@@ -409,10 +459,8 @@ class Sessions:
             f"the eviction policy {type(self._policy).__name__} {how}; nothing was evicted"
         )
 
-    def evict_expired(self) -> list[CacheKey]:
+    def _evict_expired(self) -> list[CacheKey]:
         """Evict the sessions that outlived their time to live, unless leased or pinned."""
-        if not self._expiry:  # the usual case, at every call of the manager
-            return []
         by_key = self._by_key
         due = self._expiry.due(self._clock(), lambda key: by_key[key].deadline)
         expired = [key for key in due if not by_key[key].pins]
@@ -494,13 +542,6 @@ class Sessions:
                 self._policy.remove(self._departed[0])
             self._departed.popleft()
 
-    def _give_up(self, block: MemoryBlock) -> None:
-        """Deallocate a block that an entry has left, or that did not become an entry."""
-        charged = block.charged
-        self._pool.deallocate(block)
-        if self._receipts is not None:
-            self._receipts.note_moved(charged)
-
     # -- the whole -----------------------------------------------------------------------
 
     def emit_snapshot(self) -> None:
@@ -545,11 +586,12 @@ class Sessions:
             odd = set(ranked) ^ set(self._by_key)
             raise IntegrityError(f"the policy ranks {len(ranked)} sessions; it is wrong on {odd}")
         for key, session in self._by_key.items():
-            if (key in self._expiry) != (session.ttl < math.inf):
+            is_watched = key in self._expiry.watched
+            if is_watched != (session.ttl < math.inf):
                 raise IntegrityError(
-                    f"{key!s} has ttl {session.ttl}, in the expiry queue: {key in self._expiry}"
+                    f"{key!s} has ttl {session.ttl}; is it in the expiry queue: {is_watched}"
                 )
-        if len(self._expiry) > len(self._by_key):
+        if len(self._expiry.watched) > len(self._by_key):
             raise IntegrityError("the expiry queue has sessions that are gone")
         self._pool.check_integrity()
         blocks = {session.entry.block for session in self._by_key.values()}
@@ -562,6 +604,17 @@ class Sessions:
                 f"{self._allocations} entries were made and {sum(self._evictions.values())} left, "
                 f"but there are {len(self._by_key)}"
             )
+
+
+def _held(blocks: dict[CacheKey, MemoryBlock], what_keeps: str) -> str:
+    """Say how many bytes are kept, and of which sessions; nothing if none are."""
+    if not blocks:
+        return ""
+    names = [str(key) for key in itertools.islice(blocks, 5)]
+    if len(blocks) > len(names):
+        names.append(f"{len(blocks) - len(names)} others")
+    total = sum(block.charged for block in blocks.values())
+    return f"; {what_keeps} {total} bytes of {', '.join(names)}"
 
 
 def check_ttl(ttl: float | None) -> float:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
-from kvpool.entry._entry import KVCacheEntry
+from kvpool.entry import KVCacheEntry
+from kvpool.entry._keeper import PoolRoom
+from kvpool.errors import PoolExhaustedError
 from kvpool.pool import MemoryPool
 from tests.support.sessions import LAYOUT, random_tokens, same_bits
 
@@ -19,9 +22,9 @@ def test_tokens_move_to_another_block(pool: MemoryPool, entry: KVCacheEntry) -> 
     entry.append(0, tokens.keys[0, :, 10:16], tokens.values[0, :, 10:16])
     before, old_block = entry.key(0), entry.block
     geometry = LAYOUT.geometry(30)
-    block = pool.allocate(geometry.nbytes)
-    assert entry.relocate(block, geometry) is old_block
-    assert entry.block is block
+    assert entry.relocate(geometry, PoolRoom(pool)) is old_block
+    assert entry.block is not old_block
+    assert entry.size_bytes == geometry.nbytes
     assert entry.max_context_length == 30
     assert (held(entry, 0), held(entry, 1), entry.token_count) == (16, 10, 10)
     assert same_bits(before, tokens.keys[0, :, :16])
@@ -30,3 +33,14 @@ def test_tokens_move_to_another_block(pool: MemoryPool, entry: KVCacheEntry) -> 
     entry.extend(tokens.keys[:, :, 16:], tokens.values[:, :, 16:])
     assert same_bits(entry.keys(), tokens.keys)
     assert same_bits(entry.values(), tokens.values)
+
+
+def test_a_move_that_does_not_fit_changes_nothing(pool: MemoryPool, entry: KVCacheEntry) -> None:
+    tokens = random_tokens(LAYOUT, 10)
+    entry.extend(*tokens)
+    before, block = pool.stats(), entry.block
+    with pytest.raises(PoolExhaustedError):
+        entry.relocate(LAYOUT.geometry(10_000), PoolRoom(pool))
+    assert pool.stats() == before
+    assert entry.block is block
+    assert same_bits(entry.keys(), tokens.keys)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kvpool.entry._entry import KVCacheEntry, PoolEntry
+from kvpool.entry._keeper import PoolRoom
 from kvpool.errors import (
     EntryRemovedError,
     PoolClosedError,
@@ -22,7 +23,7 @@ CALLS: dict[str, Call] = {
     "keys": lambda e: e.keys(),
     "values": lambda e: e.values(),
     "data": lambda e: e.data(),
-    "relocate": lambda e: e.relocate(e.pool.allocate(4096), LAYOUT.geometry(8)),
+    "relocate": lambda e: e.relocate(LAYOUT.geometry(8), PoolRoom(e.pool)),
 }
 
 

@@ -22,7 +22,7 @@ def test_nobody_is_due_before_the_deadline_and_everybody_at_it() -> None:
     assert due(queue, 4.999, deadlines) == []
     assert due(queue, 5.0, deadlines) == [key_of(2)]
     assert due(queue, 10.0, deadlines) == [key_of(2), key_of(1)]
-    assert len(queue) == 3
+    assert len(queue.watched) == 3
 
 
 def test_who_is_due_stays_watched_until_it_is_discarded() -> None:
@@ -32,7 +32,7 @@ def test_who_is_due_stays_watched_until_it_is_discarded() -> None:
         assert due(queue, now, deadlines) == [key_of(1)]
     queue.discard(key_of(1))
     assert due(queue, 99.0, deadlines) == []
-    assert key_of(1) not in queue
+    assert key_of(1) not in queue.watched
 
 
 def test_a_use_moves_the_deadline_on() -> None:
@@ -64,7 +64,7 @@ def test_a_new_session_of_a_key_has_nothing_of_the_old_one() -> None:
 def test_discarding_who_is_not_watched_does_nothing() -> None:
     queue = ExpiryQueue()
     queue.discard(key_of(1))
-    assert len(queue) == 0
+    assert len(queue.watched) == 0
 
 
 def test_sessions_that_are_gone_leave_no_records() -> None:
@@ -73,7 +73,7 @@ def test_sessions_that_are_gone_leave_no_records() -> None:
     for number in range(10_000):
         queue.add(key_of(number), 1e9 + number)
         queue.discard(key_of(number))
-    assert len(queue._heap) < 100
+    assert queue.record_count < 100
     assert due(queue, 1e9, {key_of("stays"): 1e9}) == [key_of("stays")]
 
 
@@ -114,8 +114,8 @@ class ExpiryMachine(RuleBasedStateMachine):
         passed = [key for key, deadline in self.deadlines.items() if deadline <= self.now]
         expected = sorted(passed, key=lambda key: (self.deadlines[key], self.added[key]))
         assert due(self.queue, self.now, self.deadlines) == expected
-        assert len(self.queue) == len(self.deadlines)
-        assert all(key in self.queue for key in self.deadlines)
+        assert len(self.queue.watched) == len(self.deadlines)
+        assert all(key in self.queue.watched for key in self.deadlines)
 
 
 TestExpiryStateful = ExpiryMachine.TestCase

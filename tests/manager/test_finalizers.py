@@ -71,17 +71,32 @@ def test_a_finalizer_inside_of_a_call_does_not_wait_for_it(backend: str) -> None
     manager.close()
 
 
-def test_the_callback_of_a_weak_reference_may_too(manager: KVCacheManager) -> None:
-    class Anchor:
-        """Ends at once where nobody holds it."""
+class Anchor:
+    """Ends with its last reference."""
 
-    anchor = Anchor()
-    manager.allocate_entry(key_of(1), 64)
-    reference = weakref.ref(anchor, lambda _: manager.remove_later(key_of(1)))
-    with manager._lock:
-        del anchor
-    assert reference() is None
-    assert key_of(1) not in manager
+
+class DroppingPolicy(LruPolicy):
+    """Drops what it was given, in the middle of a call of the manager."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchors: list[Anchor] = []
+
+    def touch(self, key: CacheKey, /) -> None:
+        self.anchors.clear()
+        super().touch(key)
+
+
+def test_the_callback_of_a_weak_reference_may_too(backend: str) -> None:
+    policy = DroppingPolicy()
+    with KVCacheManager(1024, backend, policy=policy, elastic=False) as manager:
+        for number in (1, 2):
+            manager.allocate_entry(key_of(number), 64)
+        policy.anchors.append(Anchor())
+        reference = weakref.ref(policy.anchors[0], lambda _: manager.remove_later(key_of(1)))
+        manager.get_cache_entry(key_of(2))
+        assert reference() is None
+        assert manager.session_keys() == [key_of(2)]
 
 
 def test_it_is_removed_before_the_next_call_looks(manager: KVCacheManager) -> None:

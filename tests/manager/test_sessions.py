@@ -47,8 +47,17 @@ class World:
         self.clock = Clock()
         self.policy = LruPolicy()
         self.uses: UseLog = deque()
+        self.removals: deque[CacheKey] = deque()
         self.sessions = Sessions(
-            pool, self.policy, LAYOUT, math.inf, self.clock, None, self.uses, self.keeper
+            pool,
+            self.policy,
+            LAYOUT,
+            math.inf,
+            self.clock,
+            None,
+            self.uses,
+            self.removals,
+            self.keeper,
         )
 
     def keeper(self, key: CacheKey, number: int) -> SessionKeeper:
@@ -64,7 +73,7 @@ class World:
         return self.sessions.require(key_of(number)).entry.block
 
     def order(self) -> list[CacheKey]:
-        self.sessions.catch_up()
+        self.sessions.begin()
         return list(self.policy.victims())
 
 
@@ -107,7 +116,7 @@ def test_an_entry_that_is_used_often_is_noted_once(world: World) -> None:
     for _ in range(10):
         entry.data()
     assert list(world.uses) == [(key_of(1), 1)]
-    world.sessions.catch_up()
+    world.sessions.begin()
     assert not world.uses
     entry.data()
     assert len(world.uses) == 1
@@ -126,6 +135,16 @@ def test_a_use_before_a_removal_does_not_count_for_the_next_entry_of_the_key(wor
     world.uses.append((key_of(2), 4))
     assert world.order() == [key_of(1), key_of(3), key_of(2)]
     assert after.session_id == "chat/2"
+
+
+def test_removals_come_after_uses(world: World) -> None:
+    one, two = world.add(1), world.add(2)
+    one.data()
+    two.data()
+    world.removals.extend([key_of(2), key_of(2), key_of(9)])
+    assert world.order() == [key_of(1)]
+    assert not world.removals
+    world.sessions.check_integrity()
 
 
 def test_a_pinned_session_is_not_evicted(world: World) -> None:
@@ -147,12 +166,12 @@ def test_sessions_expire_unless_they_are_pinned(world: World) -> None:
     world.sessions.pin(key_of(4))
     world.clock.now += 5
     used.data()
-    assert world.sessions.evict_expired() == []
+    assert world.sessions.begin() == []
     world.clock.now += 4
-    assert world.sessions.evict_expired() == []
+    assert world.sessions.begin() == []
     world.sessions.unpin(key_of(4))
     world.clock.now += 1
-    assert world.sessions.evict_expired() == [key_of(4), key_of(1)]
+    assert world.sessions.begin() == [key_of(4), key_of(1)]
     assert world.sessions.keys() == [key_of(2), key_of(3)]
     world.sessions.check_integrity()
 

@@ -293,8 +293,10 @@ class ElasticMachine(RuleBasedStateMachine):
             entry = self.entries[key]
             assert entry.token_count == session.complete
             root = self.manager.pool.lease(entry.block)
+            granule = self.manager.pool.granule
+            geometry = entry.layout.geometry(entry.max_context_length, granule)
             for layer, held in enumerate(session.counts):
-                pair = entry._geometry.layer_view(root, layer, 0, held)
+                pair = geometry.layer_view(root, layer, 0, held)
                 assert same_bits(pair[0], session.block.keys[layer, :, :held])
                 assert same_bits(pair[1], session.block.values[layer, :, :held])
 
