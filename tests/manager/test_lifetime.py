@@ -73,7 +73,16 @@ def evicted(manager: KVCacheManager) -> KVCacheEntry:
     return entry
 
 
-USES = [made, used_by_key, used_by_itself, grown, failed, written_in_place, evicted]
+def forked(manager: KVCacheManager) -> KVCacheEntry:
+    """A fork, and a fork of the fork, have written pages of their own."""
+    entry = used_by_itself(manager)
+    child = entry.fork("2")
+    child.extend(*random_tokens(LAYOUT, 5))
+    child.fork("3").extend(*random_tokens(LAYOUT, 5))
+    return child
+
+
+USES = [forked, made, used_by_key, used_by_itself, grown, failed, written_in_place, evicted]
 
 
 @pytest.mark.parametrize("receipts", [False, True])
