@@ -27,7 +27,7 @@ def with_default(text: str, default: str) -> str:
 
     Typer itself would write ``[default: (…)]``, with parentheses.
     """
-    return f"{text} [dim]{escape(f'[default: {default}]')}[/dim]"
+    return f"{text} {escape(f'[default: {default}]')}"
 
 
 def alternatives(names: Sequence[str]) -> str:

@@ -39,7 +39,7 @@ def test_verify_says_ok(ledger: Path) -> None:
         "receipts  16: 11 evictions, 2 batches, 3 snapshots",
         "ledger    19 lines, 1 file, 1 segment, sealed",
         f"head      {report.head}",
-        "note      not signed: whoever can write to it can write all of it anew",
+        "note      not signed: anyone with write access can replace all of it",
         "verdict   ok",
     ]
 
