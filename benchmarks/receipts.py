@@ -31,9 +31,10 @@ from benchmarks.harness import Ratio, Report, Target, interleave, median, second
 from kvpool.cache_key import CacheKey
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
+from kvpool.ledger import LedgerSink, verify
 from kvpool.ledger.ed25519 import generate_key_files
 from kvpool.manager import KVCacheManager
-from kvpool.receipts import LedgerSink, ReceiptEmitter, ReceiptSink, ReceiptStream, verify
+from kvpool.receipts import ReceiptEmitter, ReceiptSink, ReceiptStream
 from kvpool.stats import MemoryStats
 
 LAYOUT = KVLayout(layers=24, kv_heads=2, head_dim=64, dtype="float16")

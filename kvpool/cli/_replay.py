@@ -24,7 +24,7 @@ from kvpool.cli._options import (
 from kvpool.cli._replay_outcome import conclude, print_report
 from kvpool.cli._replay_progress import ReplayProgress
 from kvpool.layout import DTYPES, KVLayout, Packing
-from kvpool.receipts import LedgerSink
+from kvpool.ledger import LedgerSink
 from kvpool.replay import Replay, ReplayReport, TraceFormat, TraceReader
 
 __all__ = ["replay"]

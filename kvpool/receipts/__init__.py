@@ -1,10 +1,11 @@
-"""Receipts: what the pool did, as records that a stranger can verify.
+"""Receipts: records of what the pool did, and the sinks that they go to.
 
-A manager makes a receipt of each eviction and hands it to sinks: a log, a ledger, anything
-that a plugin brings. `LedgerSink` writes a ledger and `verify` checks one.
+A manager makes a receipt of each eviction and hands it to sinks: a log, a ledger, or a sink
+of a plugin. The sink that writes a ledger, and `verify`, are in `kvpool.ledger`. For one more
+release, `LedgerSink`, `verify`, `Finding` and `VerifyReport` can be imported from here, too.
 
-The names are imported when they are first asked for: a program that keeps no ledger never
-loads one, and ``import kvpool`` stays quick.
+A name is imported when it is first used: a program that keeps no ledger never loads one, and
+``import kvpool`` stays quick.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from kvpool.cli._app import app
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import InvalidSizeError
-from kvpool.receipts import LedgerSink, verify
+from kvpool.ledger import LedgerSink, verify
 from kvpool.replay import Replay
 from tests.support.terminal import KVPOOL, environment, in_terminal, run
 

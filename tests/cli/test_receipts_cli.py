@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kvpool.receipts import LedgerSink, verify
+from kvpool.ledger import LedgerSink, verify
 from kvpool.receipts.errors import DamagedLedgerError, LedgerError, LedgerOptionError
 from kvpool.receipts.schema import schema_text
 from tests.support.ledgers import parse, record

@@ -10,7 +10,8 @@ import pytest
 from rich.cells import cell_len
 
 from kvpool import EvictionReason
-from kvpool.receipts import LedgerSink, LoggingSink, decode_receipt
+from kvpool.ledger import LedgerSink
+from kvpool.receipts import LoggingSink, decode_receipt
 from kvpool.receipts.errors import DamagedLedgerError, LedgerError, LedgerOptionError
 from tests.support.ledgers import parse, record
 from tests.support.receipts_command import run

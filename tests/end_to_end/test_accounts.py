@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from kvpool import CacheKey, KVCacheManager
-from kvpool.receipts import LedgerSink, MemorySink
+from kvpool.ledger import LedgerSink
+from kvpool.receipts import MemorySink
 from tests.support.accounts import LedgerAccount, verified
 from tests.support.ledgers import PRIVATE
 from tests.support.observer import Witness, check_account

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from kvpool import CacheKey, KVCacheEntry, KVCacheManager, KVLayout
 from kvpool.errors import EntryNotFoundError, EntryRemovedError
-from kvpool.receipts import LedgerSink
+from kvpool.ledger import LedgerSink
 from kvpool.replay import TokenTape, TraceReader, TraceRequest, request_runs
 from tests.support import needs
 from tests.support.accounts import LedgerAccount, verified

@@ -13,8 +13,8 @@ import pytest
 from kvpool.cache_key import CacheKey
 from kvpool.errors import UnknownPluginError
 from kvpool.eviction.base import EvictionPolicy, EvictionReason
+from kvpool.ledger import LedgerSink, verify
 from kvpool.manager import KVCacheManager
-from kvpool.receipts import LedgerSink, verify
 from kvpool.testing import PolicyConformance
 from tests.support.distributions import install
 from tests.support.sessions import LAYOUT, key_of

@@ -11,9 +11,8 @@ from typing import Any
 
 import pytest
 
-from kvpool.ledger import Redactor, read_salt
+from kvpool.ledger import LedgerSink, Redactor, read_salt, verify
 from kvpool.ledger.ed25519 import Signer, generate_key_files
-from kvpool.receipts import LedgerSink, verify
 from kvpool.receipts.errors import (
     DamagedLedgerError,
     LedgerError,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from kvpool.ledger import LedgerSink, verify
 from kvpool.ledger._file import LedgerFile
-from kvpool.receipts import LedgerSink, verify
 from kvpool.receipts.errors import LedgerError
 from tests.support.ledgers import parse, record
 from tests.support.recorder import Recorder

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from kvpool.ledger import LedgerSink, verify
 from kvpool.ledger._lines import MAX_LINE
-from kvpool.receipts import LedgerSink, verify
 from kvpool.receipts.errors import DamagedLedgerError
 from tests.support.ledgers import PRIVATE, check, parse, record, short_ledger
 from tests.support.recorder import Recorder
@@ -21,7 +21,8 @@ from tests.support.recorder import Recorder
 WRITER = """
 import sys
 from kvpool import CacheKey, EvictionReason, KVCacheManager
-from kvpool.receipts import LedgerSink, ReceiptEmitter, ReceiptStream
+from kvpool.ledger import LedgerSink
+from kvpool.receipts import ReceiptEmitter, ReceiptStream
 
 sink = LedgerSink(sys.argv[1], fsync="never", checkpoint_every=7, rotate_at=50_000)
 emitter = ReceiptEmitter(ReceiptStream([sink]))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from kvpool.ledger import ZERO
+from kvpool.ledger import ZERO, LedgerSink, verify
 from kvpool.ledger._file import LedgerFile
-from kvpool.receipts import LedgerSink, MemorySink, verify
+from kvpool.receipts import MemorySink
 from kvpool.receipts.errors import LedgerError, LedgerOptionError
 from tests.support.ledgers import PRIVATE, parse, record
 from tests.support.recorder import Recorder
@@ -172,7 +172,7 @@ def test_many_threads(tmp_path: Path) -> None:
         ({"rotate_at": 0}, "rotate_at must be at least 1, not 0"),
         ({"fsync": "often"}, "not 'often'"),
         ({"salt": bytes(32)}, "redact=True"),
-        ({"salt": bytes(31), "redact": True}, "32 bytes, not 31"),
+        ({"salt": bytes(31), "redact": True}, "invalid salt of 31 bytes; expected 32"),
     ],
 )
 def test_option_out_of_range(tmp_path: Path, options: dict[str, Any], text: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvpool.receipts import verify
+from kvpool.ledger import verify
 from tests.support.ledgers import check, forge, parse, short_ledger
 
 json_values: Any = st.recursive(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kvpool.receipts import LedgerSink, verify
+from kvpool.ledger import LedgerSink, verify
 from tests.support.ledgers import (
     PRIVATE,
     check,

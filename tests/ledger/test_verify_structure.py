@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kvpool.receipts import verify
+from kvpool.ledger import verify
 from kvpool.receipts.errors import MissingExtraError
 from tests.support.ledgers import (
     PRIVATE,

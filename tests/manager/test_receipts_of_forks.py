@@ -11,7 +11,8 @@ import pytest
 
 from kvpool.cache_key import CacheKey
 from kvpool.errors import PoolExhaustedError
-from kvpool.receipts import LedgerSink, MemorySink, verify
+from kvpool.ledger import LedgerSink, verify
+from kvpool.receipts import MemorySink
 from kvpool.receipts.types import KvEvictionReceipt
 from tests.support.elastic_sessions import (
     CONTEXT,

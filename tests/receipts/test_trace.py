@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kvpool.receipts import LedgerSink
+from kvpool.ledger import LedgerSink
 from tests.support import needs
 from tests.support.ledgers import PRIVATE, check
 from tests.support.recorder import LAYOUT, Recorder

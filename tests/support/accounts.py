@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kvpool.receipts import VerifyReport, verify
+from kvpool.ledger import VerifyReport, verify
 from tests.support.ledgers import PRIVATE, public_key_file
 
 __all__ = ["Departure", "LedgerAccount", "verified"]

@@ -17,14 +17,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from kvpool.ledger import (
     ZERO,
     Checkpoint,
+    LedgerSink,
     Rotation,
     Seal,
+    VerifyReport,
     decode_line,
     line_hash,
     signed_bytes,
+    verify,
 )
 from kvpool.ledger.ed25519 import Signer
-from kvpool.receipts import LedgerSink, VerifyReport, verify
 from tests.support.recorder import Recorder
 
 __all__ = [
