@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from kvpool import _exports
 from kvpool.pool._allocator import FreePlan, OffsetAllocator
-from kvpool.pool._block import BlockState, Bytes, MemoryBlock
+from kvpool.pool._block import BlockState, Bytes, MemoryBlock, RootRef
 from kvpool.pool._opening import ElasticPool, open_pool
 from kvpool.pool._pages import CommittedPages, StripeGeometry
 from kvpool.pool._pool import MemoryPool
@@ -25,6 +25,7 @@ __all__ = [
     "MemoryBlock",
     "MemoryPool",
     "OffsetAllocator",
+    "RootRef",
     "StripeGeometry",
     "open_pool",
 ]
