@@ -232,7 +232,8 @@ class Accounting:
         plan = None
         chosen: dict[MemoryBlock, None] = {}
         for block in victims:
-            self._check_victim(block, chosen)
+            if block.state is not LIVE or block not in self._blocks or block in chosen:
+                self._refuse_victim(block)
             if block.is_leased:
                 continue
             # A first victim that is large enough by itself needs no plan.
@@ -254,11 +255,10 @@ class Accounting:
             self.deallocate(block, deallocations)
         return chosen
 
-    def _check_victim(self, block: MemoryBlock, chosen: dict[MemoryBlock, None]) -> None:
+    def _refuse_victim(self, block: MemoryBlock) -> NoReturn:
         if block.state is not LIVE or block not in self._blocks:
             self._refuse(block, "evict", StaleBlockError)
-        if block in chosen:
-            raise DoubleFreeError(f"cannot evict {block!r} twice: the victims name it again")
+        raise DoubleFreeError(f"cannot evict {block!r} twice: the victims name it again")
 
     def _shortage(self, nbytes: int, detail: str = "") -> PoolExhaustedError:
         stats = self.stats()

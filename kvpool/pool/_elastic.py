@@ -7,7 +7,6 @@ pages over: to a new parent without an owner, of which it becomes one more fork.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Iterable, Iterator
 
@@ -86,7 +85,7 @@ class ElasticAccounting(Accounting):
     def reserve(self, geometry: StripeGeometry, committed: int = 0) -> MemoryBlock:
         """Take a block of which the first bytes of each stripe are committed."""
         pages = CommittedPages(geometry, self._page_size)
-        charged = pages.missing(None, 0, committed)
+        charged = pages.missing(None, 0, committed) if committed else 0
         self._check_budget(charged)
         block = self._take(geometry.nbytes, MIN_ALIGNMENT)
         block.pages = pages
@@ -99,8 +98,10 @@ class ElasticAccounting(Accounting):
 
     def _take(self, nbytes: int, alignment: int) -> MemoryBlock:
         """Take addresses, of which nothing is charged yet."""
-        with _addresses_named():
+        try:
             offset = self.allocator.allocate(nbytes, alignment)
+        except PoolExhaustedError as shortage:
+            raise self._lack_of_addresses(shortage.requested, "") from None
         return MemoryBlock(offset, nbytes, self.pool_id)
 
     def _admit(self, block: MemoryBlock) -> MemoryBlock:
@@ -317,7 +318,8 @@ class ElasticAccounting(Accounting):
             raise self._lack_of_addresses(size, detail)
         chosen: dict[MemoryBlock, None] = {}
         for block in victims:
-            self._check_victim(block, chosen)
+            if block.state is not LIVE or block not in self._blocks or block in chosen:
+                self._refuse_victim(block)
             # Both are asked: a block may help with both.
             if block.is_leased or not pages.end(block) | addresses.end(block):
                 continue
@@ -487,13 +489,3 @@ class AddressGain:
     def helped(self, block: MemoryBlock) -> bool:
         """Tell whether the block is one of those that ended for addresses."""
         return block in self._ended
-
-
-@contextlib.contextmanager
-def _addresses_named() -> Iterator[None]:
-    """Say of a shortage that the allocator reports that it is one of addresses, not of pages."""
-    try:
-        yield
-    except PoolExhaustedError as shortage:
-        figures = shortage.requested, shortage.free, shortage.largest_free
-        raise AddressSpaceExhaustedError(*figures, " of address space") from None

@@ -106,7 +106,7 @@ class MemoryPool(Closing):
         """Return the accounts: refuse a closed pool, and reap ended leases, before.
 
         The caller holds the lock. Every method comes to the accounts through this, except for
-        figures that never change.
+        figures that never change, and for `lease` and `write_lease`, which every token calls.
         """
         if self._closed or self._ended:
             self._reap()
@@ -381,7 +381,9 @@ class MemoryPool(Closing):
             The pool is closed.
         """
         with self._lock:
-            self._books().require_live(block, "view")
+            if self._closed or self._ended:  # what `_books` does, without another call
+                self._reap()
+            self._accounting.require_live(block, "view")
             return block.root(self._buffer, self._lease_ended)
 
     def write_lease(
@@ -417,7 +419,9 @@ class MemoryPool(Closing):
             The pool is closed.
         """
         with self._lock:
-            took_pages = self._books().commit(block, group, start, end)
+            if self._closed or self._ended:  # what `_books` does, without another call
+                self._reap()
+            took_pages = self._accounting.commit(block, group, start, end)
             return block.root(self._buffer, self._lease_ended), took_pages
 
     def view(
@@ -847,6 +851,8 @@ class MemoryPool(Closing):
 
     def _check_alignment(self, alignment: int) -> int:
         """Refuse what the base address cannot give; the allocator refuses odd numbers."""
+        if alignment is MIN_ALIGNMENT:  # as nearly always: every arena has it
+            return alignment
         number = whole_number("alignment", alignment, InvalidAlignmentError)
         if number > self._arena.info.alignment:
             raise InvalidAlignmentError(
