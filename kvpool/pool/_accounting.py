@@ -362,14 +362,11 @@ class Accounting:
         if self.wipe is not None:
             self.wipe(block.offset, block.size)
         self._bytes_freed += self.allocator.free(block.offset)
-        self._remove(block)
-        return True
-
-    def _remove(self, block: MemoryBlock) -> None:
         self._blocks.remove(block)
         block.state = GONE
         self._draining -= 1
         self._deallocations += 1
+        return True
 
     def _refuse(self, block: MemoryBlock, verb: str, stale: type[StaleBlockError]) -> NoReturn:
         if block.pool_id != self.pool_id:

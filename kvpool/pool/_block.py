@@ -133,8 +133,13 @@ class MemoryBlock:
         ref = self._root
         return ref is not None and ref() is not None
 
-    def root(self, arena: memoryview, on_end: Callable[[RootRef], None]) -> Bytes:
-        """Return the root array of the block's views; make it if no view is alive.
+    def root(self) -> Bytes | None:
+        """Return the root array of the block's views; None if no view is alive."""
+        ref = self._root
+        return None if ref is None else ref()
+
+    def make_root(self, arena: memoryview, on_end: Callable[[RootRef], None]) -> Bytes:
+        """Make the root array; the caller has checked that no view is alive.
 
         Parameters
         ----------
@@ -143,17 +148,14 @@ class MemoryBlock:
         on_end : callable
             Called with the reference when the root array has died: in any thread, at any time.
         """
-        ref = self._root
-        root = None if ref is None else ref()
-        if root is None:
-            mapping = self._mapping
-            if mapping is None:
-                # Of a slice, so that the `base` of a view leads to the bytes of this block alone.
-                root = np.frombuffer(arena[self.offset : self.offset + self.size], np.uint8)
-            else:
-                root = np.frombuffer(mapping.buffer, np.uint8, self.size)
-            self._root = ref = RootRef(root, on_end)
-            ref.block = self
+        mapping = self._mapping
+        if mapping is None:
+            # Of a slice, so that the `base` of a view leads to the bytes of this block alone.
+            root = np.frombuffer(arena[self.offset : self.offset + self.size], np.uint8)
+        else:
+            root = np.frombuffer(mapping.buffer, np.uint8, self.size)
+        self._root = ref = RootRef(root, on_end)
+        ref.block = self
         return root
 
     def is_root(self, ref: RootRef) -> bool:
@@ -278,7 +280,9 @@ def view_geometry(
     """Return dtype, shape and offset of a view that is inside the block; raise otherwise."""
     type_: np.dtype[Any] = np.dtype(dtype)
     given = shape if isinstance(shape, Sequence) else (shape,)
-    dims = tuple(byte_count("a dimension of shape", dim) for dim in given)
+    dims = tuple(
+        dim if dim.__class__ is int else byte_count("a dimension of shape", dim) for dim in given
+    )
     start = byte_count("offset", offset)
     if type_.hasobject or not type_.itemsize:
         raise InvalidViewError(f"dtype {type_} cannot be stored in plain bytes")

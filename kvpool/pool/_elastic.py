@@ -368,7 +368,6 @@ class ElasticAccounting(Accounting):
             parent.disown(block)
             self._forks -= 1
             self._remove(block)
-            block.let_go()
             self._release_if_unused(parent)
             return True
         if block.children:
@@ -380,6 +379,12 @@ class ElasticAccounting(Accounting):
         self.allocator.free(block.offset)
         self._remove(block)
         return True
+
+    def _remove(self, block: MemoryBlock) -> None:
+        self._blocks.remove(block)
+        block.let_go()
+        self._draining -= 1
+        self._deallocations += 1
 
     def _release_if_unused(self, parent: MemoryBlock) -> None:
         """Free what nothing needs any more of a parent that has no owner."""

@@ -154,8 +154,9 @@ class MemoryPool(Closing):
             books = self._books()
             touched, data = books.touched, self._bytes
             block = books.allocate(nbytes, alignment)
-        if block.offset < touched:
-            _clean(data, block, touched)
+        start = block.offset
+        if start < touched:  # as `_clean`, without another call
+            data[start : min(start + nbytes, touched)] = 0
         return block
 
     def allocate_evicting(
@@ -384,7 +385,8 @@ class MemoryPool(Closing):
             if self._closed or self._ended:  # what `_books` does, without another call
                 self._reap()
             self._accounting.require_live(block, "view")
-            return block.root(self._buffer, self._lease_ended)
+            root = block.root()
+            return block.make_root(self._buffer, self._lease_ended) if root is None else root
 
     def write_lease(
         self, block: MemoryBlock, group: int | None, start: int, end: int
@@ -422,7 +424,10 @@ class MemoryPool(Closing):
             if self._closed or self._ended:  # what `_books` does, without another call
                 self._reap()
             took_pages = self._accounting.commit(block, group, start, end)
-            return block.root(self._buffer, self._lease_ended), took_pages
+            root = block.root()
+            if root is None:
+                root = block.make_root(self._buffer, self._lease_ended)
+            return root, took_pages
 
     def view(
         self,

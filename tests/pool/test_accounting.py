@@ -118,11 +118,11 @@ class TestElastic:
 def test_a_death_that_is_told_late_or_twice_changes_nothing() -> None:
     books, told = Accounting(4096, 64), list[RootRef]()
     block = books.allocate(4096, 64)
-    root = block.root(ARENA, told.append)
+    root = block.make_root(ARENA, told.append)
     del root
     (first,) = told
     books.end_lease(first)  # the block is live: there is nothing to do
-    view = block.root(ARENA, told.append)[10:]
+    view = block.make_root(ARENA, told.append)[10:]
     assert not books.deallocate(block)
     first.block = block
     books.end_lease(first)  # a later lease keeps the block
@@ -142,7 +142,7 @@ def test_one_root_serves_all_views_of_a_block() -> None:
     books = Accounting(4096, 64)
     block = books.allocate(128, 64)
     noted: list[RootRef] = []
-    first = block.root(ARENA, noted.append)
+    first = block.make_root(ARENA, noted.append)
     assert block.is_leased
-    assert block.root(ARENA, noted.append) is first
+    assert block.root() is first
     assert np.shares_memory(first, np.frombuffer(ARENA, np.uint8, 128, block.offset))
