@@ -209,7 +209,7 @@ class PooledCache(Cache):
         else:
             lease = None
         forked = copy.copy(self)
-        forked.layers = forked._open(key, ttl)
+        forked.layers = PooledCache._open(forked, key, ttl)
         del lease  # held until the fork has its own
         return forked
 
