@@ -99,7 +99,10 @@ def restack_(stacks: Stacks = None, execute: Execute = False) -> None:
             journal.settle(f"restack {manifest.stack}")
         show.restack_plan(console, plan, restack.obstacles(here.git, plan, journal))
         if plan.segments and execute:
-            replay.execute(here.git, plan, journal, lambda text: show.line(console, f"$ {text}"))
+            with here.git.alone():
+                replay.execute(
+                    here.git, plan, journal, lambda text: show.line(console, f"$ {text}")
+                )
             for move in plan.moves:
                 show.line(console, f"\n{move.milestone.branch}, before and after:")
                 show.line(console, replay.range_diff(here.git, move))
@@ -126,7 +129,8 @@ def undo_(
     plan = undo.plan(git, journal, entry)
     show.undo_plan(console, plan)
     if execute:
-        undo.execute(git, plan, journal, force=force)
+        with git.alone():
+            undo.execute(git, plan, journal, force=force)
         show.line(console, f"done; {git.head().removeprefix('refs/heads/')} is checked out")
     else:
         show.line(console, "nothing was changed; to do it: --execute")
@@ -147,7 +151,8 @@ def land(
         show.line(console, "nothing was changed; to do it: --execute")
         return
     carry_out = landing.squash if local else landing.run_forge
-    carry_out(here.git, plan, Journal(here.git), lambda text: show.line(console, text))
+    with here.git.alone():
+        carry_out(here.git, plan, Journal(here.git), lambda text: show.line(console, text))
     if plan.children:
         show.line(console, f"next: {settings.current().command} restack {plan.manifest.stack}")
 
