@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from milestones import handover, replay, restack, settings, show, undo, watch
+from milestones import handover, replay, restack, settings, show, signing, undo, watch
 from milestones import land as landing
 from milestones import render as rendering
 from milestones import verify as verifying
 from milestones.errors import StackError
+from milestones.evidence import Store
 from milestones.git import Git
 from milestones.here import Here, root_and_git
 from milestones.journal import Journal
@@ -174,6 +175,27 @@ def render(
         rendering.refresh(git, stacks)
     for path in rendering.write(root, stacks):
         show.line(console, f"wrote {path.as_posix()}")
+
+
+@app.command()
+def sign(
+    key: Annotated[Path, typer.Argument(help="A PEM file with an Ed25519 private key.")],
+    milestones: Annotated[list[str] | None, typer.Argument(help="None: every one.")] = None,
+) -> None:
+    """Sign the records of milestones: say that you vouch for these runs of the gates."""
+    here, console = Here.find(), Console(highlight=False)
+    every = {one.milestone.key: one for stack in here.statuses() for one in stack.milestones}
+    for name in milestones or ():
+        if name not in every:
+            raise StackError(f"there is no milestone {name!r}; there are {', '.join(every)}")
+    for name in milestones or every:
+        evidence = every[name].evidence
+        if evidence.record is not None and evidence.verdict == "green":
+            signed = signing.sign(evidence.record, key)
+            Store(here.git).add(signed)
+            show.line(console, f"{name}: signed {signed.digest[:12]}")
+        elif milestones:
+            raise StackError(f"{name} has no green record to sign: {evidence.text}")
 
 
 @app.command("fork-points")
