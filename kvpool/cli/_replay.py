@@ -31,10 +31,7 @@ __all__ = ["replay"]
 
 
 def replay(
-    trace: Annotated[
-        Path,
-        typer.Argument(metavar="TRACE", help="Trace file, or - for standard input."),
-    ],
+    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace file.")],
     backend: BackendOption = None,
     capacity: CapacityOption = 512 << 20,
     layers: Annotated[int, typer.Option(min=1, help="Layers that cache keys and values.")] = 2,
@@ -82,14 +79,6 @@ def replay(
             "--format", help=with_default("Trace format.", "detected from the first line")
         ),
     ] = None,
-    hash_block_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="TOKENS",
-            help=with_default("Tokens per hash block of a Mooncake trace.", "inferred"),
-        ),
-    ] = None,
     skip_bad: Annotated[
         bool,
         typer.Option("--skip-bad", help="Count malformed lines instead of stopping at the first."),
@@ -105,9 +94,7 @@ def replay(
     """
     layout = KVLayout(layers, kv_heads, head_dim, dtype, packing)
     with (
-        TraceReader(
-            trace, trace_format, skip_bad=skip_bad, hash_block_tokens=hash_block_tokens
-        ) as requests,
+        TraceReader(trace, trace_format, skip_bad=skip_bad) as requests,
         # The replay closes the sink too; but if an option is wrong, the replay is never made.
         nullcontext(enter_result=True) if ledger is None else LedgerSink(ledger) as receipts,
         Replay(
@@ -116,7 +103,7 @@ def replay(
             backend,
             ttl=ttl,
             policy=policy,
-            hash_block_tokens=requests.hash_block_tokens,
+            block_tokens=requests.trace_format.block_tokens,
             receipts=receipts,
             elastic=elastic,
             max_context_length=max_context,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import NoReturn
 
@@ -12,6 +13,7 @@ from kvpool.errors import (
     DoubleFreeError,
     ForeignBlockError,
     IntegrityError,
+    KVPoolError,
     PoolExhaustedError,
     StaleBlockError,
 )
@@ -52,10 +54,16 @@ class Accounting:
         Has the arena find room for a range of bytes, or raises; called with offset and size.
     wipe : callable or None
         Sets a range of bytes to zero; called with offset and size before they are free.
+    in_step : bool
+        True while a step changes the accounts. A call that finds it True knows that the step
+        was interrupted, by a signal handler that raised or because memory ran out: `recover`.
     """
 
-    # The blocks are the truth. The rest is an index of them or a sum over them, which could be
-    # made anew from the blocks: the allocator's ranges, `_draining`, and `used`.
+    # The blocks are the truth. The rest is an index of them or a sum over them, which `recover`
+    # makes anew from the blocks: the allocator's ranges, `_draining`, `_forks` and `used`. So a
+    # step may end anywhere, if each of its stores leaves the blocks as they may be, and if the
+    # sums follow the blocks: first what is allocated, then the block; first the block, then what
+    # is freed.
 
     is_elastic = False
 
@@ -68,7 +76,8 @@ class Accounting:
         self.find_room: Callable[[int, int], object] | None = None
         self.wipe: Callable[[int, int], object] | None = None
         self._blocks: set[MemoryBlock] = set()  # all that are live or draining
-        self._draining = 0  # blocks that are draining
+        self._draining: set[MemoryBlock] = set()
+        self.in_step = False
         self._allocations = self._deallocations = 0
         self._bytes_allocated = self._bytes_freed = self._bytes_trimmed = 0
         self._forks = 0
@@ -102,20 +111,22 @@ class Accounting:
 
     def allocate(self, nbytes: int, alignment: int) -> MemoryBlock:
         """Take a block; see `MemoryPool.allocate`."""
-        offset = self.allocator.allocate(nbytes, alignment)
+        self.in_step = True
+        try:
+            offset = self.allocator.allocate(nbytes, alignment)
+        except KVPoolError:  # nothing has changed
+            self.in_step = False
+            raise
         if self.find_room is not None:
-            try:
-                self.find_room(offset, nbytes)
-            except BaseException:
-                self.allocator.free(offset)
-                raise
+            self.find_room(offset, nbytes)
         block = MemoryBlock(offset, nbytes, self.pool_id)
         block.charged = charged = self.allocator.size_at(offset)
         self._bytes_allocated += charged
-        self._blocks.add(block)
         self._allocations += 1
+        self._blocks.add(block)
         if offset + nbytes > self.touched and self.wipe is None:
             self.touched = offset + nbytes
+        self.in_step = False
         return block
 
     def reserve(self, geometry: StripeGeometry, committed: int = 0) -> MemoryBlock:
@@ -139,14 +150,25 @@ class Accounting:
         if block.state is not LIVE or block not in self._blocks:
             self._refuse(block, "deallocate", DoubleFreeError)
         if deallocations is None:
-            return self._end(block)
+            self.in_step = True
+            is_free = self._end(block)
+            self.in_step = False
+            return is_free
         before, charged = self.stats(), block.charged
+        self.in_step = True
         is_free = self._end(block)
+        self.in_step = False
         deallocations.append(Deallocation(block, charged, before, self.stats()))
         return is_free
 
-    def end_lease(self, ended: RootRef) -> None:
-        """Free what a root array kept, which has died."""
+    def end_leases(self, ended: deque[RootRef]) -> None:
+        """Free what root arrays kept, which have died."""
+        self.in_step = True
+        while ended:
+            self._end_lease(ended.popleft())
+        self.in_step = False
+
+    def _end_lease(self, ended: RootRef) -> None:
         block, ended.block = ended.block, None
         # A later lease has a root of its own.
         if block is not None and block.state is DRAINING and block.is_root(ended):
@@ -157,7 +179,8 @@ class Accounting:
         for block in self._blocks:
             block.let_go()
         self._blocks.clear()
-        self._draining = self._forks = 0
+        self._draining.clear()
+        self._forks = 0
         self.find_room = self.wipe = None  # they refer to the arena and its bytes
 
     # -- pages: here every block has all of them -----------------------------------------
@@ -194,6 +217,8 @@ class Accounting:
     ) -> list[MemoryBlock]:
         """Deallocate the first victims until `nbytes` can be allocated; see `MemoryPool`."""
         return self._evict(self._choose(nbytes, alignment, 0, victims), deallocations)
+
+    make_space = make_room  # what is charged are addresses
 
     def make_room_for(
         self,
@@ -274,8 +299,8 @@ class Accounting:
             used=used,
             free=free,
             largest_free=min(free, allocator.largest_free),
-            live_blocks=len(self._blocks) - self._draining,
-            parting_blocks=self._draining,
+            live_blocks=len(self._blocks) - len(self._draining),
+            parting_blocks=len(self._draining),
             allocations=self._allocations,
             deallocations=self._deallocations,
             bytes_allocated=self._bytes_allocated,
@@ -339,12 +364,56 @@ class Accounting:
         charged = sum(block.charged for block in self._blocks)
         if charged != self.used or charged > self.capacity:
             raise IntegrityError(f"{charged} bytes charged, {self.used} used of {self.capacity}")
-        draining = sum(block.state is DRAINING for block in self._blocks)
+        draining = {block for block in self._blocks if block.state is DRAINING}
         if draining != self._draining:
-            raise IntegrityError(f"{draining} blocks draining, counted {self._draining}")
+            raise IntegrityError(f"{draining} are draining, listed are {self._draining}")
         forks = sum(len(block.children) for block in self._blocks)
         if forks != self._forks:
             raise IntegrityError(f"{forks} forks, counted {self._forks}")
+
+    # -- after an interrupt --------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Make the accounts right after a step that was interrupted: O(n log n) for n blocks.
+
+        The blocks stay as the step left them, and a block that the step was about to hand out is
+        not there. If this is interrupted too, the next call does it again.
+        """
+        self._finish_step()
+        owners = [block for block in self._blocks if not block.is_fork]
+        taken = [(block.offset, block.size) for block in owners]
+        before = self.allocator
+        self.allocator = OffsetAllocator.restored(before.capacity, before.granule, taken)
+        self._draining = {block for block in self._blocks if block.state is DRAINING}
+        self._forks = sum(len(block.children) for block in self._blocks)
+        for block in self._blocks:
+            pages = block.pages
+            block.charged = self.charge(block.size) if pages is None else pages.charged
+        charged = sum(block.charged for block in self._blocks)
+        self._bytes_allocated += max(0, charged - self.used)
+        self._bytes_freed += self.used - charged
+        self._free_unused()
+        self.in_step = False
+
+    def _finish_step(self) -> None:
+        """Finish what must not stay half done; here that is nothing."""
+
+    def _free_unused(self) -> None:
+        """Free what nothing needs of draining blocks: forks first, their parents after them."""
+        for block in sorted(self._draining, key=lambda one: one.is_fork, reverse=True):
+            if block.state is DRAINING and not block.is_leased:
+                self._give_back(block)
+
+    def free_missed(self) -> None:
+        """Free draining blocks whose last view ended when the note of that was interrupted."""
+        self.in_step = True
+        self._free_unused()
+        self.in_step = False
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether a block waits for its last view or fork."""
+        return bool(self._draining)
 
     # -- the end of a block --------------------------------------------------------------
 
@@ -352,7 +421,7 @@ class Accounting:
         # Order matters: the state is stored before the views are looked at. A view that dies
         # between the two is then still seen by end_lease().
         block.state = DRAINING
-        self._draining += 1
+        self._draining.add(block)
         return not block.is_leased and self._give_back(block)
 
     def _give_back(self, block: MemoryBlock) -> bool:
@@ -362,7 +431,7 @@ class Accounting:
         self._bytes_freed += self.allocator.free(block.offset)
         self._blocks.remove(block)
         block.state = GONE
-        self._draining -= 1
+        self._draining.discard(block)
         self._deallocations += 1
         return True
 

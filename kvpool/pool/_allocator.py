@@ -15,7 +15,7 @@ place however many there are. Neighbouring free ranges are joined at once.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from kvpool._checks import align_up, check_alignment
 from kvpool.errors import DoubleFreeError, IntegrityError, InvalidSizeError, PoolExhaustedError
@@ -73,6 +73,36 @@ class OffsetAllocator:
         self._bins: list[list[int]] = [[] for _ in range((capacity.bit_length() + 1) << 3)]
         self._occupied = 0  # bit b is set where bin b is not empty
         self._index(0, self.capacity)
+
+    @classmethod
+    def restored(
+        cls, capacity: int, granule: int, taken: Iterable[tuple[int, int]]
+    ) -> OffsetAllocator:
+        """Return an allocator in which some ranges are taken, and all others are free.
+
+        Parameters
+        ----------
+        capacity, granule : int
+            Bytes.
+        taken : iterable of (offset, size)
+            The ranges, which do not overlap; sizes are rounded up to the granule.
+        """
+        made = cls(capacity, granule)
+        end = made.capacity
+        made._unindex(0, end)
+        made._hole_at.clear()
+        made._hole_before.clear()
+        position = 0
+        for offset, nbytes in [*sorted(taken), (end, 0)]:
+            if offset > position:
+                made._hole_at[position] = offset - position
+                made._hole_before[offset] = position
+                made._index(position, offset - position)
+            if nbytes:
+                made._live[offset] = size = align_up(nbytes, granule)
+                made.free_bytes -= size
+                position = offset + size
+        return made
 
     # -- the two operations --------------------------------------------------------------
 

@@ -224,36 +224,39 @@ class MemoryBlock:
         """Have this block as the parent from now on."""
         self._parent = weakref.ref(parent)
 
-    def disown(self, child: MemoryBlock) -> None:
-        """Forget a child, which is gone."""
-        del self._children[child]
+    def disown(self, child: MemoryBlock) -> bool:
+        """Forget a child, which is gone; tell whether it was known."""
+        return self._children.pop(child, None) is not None
 
     def decommit(self, offset: int, nbytes: int) -> None:
         """Give back a fork's own pages of a range: bytes from the start of the block."""
         if self._mapping is not None:
             self._mapping.decommit(offset, nbytes)
 
-    def hand_over(self) -> MemoryBlock:
-        """Move pages, views and children to a new block that has no owner; return that block."""
+    def heir(self) -> MemoryBlock:
+        """Return a new block that has no owner, with the pages, views and children of this one."""
         heir = MemoryBlock(self.offset, self.size, self.pool_id)
         heir.state = DRAINING
-        heir.inherit(self.pages, self.charged, self._root, self._children)
-        self.pages, self.charged, self._root, self._children = None, 0, None, _NO_CHILDREN
+        heir.pages, heir.charged = self.pages, self.charged
+        heir._root, heir._children = self._root, self._children
         return heir
 
-    def inherit(
-        self,
-        pages: CommittedPages | None,
-        charged: int,
-        root: RootRef | None,
-        children: dict[MemoryBlock, int],
-    ) -> None:
-        """Take what another block hands over."""
-        self.pages, self.charged, self._root, self._children = pages, charged, root, children
-        for child in children:
-            child.follow(self)
+    def hand_over(
+        self, heir: MemoryBlock, pages: CommittedPages, mapping: ArenaFork
+    ) -> MemoryBlock:
+        """Leave pages, views and children to `heir`, and become a fork of it; return the heir.
+
+        It may be done again from the start if it was interrupted.
+        """
+        for child in heir._children:
+            if child is not self:
+                child.follow(heir)
+        root = heir._root
         if root is not None and root() is not None:
-            root.block = self
+            root.block = heir
+        self._root, self._children, self.charged = None, _NO_CHILDREN, 0
+        self.become_child(heir, pages, mapping)
+        return heir
 
     def let_go(self) -> None:
         """Be gone: views that are alive keep the mapping of a fork, the block does not."""

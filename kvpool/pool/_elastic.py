@@ -8,7 +8,8 @@ pages over: to a new parent without an owner, of which it becomes one more fork.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from kvpool._checks import align_up
 from kvpool.arena import MIN_ALIGNMENT, Arena, ArenaFork
@@ -51,6 +52,8 @@ class ElasticAccounting(Accounting):
         self.capacity = budget
         self._arena = arena
         self._page_size = arena.info.page_size
+        # What must be done to the end once it has begun; doing it twice is as doing it once.
+        self._redo: Callable[[], MemoryBlock | None] | None = None
         self._needs_commit = arena.info.needs_commit
         self._refusals: set[str] = set()  # reasons of copied forks that were logged
 
@@ -77,7 +80,8 @@ class ElasticAccounting(Accounting):
         """Take a block all of whose pages count as committed."""
         self._check_budget(self.charge(max(nbytes, 1)))
         block = self._take(nbytes, alignment)
-        self._find_room_for_new(block, [(0, nbytes)])
+        if self._needs_commit:
+            self._find_room(block, [(0, nbytes)])
         block.charged = self.charge(nbytes)
         self._bytes_allocated += block.charged
         return self._admit(block)
@@ -90,23 +94,27 @@ class ElasticAccounting(Accounting):
         block = self._take(geometry.nbytes, MIN_ALIGNMENT)
         block.pages = pages
         if charged:
-            self._find_room_for_new(block, self._lacking(block, pages, None, committed))
+            if self._needs_commit:
+                self._find_room(block, self._lacking(block, pages, None, committed))
             pages.commit(None, 0, committed)
             block.charged = charged
             self._bytes_allocated += charged
         return self._admit(block)
 
     def _take(self, nbytes: int, alignment: int) -> MemoryBlock:
-        """Take addresses, of which nothing is charged yet."""
+        """Begin a step: take addresses, of which nothing is charged yet. `_admit` ends the step."""
+        self.in_step = True
         try:
             offset = self.allocator.allocate(nbytes, alignment)
-        except PoolExhaustedError as shortage:
+        except PoolExhaustedError as shortage:  # nothing has changed
+            self.in_step = False
             raise self._lack_of_addresses(shortage.requested, "") from None
         return MemoryBlock(offset, nbytes, self.pool_id)
 
     def _admit(self, block: MemoryBlock) -> MemoryBlock:
-        self._blocks.add(block)
         self._allocations += 1
+        self._blocks.add(block)
+        self.in_step = False
         return block
 
     # -- pages ---------------------------------------------------------------------------
@@ -124,11 +132,13 @@ class ElasticAccounting(Accounting):
             return False  # as for most tokens
         missing = pages.missing(group, start, end)
         self._check_budget(missing)
+        self.in_step = True
         if missing and self._needs_commit:
             self._find_room(block, self._lacking(block, pages, group, end))
-        block.charged += missing
         self._bytes_allocated += missing
+        block.charged += missing
         pages.commit(group, start, end)
+        self.in_step = False
         return True
 
     def _lacking(
@@ -156,27 +166,23 @@ class ElasticAccounting(Accounting):
                 self._decommit(block, offset, align_up(size, self._page_size))
             raise
 
-    def _find_room_for_new(self, block: MemoryBlock, ranges: Iterable[tuple[int, int]]) -> None:
-        """Find room for a block that is not admitted yet, or give its addresses back."""
-        if not self._needs_commit:
-            return
-        try:
-            self._find_room(block, ranges)
-        except BaseException:
-            self.allocator.free(block.offset)
-            raise
-
     def trim(self, block: MemoryBlock, end: int) -> None:
         """Decommit the pages past `end` bytes of each stripe, if the block has no view."""
         pages = block.pages
         if pages is None or block.is_leased:
             return
         before, parent = block.charged, block.parent
+        self.in_step = True
         if parent is None:
             self._decommit_from(block, max(pages.pages(end), block.shared_pages()))
         else:
-            self._trim_fork(block, parent, pages, end)
+            self._redo = partial(self._trim_fork, block, parent, pages, end)
+            self._redo()
+            self._redo = None
+            self._uncharge(block, before - pages.charged)
+            self._release_if_unused(parent)
         self._bytes_trimmed += before - block.charged
+        self.in_step = False
 
     def _trim_fork(
         self, fork: MemoryBlock, parent: MemoryBlock, pages: CommittedPages, end: int
@@ -193,10 +199,8 @@ class ElasticAccounting(Accounting):
         own = max(page, pages.inherited_pages)
         for offset, size in pages.ranges_above(own):
             fork.decommit(offset, size)
-        self._uncharge(fork, pages.bytes_above(own))
         pages.inherited_pages = min(pages.inherited_pages, page)
         pages.cut(page)
-        self._release_if_unused(parent)
 
     def erase_pages(self, start: int, end: int) -> tuple[int, int]:
         """Set the whole pages of a range to zero by decommitting them; return their range."""
@@ -226,6 +230,7 @@ class ElasticAccounting(Accounting):
         except ArenaError as error:  # a limit of the process, or an arena that cannot fork
             self._log_refusal(error)
             return None
+        self.in_step = True
         child = MemoryBlock(parent.offset, parent.size, self.pool_id)
         pages = CommittedPages(parent.pages.geometry, self._page_size, shared)
         child.become_child(parent, pages, mapping)
@@ -269,15 +274,31 @@ class ElasticAccounting(Accounting):
         own = CommittedPages(pages.geometry, self._page_size, start)
         freed = 0 if block.is_leased else pages.bytes_above(block.shared_pages())
         self._check_budget(own.missing(group, start, end) - freed)
-        mapping = self._map(block)
-        parent = block.hand_over()
+        self.in_step = True
+        parent = block.heir()
+        self._redo = partial(block.hand_over, parent, own, self._map(block))
+        self._redo()
         self._blocks.add(parent)
-        self._draining += 1
+        self._redo = None
+        self._draining.add(parent)
         self._bytes_trimmed += parent.charged
-        block.become_child(parent, own, mapping)
         self._forks += 1
         self._release_if_unused(parent)
+        self.in_step = False
         return own
+
+    # -- after an interrupt --------------------------------------------------------------
+
+    def _finish_step(self) -> None:
+        """Finish what must not stay half done, and forget forks that were not handed out."""
+        if self._redo is not None:
+            parent = self._redo()
+            if parent is not None:
+                self._blocks.add(parent)
+            self._redo = None
+        for block in self._blocks:
+            for child in [one for one in block.children if one not in self._blocks]:
+                block.disown(child)
 
     # -- making room ---------------------------------------------------------------------
 
@@ -291,6 +312,16 @@ class ElasticAccounting(Accounting):
         """Deallocate the first victims until `nbytes` may be committed."""
         charge = self.charge(align_up(nbytes, alignment))
         return self._evict(self._choose(0, alignment, charge, victims), deallocations)
+
+    def make_space(
+        self,
+        nbytes: int,
+        victims: Iterable[MemoryBlock],
+        alignment: int,
+        deallocations: list[Deallocation] | None = None,
+    ) -> list[MemoryBlock]:
+        """Deallocate the first victims until a range of `nbytes` is free."""
+        return self._evict(self._choose(nbytes, alignment, 0, victims), deallocations)
 
     def _choose(
         self, nbytes: int, alignment: int, charge: int, victims: Iterable[MemoryBlock]
@@ -355,8 +386,7 @@ class ElasticAccounting(Accounting):
         parent = block.parent
         if parent is not None:
             self._uncharge(block, block.charged)
-            parent.disown(block)
-            self._forks -= 1
+            self._forks -= parent.disown(block)
             self._remove(block)
             self._release_if_unused(parent)
             return True
@@ -373,7 +403,7 @@ class ElasticAccounting(Accounting):
     def _remove(self, block: MemoryBlock) -> None:
         self._blocks.remove(block)
         block.let_go()
-        self._draining -= 1
+        self._draining.discard(block)
         self._deallocations += 1
 
     def _release_if_unused(self, parent: MemoryBlock) -> None:

@@ -155,5 +155,6 @@ class CommittedPages:
 
     def cut(self, page: int) -> None:
         """Note that the pages from index `page` of each stripe on were decommitted."""
-        self.committed_pages = [min(held, page) for held in self.committed_pages]
+        # In this order: pages that are trimmed twice in the parent cost nothing else.
         self.parent_trimmed_pages = [min(held, page) for held in self.parent_trimmed_pages]
+        self.committed_pages = [min(held, page) for held in self.committed_pages]

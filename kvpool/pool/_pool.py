@@ -108,15 +108,18 @@ class MemoryPool(Closing):
         The caller holds the lock. Every method comes to the accounts through this, except for
         figures that never change, and for `lease` and `write_lease`, which every token calls.
         """
-        if self._closed or self._ended:
-            self._reap()
-        return self._accounting
+        books = self._accounting
+        if self._ended or books.in_step or self._closed:
+            self._reap(books)
+        return books
 
-    def _reap(self) -> None:
+    def _reap(self, books: Accounting) -> None:
         if self._closed:
             raise PoolClosedError(f"the {self._arena.info.backend} pool is closed")
-        while self._ended:
-            self._accounting.end_lease(self._ended.popleft())
+        if books.in_step:  # a step was interrupted
+            books.recover()
+        if self._ended:
+            books.end_leases(self._ended)
 
     # -- blocks --------------------------------------------------------------------------
 
@@ -327,6 +330,17 @@ class MemoryPool(Closing):
         with self._lock:
             return self._books().make_room(nbytes, victims, alignment, deallocations)
 
+    def make_space(
+        self,
+        nbytes: int,
+        victims: Iterable[MemoryBlock],
+        deallocations: list[Deallocation] | None = None,
+    ) -> list[MemoryBlock]:
+        """Deallocate blocks until `nbytes` of addresses can be reserved; else as `make_room`."""
+        nbytes = byte_count("nbytes", nbytes)
+        with self._lock:
+            return self._books().make_space(nbytes, victims, MIN_ALIGNMENT, deallocations)
+
     def is_leased(self, block: MemoryBlock) -> bool:
         """Tell whether a view of the block is alive.
 
@@ -371,9 +385,10 @@ class MemoryPool(Closing):
             The pool is closed.
         """
         with self._lock:
-            if self._closed or self._ended:  # what `_books` does, without another call
-                self._reap()
-            self._accounting.require_live(block, "view")
+            books = self._accounting
+            if self._ended or books.in_step or self._closed:  # as in `_books`, without a call
+                self._reap(books)
+            books.require_live(block, "view")
             root = block.root()
             return block.make_root(self._buffer, self._lease_ended) if root is None else root
 
@@ -410,9 +425,10 @@ class MemoryPool(Closing):
             The pool is closed.
         """
         with self._lock:
-            if self._closed or self._ended:  # what `_books` does, without another call
-                self._reap()
-            took_pages = self._accounting.commit(block, group, start, end)
+            books = self._accounting
+            if self._ended or books.in_step or self._closed:  # as in `_books`, without a call
+                self._reap(books)
+            took_pages = books.commit(block, group, start, end)
             root = block.root()
             if root is None:
                 root = block.make_root(self._buffer, self._lease_ended)
@@ -759,7 +775,10 @@ class MemoryPool(Closing):
             The pool is closed.
         """
         with self._lock:
-            return self._books().stats()
+            books = self._books()
+            if books.is_draining:
+                books.free_missed()
+            return books.stats()
 
     def ranges(self) -> list[tuple[int, int, MemoryBlock | None]]:
         """Return the ranges that the arena is made of, in address order.
@@ -812,9 +831,7 @@ class MemoryPool(Closing):
         All blocks become unusable. Views that are alive stay valid: their memory goes back
         to the system with the last of them.
         """
-        with self._lock:
-            if self._closed:
-                return
+        with self._lock:  # each step may be done again, if a call before was interrupted
             self._closed = True
             self._accounting.clear()
             self._bytes = np.empty(0, np.uint8)
@@ -832,12 +849,12 @@ class MemoryPool(Closing):
             ended.block = None
             return
         self._ended.append(ended)
-        if self._lock.acquire(blocking=False):
-            try:
+        # This thread may be the one that holds the lock. Another one holds it for a moment only,
+        # and waits for nothing meanwhile.
+        if not self._lock.locked():
+            with self._lock:
                 if not self._closed:
                     self._books()
-            finally:
-                self._lock.release()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self._accounting.used} used"

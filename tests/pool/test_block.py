@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from kvpool.arena import ArenaFork
+from kvpool.layout import KVLayout
 from kvpool.pool._block import MemoryBlock
+from kvpool.pool._pages import CommittedPages
 
 PAGE = 4096
+LAYOUT = KVLayout(layers=1, kv_heads=1, head_dim=64)
+
+
+class Mapping(ArenaFork):
+    """A private mapping that is plain memory."""
+
+    @property
+    def buffer(self) -> memoryview:
+        return memoryview(bytearray(PAGE))
+
+    def decommit(self, offset: int, nbytes: int) -> None:
+        """Drop nothing."""
 
 
 def test_a_block_shares_the_most_that_a_child_reads() -> None:
@@ -31,7 +46,12 @@ def test_a_block_that_hands_over_is_empty() -> None:
     block.charged = PAGE
     block.share(child, 300)
     child.follow(block)
-    heir = block.hand_over()
-    assert (block.charged, block.is_alone, heir.charged) == (0, True, PAGE)
-    assert (heir.offset, heir.size, list(heir.children)) == (64, PAGE, [child])
-    assert child.parent is heir
+    heir, mapping = block.heir(), Mapping()
+    own = CommittedPages(LAYOUT.geometry(1, PAGE), PAGE, 100)
+    for _ in range(2):  # it may be done again, if it was interrupted
+        assert block.hand_over(heir, own, mapping) is heir
+        assert (block.charged, block.children, heir.charged) == (0, {}.keys(), PAGE)
+        assert (heir.offset, heir.size, list(heir.children)) == (64, PAGE, [child, block])
+        assert child.parent is heir
+        assert block.parent is heir
+        assert heir.shared_with(block) == 100
