@@ -133,27 +133,27 @@ def docs(session: nox.Session) -> None:
     shutil.rmtree(ROOT / "docs/generated", ignore_errors=True)  # pages of modules that are gone
     options = ["--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet"]
     session.run("sphinx-build", *options, "--builder", "html", "docs", "docs/_build/html")
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    examples = [str(path.relative_to(ROOT)) for path in pages if "_build" not in path.parts]
-    examples.remove(WITH_TORCH)
+    examples = pages_with_examples()
     if problems := sources.examples_problems(map(Path, examples), interpreters.SUPPORTED[0]):
         session.error("\n".join(problems))
     session.run("python", "-m", "scripts.stack", "render", "--check")
     session.run("python", "-m", "benchmarks.page", "--check")
     session.run("python", "-m", "scripts.architecture", "--check")
     modules = ["--doctest-modules", "--ignore-glob=/*/kvpool/integrations/*", "--pyargs", *MODULES]
-    session.run("pytest", "--quiet", *sorted(examples), *modules, env=TEST_ENVIRONMENT)
+    session.run("pytest", "--quiet", *examples, *modules, env=TEST_ENVIRONMENT)
 
 
 @nox.session(python=OLDEST.for_nox, tags=["gate"])
 def min_python(session: nox.Session) -> None:
-    """Gate: the tests on the oldest Python with the lowest versions that we say we take.
+    """Gate: tests and examples on the oldest Python with the lowest versions that we say we take.
 
     An old dependency that warns is not excused: its lower bound rises. The tests of many
     threads for several seconds are left to `test`.
     """
     require(session, OLDEST)
     run_tests(session, "requirements/min-python.txt", without="stress")
+    if not session.posargs:
+        session.run("pytest", "--quiet", *pages_with_examples(), env=TEST_ENVIRONMENT)
 
 
 @nox.session(venv_backend="none")
@@ -289,6 +289,14 @@ def require(session: nox.Session, found: interpreters.Search) -> None:
     """Fail with what was looked for and where, if an interpreter is missing."""
     if found.path is None:
         session.error(found.explain())
+
+
+def pages_with_examples() -> list[str]:
+    """Return the pages whose Python blocks are run; those that need torch are elsewhere."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
+    made = {"_build", "generated"}
+    names = [path.relative_to(ROOT).as_posix() for path in pages if not made & set(path.parts)]
+    return sorted(name for name in names if name != WITH_TORCH)
 
 
 def install_project(session: nox.Session, lock_file: str) -> None:

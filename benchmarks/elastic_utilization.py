@@ -64,7 +64,7 @@ def replayed(
         TraceReader(trace) as requests,
         Replay(
             *(LAYOUT, capacity, BACKEND),
-            block_tokens=requests.trace_format.block_tokens,
+            hash_block_tokens=requests.hash_block_tokens,
             receipts=False,
             elastic=True,
             max_context_length=context,

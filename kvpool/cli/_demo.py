@@ -21,7 +21,7 @@ from kvpool.cli._sizes import format_size
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
 from kvpool.pool import MemoryBlock, MemoryPool
-from kvpool.replay import BLOCK_TOKENS, Replay, conversations
+from kvpool.replay import HASH_BLOCK_TOKENS, Replay, conversations
 from kvpool.stats import PoolStats
 
 __all__ = ["demo"]
@@ -76,7 +76,7 @@ def demo(
 ) -> None:
     """Serve generated conversations from a small pool, and draw its arena."""
     console = Console(markup=False, highlight=False, emoji=False)
-    with Replay(LAYOUT, CAPACITY, backend, ttl=TTL, block_tokens=BLOCK_TOKENS) as run:
+    with Replay(LAYOUT, CAPACITY, backend, ttl=TTL, hash_block_tokens=HASH_BLOCK_TOKENS) as run:
         drawing = _Drawing(run, rows=_rows(console))
         display = Display() if as_json else _display(console, drawing, seconds)
         interrupted = _play(run, display)

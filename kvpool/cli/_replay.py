@@ -31,7 +31,10 @@ __all__ = ["replay"]
 
 
 def replay(
-    trace: Annotated[Path, typer.Argument(metavar="TRACE", help="Trace file.")],
+    trace: Annotated[
+        Path,
+        typer.Argument(metavar="TRACE", help="Trace file, or - for standard input."),
+    ],
     backend: BackendOption = None,
     capacity: CapacityOption = 512 << 20,
     layers: Annotated[int, typer.Option(min=1, help="Layers that cache keys and values.")] = 2,
@@ -79,6 +82,14 @@ def replay(
             "--format", help=with_default("Trace format.", "detected from the first line")
         ),
     ] = None,
+    hash_block_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="TOKENS",
+            help=with_default("Tokens per hash block of a Mooncake trace.", "inferred"),
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool,
         typer.Option("--skip-bad", help="Count malformed lines instead of stopping at the first."),
@@ -94,7 +105,9 @@ def replay(
     """
     layout = KVLayout(layers, kv_heads, head_dim, dtype, packing)
     with (
-        TraceReader(trace, trace_format, skip_bad=skip_bad) as requests,
+        TraceReader(
+            trace, trace_format, skip_bad=skip_bad, hash_block_tokens=hash_block_tokens
+        ) as requests,
         # The replay closes the sink too; but if an option is wrong, the replay is never made.
         nullcontext(enter_result=True) if ledger is None else LedgerSink(ledger) as receipts,
         Replay(
@@ -103,7 +116,7 @@ def replay(
             backend,
             ttl=ttl,
             policy=policy,
-            block_tokens=requests.trace_format.block_tokens,
+            hash_block_tokens=requests.hash_block_tokens,
             receipts=receipts,
             elastic=elastic,
             max_context_length=max_context,

@@ -218,8 +218,6 @@ class Accounting:
         """Deallocate the first victims until `nbytes` can be allocated; see `MemoryPool`."""
         return self._evict(self._choose(nbytes, alignment, 0, victims), deallocations)
 
-    make_space = make_room  # what is charged are addresses
-
     def make_room_for(
         self,
         nbytes: int,

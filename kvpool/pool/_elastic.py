@@ -313,16 +313,6 @@ class ElasticAccounting(Accounting):
         charge = self.charge(align_up(nbytes, alignment))
         return self._evict(self._choose(0, alignment, charge, victims), deallocations)
 
-    def make_space(
-        self,
-        nbytes: int,
-        victims: Iterable[MemoryBlock],
-        alignment: int,
-        deallocations: list[Deallocation] | None = None,
-    ) -> list[MemoryBlock]:
-        """Deallocate the first victims until a range of `nbytes` is free."""
-        return self._evict(self._choose(nbytes, alignment, 0, victims), deallocations)
-
     def _choose(
         self, nbytes: int, alignment: int, charge: int, victims: Iterable[MemoryBlock]
     ) -> list[MemoryBlock]:

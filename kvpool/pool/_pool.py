@@ -330,17 +330,6 @@ class MemoryPool(Closing):
         with self._lock:
             return self._books().make_room(nbytes, victims, alignment, deallocations)
 
-    def make_space(
-        self,
-        nbytes: int,
-        victims: Iterable[MemoryBlock],
-        deallocations: list[Deallocation] | None = None,
-    ) -> list[MemoryBlock]:
-        """Deallocate blocks until `nbytes` of addresses can be reserved; else as `make_room`."""
-        nbytes = byte_count("nbytes", nbytes)
-        with self._lock:
-            return self._books().make_space(nbytes, victims, MIN_ALIGNMENT, deallocations)
-
     def is_leased(self, block: MemoryBlock) -> bool:
         """Tell whether a view of the block is alive.
 

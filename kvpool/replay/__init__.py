@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from kvpool import _exports
-from kvpool.replay._content import Run, TokenTape, request_runs
+from kvpool.replay._content import Span, TokenTape, request_spans
 from kvpool.replay._driver import Replay
 from kvpool.replay._errors import BrokenLineError, TraceError
 from kvpool.replay._formats import TraceFormat
-from kvpool.replay._generated import BLOCK_TOKENS, conversations
+from kvpool.replay._generated import HASH_BLOCK_TOKENS, conversations
 from kvpool.replay._reader import TraceReader
 from kvpool.replay._report import ReplayReport, Tally, Utilization
 from kvpool.replay._request import TraceRequest
-from kvpool.replay._sessions import Session
+from kvpool.replay._sessions import ReplaySession
 
 __all__ = [
-    "BLOCK_TOKENS",
+    "HASH_BLOCK_TOKENS",
     "BrokenLineError",
     "Replay",
     "ReplayReport",
-    "Run",
-    "Session",
+    "ReplaySession",
+    "Span",
     "Tally",
     "TokenTape",
     "TraceError",
@@ -28,7 +28,7 @@ __all__ = [
     "TraceRequest",
     "Utilization",
     "conversations",
-    "request_runs",
+    "request_spans",
 ]
 
 _exports.publish(__name__)

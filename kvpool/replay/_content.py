@@ -14,14 +14,15 @@ from kvpool.entry import KVCacheEntry
 from kvpool.layout import KVLayout
 from kvpool.replay._request import TraceRequest
 
-__all__ = ["Run", "TokenTape", "request_runs", "split"]
+__all__ = ["Span", "TokenTape", "request_spans", "split"]
 
 _LONGEST_PERIOD = 8191  # tokens; like all periods odd, so that blocks of 2**n fall everywhere
 _SHORTEST_PERIOD = 251
+_LARGEST_TAPE = 256 << 20  # bytes
 _STRIDE = 7919  # tokens from the start of one request to that of the next: a prime
 
 
-class Run(NamedTuple):
+class Span(NamedTuple):
     """Tokens that follow each other on the tape.
 
     Attributes
@@ -36,33 +37,33 @@ class Run(NamedTuple):
     length: int
 
 
-def split(runs: Iterable[Run], count: int) -> tuple[list[Run], list[Run]]:
-    """Return the runs of the first `count` tokens, and those of the rest."""
+def split(spans: Iterable[Span], count: int) -> tuple[list[Span], list[Span]]:
+    """Return the spans of the first `count` tokens, and those of the rest."""
     head, tail = [], []
-    for run in runs:
-        taken = min(run.length, count)
+    for span in spans:
+        taken = min(span.length, count)
         count -= taken
         if taken:
-            head.append(Run(run.start, taken))
-        if run.length > taken:
-            tail.append(Run(run.start + taken, run.length - taken))
+            head.append(Span(span.start, taken))
+        if span.length > taken:
+            tail.append(Span(span.start + taken, span.length - taken))
     return head, tail
 
 
-def joined(runs: Iterable[Run]) -> list[Run]:
-    """Return runs with those made one that follow each other on the tape."""
-    result: list[Run] = []
-    for run in runs:
-        if result and result[-1].start + result[-1].length == run.start:
-            result[-1] = Run(result[-1].start, result[-1].length + run.length)
-        elif run.length:
-            result.append(run)
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """Return spans with those made one that follow each other on the tape."""
+    result: list[Span] = []
+    for span in spans:
+        if result and result[-1].start + result[-1].length == span.start:
+            result[-1] = Span(result[-1].start, result[-1].length + span.length)
+        elif span.length:
+            result.append(span)
     return result
 
 
-def request_runs(
-    request: TraceRequest, number: int, block_tokens: int | None
-) -> tuple[list[Run], list[Run]]:
+def request_spans(
+    request: TraceRequest, number: int, hash_block_tokens: int | None
+) -> tuple[list[Span], list[Span]]:
     """Return the stretches of the tape that a request writes.
 
     Parameters
@@ -70,21 +71,21 @@ def request_runs(
     request : TraceRequest
     number : int
         Of the request; those next to each other write different tokens.
-    block_tokens : int or None
+    hash_block_tokens : int or None
         Tokens of the blocks that the request names. The content of a block follows from its
         id alone, so prompts with ids in common have tokens in common.
 
     Returns
     -------
-    prompt, generated : list of Run
+    prompt, generated : list of Span
     """
     start = number * _STRIDE
-    if block_tokens is None:
-        prompt = [Run(start, request.prompt_tokens)]
-        return prompt, [Run(start + request.prompt_tokens, request.generated_tokens)]
-    blocks = (Run(block * block_tokens, block_tokens) for block in request.blocks)
+    if hash_block_tokens is None:
+        prompt = [Span(start, request.prompt_tokens)]
+        return prompt, [Span(start + request.prompt_tokens, request.generated_tokens)]
+    blocks = (Span(block * hash_block_tokens, hash_block_tokens) for block in request.hash_blocks)
     prompt, _ = split(joined(blocks), request.prompt_tokens)
-    return prompt, [Run(start, request.generated_tokens)]
+    return prompt, [Span(start, request.generated_tokens)]
 
 
 class TokenTape:
@@ -103,13 +104,15 @@ class TokenTape:
 
     Notes
     -----
-    The tape lies in memory twice, end to end, so nearly every run is one slice of it.
+    The tape lies in memory twice, end to end, so nearly every span is one slice of it.
     """
 
     def __init__(self, layout: KVLayout, budget: int = 8 << 20) -> None:
         self.layout = layout
         wanted = min(budget // layout.bytes_per_token, _LONGEST_PERIOD)
-        self.period = period = max(wanted | 1, _SHORTEST_PERIOD)
+        # Fewer tokens only of a layout so large that even the shortest tape were a burden.
+        shortest = min(_SHORTEST_PERIOD, max(_LARGEST_TAPE // layout.bytes_per_token | 1, 3))
+        self.period = period = max(wanted | 1, shortest)
         lead = (2, layout.layers, layout.kv_heads)
         width = layout.head_dim * layout.dtype.itemsize
         self._bytes = np.empty((*lead, 2 * period, width), np.uint8)
@@ -122,31 +125,31 @@ class TokenTape:
             (keys[:, :, at : at + 1], values[:, :, at : at + 1]) for at in range(period)
         ]
 
-    def tokens(self, runs: Iterable[Run]) -> tuple[NDArray[Any], NDArray[Any]]:
-        """Return keys and values of some runs, at least one token.
+    def tokens(self, spans: Iterable[Span]) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Return keys and values of some spans, at least one token.
 
         Returns
         -------
         keys, values : ndarray, shape (layers, kv_heads, tokens, head_dim)
             A part of the tape if the tokens lie in one piece there, and else a copy.
         """
-        pieces = [self._tokens[..., start:end, :] for start, end in self._pieces(runs)]
+        pieces = [self._tokens[..., start:end, :] for start, end in self._pieces(spans)]
         keys, values = pieces[0] if len(pieces) == 1 else np.concatenate(pieces, axis=3)
         return keys, values
 
-    def singles(self, runs: Iterable[Run]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    def singles(self, spans: Iterable[Span]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """Yield keys and values of one token after the other, each as `tokens` returns it."""
         doubled = self._singles
         period = self.period
         return itertools.chain.from_iterable(
             doubled[start:end] if end <= period else doubled[start:] + doubled[: end - period]
-            for start, end in self._pieces(runs)
+            for start, end in self._pieces(spans)
         )
 
-    def faults(self, entry: KVCacheEntry, runs: Iterable[Run]) -> list[str]:
+    def faults(self, entry: KVCacheEntry, spans: Iterable[Span]) -> list[str]:
         """Read an entry through its views and compare it with the expected tokens.
 
-        The bytes of each head's run, and those of the same tokens on the tape, are reduced
+        The bytes of each head's span, and those of the same tokens on the tape, are reduced
         to a checksum (XXH3, 64 bits) each.
 
         Returns
@@ -158,7 +161,7 @@ class TokenTape:
         ------
         EntryRemovedError
         """
-        pieces = list(self._pieces(runs))
+        pieces = list(self._pieces(spans))
         return [
             f"{name} of layer {layer}, head {head}"
             for layer in range(self.layout.layers)
@@ -166,8 +169,8 @@ class TokenTape:
                 (0, "keys", entry.key(layer)),
                 (1, "values", entry.value(layer)),
             )
-            for head, run in enumerate(view.view(np.uint8))
-            if _digest(run) != self._checksum((region, layer, head), pieces)
+            for head, span in enumerate(view.view(np.uint8))
+            if _digest(span) != self._checksum((region, layer, head), pieces)
         ]
 
     def _checksum(self, row: tuple[int, int, int], pieces: list[tuple[int, int]]) -> int:
@@ -177,11 +180,11 @@ class TokenTape:
             state.update(tape[start:end])
         return state.intdigest()
 
-    def _pieces(self, runs: Iterable[Run]) -> Iterator[tuple[int, int]]:
-        """Yield runs as slices of the array, whose start lies in the first of its two copies."""
+    def _pieces(self, spans: Iterable[Span]) -> Iterator[tuple[int, int]]:
+        """Yield spans as slices of the array, whose start lies in the first of its two copies."""
         period = self.period
-        for run in runs:
-            start, left = run.start % period, run.length
+        for span in spans:
+            start, left = span.start % period, span.length
             while left > 0:
                 end = min(start + left, 2 * period)
                 yield start, end
@@ -189,6 +192,6 @@ class TokenTape:
                 start = 0  # the second copy ends where the first begins
 
 
-def _digest(run: NDArray[np.uint8]) -> int:
+def _digest(span: NDArray[np.uint8]) -> int:
     # The tokens of a head are contiguous except in other packings, where they are copied.
-    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(run).data)
+    return xxhash.xxh3_64_intdigest(np.ascontiguousarray(span).data)

@@ -9,16 +9,16 @@ from dataclasses import replace
 from kvpool._closing import Closing
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
-from kvpool.errors import PoolExhaustedError
+from kvpool.errors import InvalidSizeError, PoolExhaustedError
 from kvpool.eviction.registry import registry as policies
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.receipts import Receipts
-from kvpool.replay._content import Run, TokenTape, request_runs, split
+from kvpool.replay._content import Span, TokenTape, request_spans, split
 from kvpool.replay._report import ReplayReport, Tally, UtilizationMeter
 from kvpool.replay._request import TraceRequest
 from kvpool.replay._reservation import Reservation
-from kvpool.replay._sessions import Session, SessionTable
+from kvpool.replay._sessions import ReplaySession, ReplaySessions
 
 __all__ = ["NAMESPACE", "Replay", "TraceClock"]
 
@@ -55,7 +55,7 @@ class Replay(Closing):
         Seconds, in the time of the arrivals, after which an idle session expires; by default never.
     policy : str, optional
         Name of the eviction policy; by default ``"lru"``.
-    block_tokens : int, optional
+    hash_block_tokens : int, optional
         Tokens per block, if requests list ids of blocks; by default they do not, and each
         request is its own session.
     receipts : bool, sink, or name of a sink, default True
@@ -105,7 +105,7 @@ class Replay(Closing):
         *,
         ttl: float | None = None,
         policy: str | None = None,
-        block_tokens: int | None = None,
+        hash_block_tokens: int | None = None,
         receipts: Receipts = True,
         elastic: bool | None = None,
         max_context_length: int | None = None,
@@ -113,6 +113,11 @@ class Replay(Closing):
     ) -> None:
         if max_context_length is not None:
             layout.geometry(max_context_length)  # refuses what is no length
+        if layout.bytes_per_token > capacity:
+            raise InvalidSizeError(
+                f"one token of the layout {layout} takes {layout.bytes_per_token} bytes, more than "
+                f"the whole pool with its {capacity}: give a larger capacity or a smaller layout"
+            )
         self._clock = TraceClock()
         self._layout, self._ttl = layout, ttl
         self._policy = policies.chosen_name(policy)
@@ -123,9 +128,9 @@ class Replay(Closing):
             elastic=elastic,
         )
         self._reservation = Reservation(self.manager.pool, layout, max_context_length)
-        self._block_tokens = block_tokens
+        self._hash_block_tokens = hash_block_tokens
         self._tape = TokenTape(layout) if write else None
-        self._sessions = SessionTable(block_tokens)
+        self._sessions = ReplaySessions(hash_block_tokens)
         self._evictions = 0  # those that the table of sessions has seen
         self._meter = UtilizationMeter()
         self._tally = Tally()
@@ -156,19 +161,19 @@ class Replay(Closing):
         self._tally.seconds += time.perf_counter() - started
         return key
 
-    def branch(self, session: Session, kept: int) -> Session:
+    def branch(self, session: ReplaySession, kept: int) -> ReplaySession:
         """Fork a session; the fork keeps its first tokens and gets others up to the same length.
 
         Parameters
         ----------
-        session : Session
+        session : ReplaySession
             A session that is in the pool.
         kept : int
             How many tokens the fork keeps.
 
         Returns
         -------
-        Session
+        ReplaySession
             The fork. It is read and compared like other sessions, but never continued.
 
         Raises
@@ -180,11 +185,11 @@ class Replay(Closing):
         self._next_id += 1
         entry.truncate(kept)
         other = TraceRequest(0, 0, session.request.tokens - kept)
-        said = request_runs(other, self._tally.requests + self._next_id, None)[1]
+        said = request_spans(other, self._tally.requests + self._next_id, None)[1]
         self._write(entry, [], said)
         self._tally.generated_tokens += other.tokens
-        request = replace(session.request, blocks=())
-        fork = Session(key, entry, [*split(session.runs, kept)[0], *said], request)
+        request = replace(session.request, hash_blocks=())
+        fork = ReplaySession(key, entry, [*split(session.spans, kept)[0], *said], request)
         self._sessions.put(fork)
         self._verify(fork)
         self._look()
@@ -217,7 +222,7 @@ class Replay(Closing):
             layout=str(self._layout),
             ttl=self._ttl,
             complete=self._complete,
-            names_sessions=self._block_tokens is not None,
+            names_sessions=self._hash_block_tokens is not None,
             tally=self._tally.copy(),
             utilization=self._meter.result(),
             stats=self.manager.get_stats(),
@@ -230,7 +235,7 @@ class Replay(Closing):
             used_in_arena=sum(one.committed for one in pool.usage() if not one.is_fork),
         )
 
-    def sessions(self) -> list[Session]:
+    def sessions(self) -> list[ReplaySession]:
         """Return the sessions that are in the pool."""
         return list(self._sessions)
 
@@ -244,9 +249,9 @@ class Replay(Closing):
         resident = self._sessions.resident_prefix(request)
         key, entry, shared = self._continued(request) or self._opened(request)
         entry.truncate(shared)
-        prompt, generated = request_runs(request, self._tally.requests, self._block_tokens)
+        prompt, generated = request_spans(request, self._tally.requests, self._hash_block_tokens)
         self._write(entry, split(prompt, shared)[1], generated)
-        session = Session(key, entry, [*prompt, *generated], request)
+        session = ReplaySession(key, entry, [*prompt, *generated], request)
         self._sessions.put(session)
         self._verify(session)
         tally = self._tally
@@ -278,13 +283,13 @@ class Replay(Closing):
         length = self._reservation.length(request.tokens)
         return key, self.manager.get_or_create_cache(key, length), 0
 
-    def _write(self, entry: KVCacheEntry, prompt: list[Run], generated: list[Run]) -> None:
+    def _write(self, entry: KVCacheEntry, prompt: list[Span], generated: list[Span]) -> None:
         before = entry.token_count
         lease = (
             entry.data()
         )  # as an engine does while it works; this also saves one lease per token
         if self._tape is None:
-            _count_only(entry, sum(run.length for run in (*prompt, *generated)))
+            _count_only(entry, sum(span.length for span in (*prompt, *generated)))
         else:
             extend = entry.extend
             if prompt:
@@ -297,10 +302,10 @@ class Replay(Closing):
         if self._tape is not None:
             self._tally.written_bytes += written * self._layout.bytes_per_token
 
-    def _verify(self, session: Session) -> None:
+    def _verify(self, session: ReplaySession) -> None:
         if self._tape is None:
             return
-        faults = self._tape.faults(session.entry, session.runs)
+        faults = self._tape.faults(session.entry, session.spans)
         self._tally.verified_bytes += session.request.tokens * self._layout.bytes_per_token
         self._tally.note_failures([f"{session.key}: {fault}" for fault in faults])
 

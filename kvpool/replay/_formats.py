@@ -14,12 +14,14 @@ from kvpool.replay._request import TraceRequest
 
 __all__ = [
     "AZURE_COLUMNS",
-    "MOONCAKE_BLOCK_TOKENS",
+    "MOONCAKE_HASH_BLOCK_TOKENS",
     "LineError",
     "LineParser",
     "TraceFormat",
     "azure_parser",
     "is_azure_header",
+    "mooncake_counts",
+    "mooncake_parser",
     "mooncake_request",
     "recognise",
 ]
@@ -27,7 +29,7 @@ __all__ = [
 AZURE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
 """The required columns of an Azure trace; other columns are ignored."""
 
-MOONCAKE_BLOCK_TOKENS = 512
+MOONCAKE_HASH_BLOCK_TOKENS = 512
 """Tokens per block in Mooncake traces, whose requests list ids of blocks."""
 
 LineParser = Callable[[str], TraceRequest]
@@ -44,11 +46,6 @@ class TraceFormat(enum.StrEnum):
     """Azure LLM inference traces: CSV, one row per request, without sessions."""
     MOONCAKE = "mooncake"
     """Mooncake traces: JSON lines, with the ids of the blocks of each prompt."""
-
-    @property
-    def block_tokens(self) -> int | None:
-        """Tokens per block; None if the format has no blocks."""
-        return MOONCAKE_BLOCK_TOKENS if self is TraceFormat.MOONCAKE else None
 
 
 def recognise(first_line: str, suffix: str) -> TraceFormat | None:
@@ -143,30 +140,76 @@ def _written_count(name: str, text: str) -> int:
 # -- Mooncake ----------------------------------------------------------------------------
 
 
-def mooncake_request(line: str) -> TraceRequest:
+def mooncake_parser(hash_block_tokens: int | None) -> LineParser:
+    """Return a function that parses one line into a request, and raises `LineError`.
+
+    Parameters
+    ----------
+    hash_block_tokens : int or None
+        Tokens per hash block; None to read no ids.
+    """
+
+    def parse(line: str) -> TraceRequest:
+        return mooncake_request(line, hash_block_tokens)
+
+    return parse
+
+
+def mooncake_request(
+    line: str, hash_block_tokens: int | None = MOONCAKE_HASH_BLOCK_TOKENS
+) -> TraceRequest:
     """Return the request in a line.
+
+    Parameters
+    ----------
+    line : str
+    hash_block_tokens : int or None
+        Tokens per hash block; None to read no ids.
 
     Raises
     ------
     LineError
-        It says none.
+        The line is malformed.
     """
+    row = _row(line)
+    prompt = _count("input_length", _field(row, "input_length"))
+    blocks: tuple[int, ...] = ()
+    if hash_block_tokens is not None:
+        blocks = _blocks(_field(row, "hash_ids"))
+        wanted = -(-prompt // hash_block_tokens)
+        if len(blocks) != wanted:
+            raise LineError(
+                f"hash_ids has {len(blocks)} ids, but {prompt} tokens are {wanted} blocks "
+                f"of {hash_block_tokens}"
+            )
+    generated = _count("output_length", _field(row, "output_length"))
+    # Qwen-Bailian's traces have the same fields, an id of the chat, and times in seconds.
+    units = 1 if "chat_id" in row else 1000
+    return _request(_time(_field(row, "timestamp")) / units, prompt, generated, blocks)
+
+
+def mooncake_counts(line: str) -> tuple[int, int]:
+    """Return the prompt tokens and the number of ids in a line; a line may have no ids.
+
+    Raises
+    ------
+    LineError
+        The line is malformed.
+    """
+    row = _row(line)
+    return _count("input_length", _field(row, "input_length")), len(
+        _blocks(row.get("hash_ids", []))
+    )
+
+
+def _row(line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise LineError(f"not valid JSON ({error})") from None
     if not isinstance(row, dict):
         raise LineError("not a JSON object")
-    prompt = _count("input_length", _field(row, "input_length"))
-    blocks = _blocks(_field(row, "hash_ids"))
-    wanted = -(-prompt // MOONCAKE_BLOCK_TOKENS)
-    if len(blocks) != wanted:
-        raise LineError(
-            f"hash_ids has {len(blocks)} ids, but {prompt} tokens are {wanted} blocks "
-            f"of {MOONCAKE_BLOCK_TOKENS}"
-        )
-    generated = _count("output_length", _field(row, "output_length"))
-    return _request(_milliseconds(_field(row, "timestamp")) / 1000, prompt, generated, blocks)
+    return row
 
 
 def _field(row: dict[str, Any], name: str) -> Any:
@@ -175,7 +218,7 @@ def _field(row: dict[str, Any], name: str) -> Any:
     return row[name]
 
 
-def _milliseconds(value: Any) -> float:
+def _time(value: Any) -> float:
     try:
         number = float(value) if _is_number(value) else math.nan
     except OverflowError:

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 from kvpool.replay._request import TraceRequest
 
-__all__ = ["BLOCK_TOKENS", "conversations"]
+__all__ = ["HASH_BLOCK_TOKENS", "conversations"]
 
-BLOCK_TOKENS = 16
+HASH_BLOCK_TOKENS = 16
 """Tokens per block of the generated requests."""
 
 _OPEN_AT_ONCE = 24  # conversations
@@ -30,7 +30,7 @@ def conversations(requests: int, seed: int = 0) -> Iterator[TraceRequest]:
     Yields
     ------
     TraceRequest
-        With the ids of blocks of `BLOCK_TOKENS` tokens, so that it says what it continues.
+        With the ids of blocks of `HASH_BLOCK_TOKENS` tokens, so that it says what it continues.
 
     Examples
     --------
@@ -62,10 +62,10 @@ class _Conversation:
 
     def turn(self, arrival: float, message: int, reply: int) -> TraceRequest:
         prompt = self._tokens + message
-        missing = -(-prompt // BLOCK_TOKENS) - len(self._blocks)
+        missing = -(-prompt // HASH_BLOCK_TOKENS) - len(self._blocks)
         blocks = (*self._blocks, *itertools.islice(self._ids, missing))
         # What stands behind the last full block will be another block with the next message.
-        self._blocks = list(blocks[: prompt // BLOCK_TOKENS])
+        self._blocks = list(blocks[: prompt // HASH_BLOCK_TOKENS])
         self._tokens = prompt + reply
         self.turns_left -= 1
         return TraceRequest(arrival, prompt, reply, blocks)

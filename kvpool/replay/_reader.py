@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 from kvpool._closing import Closing
 from kvpool.replay._errors import BrokenLineError, TraceError
@@ -13,38 +13,49 @@ from kvpool.replay._formats import (
     LineParser,
     TraceFormat,
     azure_parser,
-    mooncake_request,
+    mooncake_parser,
     recognise,
 )
+from kvpool.replay._hash_blocks import infer_hash_block_tokens
 from kvpool.replay._request import TraceRequest
+from kvpool.replay._stream import TraceStream
 
 __all__ = ["MAX_LINE_BYTES", "TraceReader"]
 
 MAX_LINE_BYTES = 1 << 20
 """Longest line, in bytes: a file without line ends must not fill the memory."""
 
+# A file that has more bytes in a line, or more blank lines at its start, is not a trace.
+_ENDLESS_BYTES = 64 << 20
+_BLANK_LINES = 10_000
+# Lines, and bytes of them, from which the size of hash blocks is inferred.
+_LINES_AHEAD, _BYTES_AHEAD = 64, 4 << 20
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 class TraceReader(Closing):
-    """Reads a trace once, from start to end, with one line in memory at a time.
+    """Reads a trace once, from start to end, with only its next lines in memory.
 
     Parameters
     ----------
     path : str or Path
-        A file, or something that is read like a file, for example a named pipe.
+        A file or a named pipe, or ``"-"`` for standard input. A trace that is compressed with
+        gzip, xz or zstd is decompressed; zstd needs the extra ``kvpool[zstd]`` before Python 3.14.
     trace_format : TraceFormat, optional
         By default detected from the first line, or else from the suffix of the file.
     skip_bad : bool, default False
         Whether to count and skip malformed lines; by default they are errors.
+    hash_block_tokens : int, optional
+        Tokens per hash block of a Mooncake trace. By default inferred from the number of ids in
+        the first lines, and 512 if those lines fit it.
 
     Attributes
     ----------
     trace_format : TraceFormat
+    hash_block_tokens : int or None
+        Tokens per hash block; None if the trace has no ids of blocks.
     bytes_total : int
-        Size of the file; 0 if unknown.
-    bytes_read : int
-        Bytes of the lines read so far.
+        Size of the file as it is stored; 0 if unknown.
     skipped : int
         How many malformed lines were skipped.
     first_skipped : BrokenLineError or None
@@ -53,10 +64,13 @@ class TraceReader(Closing):
     Raises
     ------
     TraceError
-        The file cannot be opened or is empty, its format cannot be detected, or its header does
-        not belong to the format. During iteration: the file cannot be read or has no requests.
+        The file cannot be opened or is empty, its format or the size of its hash blocks cannot be
+        detected, or its header does not belong to the format. During iteration: the file cannot be
+        read, its compressed data is damaged, or it has no requests.
     BrokenLineError
         During iteration: a line is malformed, and `skip_bad` is false.
+    MissingExtraError
+        The trace is compressed with zstd, and the extra ``kvpool[zstd]`` is not installed.
 
     Notes
     -----
@@ -69,21 +83,34 @@ class TraceReader(Closing):
         trace_format: TraceFormat | None = None,
         *,
         skip_bad: bool = False,
+        hash_block_tokens: int | None = None,
     ) -> None:
+        if hash_block_tokens is not None and hash_block_tokens < 1:
+            raise TraceError(f"hash_block_tokens must be at least 1, not {hash_block_tokens}")
         self.path = str(path)
-        self.bytes_read = self.skipped = 0
+        self.skipped = 0
         self.first_skipped: BrokenLineError | None = None
         self._skip_bad = skip_bad
+        self._ahead: deque[bytes] = deque()  # lines that were read to infer the size of blocks
         self._line = 0
-        self._stream = self._open()
+        self._stream = TraceStream(self.path)
+        self._name = self._stream.name
         try:
-            self.bytes_total = Path(path).stat().st_size
+            self.bytes_total = self._stream.bytes_total
             self._pending = self._first_line()
             self.trace_format = trace_format or self._recognise()
+            self.hash_block_tokens = None
+            if self.trace_format is TraceFormat.MOONCAKE:
+                self.hash_block_tokens = hash_block_tokens or self._infer_hash_block_tokens()
             self._parse = self._parser()
         except BaseException:
             self._stream.close()
             raise
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes of the file, as it is stored, that were read so far."""
+        return self._stream.bytes_read
 
     def __iter__(self) -> Iterator[TraceRequest]:
         found = 0
@@ -96,7 +123,7 @@ class TraceReader(Closing):
                     yield request
             self._pending = self._read_line()
         if not found and not self.skipped:
-            raise TraceError(f"{self.path} contains no requests")
+            raise TraceError(f"{self._name} contains no requests")
 
     def close(self) -> None:
         """Close the file."""
@@ -104,49 +131,65 @@ class TraceReader(Closing):
 
     # -- lines ---------------------------------------------------------------------------
 
-    def _open(self) -> BinaryIO:
-        try:
-            return Path(self.path).open("rb")
-        except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-            raise TraceError(f"cannot read {self.path}: {_reason(error)}") from error
-
     def _first_line(self) -> bytes:
         """Return the first line that is not blank, without a byte order mark."""
         line = self._read_line().removeprefix(_BYTE_ORDER_MARK)
         while line.isspace():
+            if self._line > _BLANK_LINES:
+                raise TraceError(f"{self._name} is not a trace: it starts with blank lines only")
             line = self._read_line()
         if not line:
-            raise TraceError(f"{self.path} is empty")
+            raise TraceError(f"{self._name} is empty")
         return line
 
     def _read_line(self) -> bytes:
-        """Return a line with its end; of a line that is too long, only the beginning."""
-        try:
-            line = self._stream.readline(MAX_LINE_BYTES + 1)
-            rest = line
-            self.bytes_read += len(line)
-            while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
-                rest = self._stream.readline(MAX_LINE_BYTES + 1)
-                self.bytes_read += len(rest)
-        except OSError as error:
-            raise TraceError(f"cannot read {self.path}: {_reason(error)}") from error
+        """Return the next line with its end; of a line that is too long, only the beginning."""
+        line = self._ahead.popleft() if self._ahead else self._stream_line()
         self._line += bool(line)
         return line
+
+    def _stream_line(self) -> bytes:
+        line = rest = self._stream.readline(MAX_LINE_BYTES + 1)
+        passed = len(line)
+        while len(rest) > MAX_LINE_BYTES and not rest.endswith(b"\n"):
+            rest = self._stream.readline(MAX_LINE_BYTES + 1)
+            passed += len(rest)
+            if passed > _ENDLESS_BYTES:
+                raise TraceError(
+                    f"{self._name} is not a trace: a line has over {_ENDLESS_BYTES} bytes"
+                )
+        return line
+
+    def _infer_hash_block_tokens(self) -> int | None:
+        """Return the tokens per hash block, from the lines that come next."""
+        size = len(self._pending)
+        while len(self._ahead) < _LINES_AHEAD and size < _BYTES_AHEAD:
+            line = self._stream_line()
+            if not line:
+                break
+            self._ahead.append(line)
+            size += len(line)
+        try:
+            return infer_hash_block_tokens([self._pending, *self._ahead])
+        except LineError as fault:
+            raise TraceError(
+                f"{self._name}: {fault}; give hash_block_tokens (--hash-block-tokens)"
+            ) from None
 
     # -- requests -----------------------------------------------------------------------
 
     def _recognise(self) -> TraceFormat:
-        known = recognise(self._pending.decode("utf-8", "replace"), Path(self.path).suffix)
+        known = recognise(self._pending.decode("utf-8", "replace"), self._stream.suffix)
         if known is None:
             raise TraceError(
-                f"cannot detect the trace format of {self.path} (supported: azure CSV, mooncake "
+                f"cannot detect the trace format of {self._name} (supported: azure CSV, mooncake "
                 f"JSON lines): {self._broken('neither a header nor JSON', self._pending)}"
             )
         return known
 
     def _parser(self) -> LineParser:
         if self.trace_format is TraceFormat.MOONCAKE:
-            return mooncake_request
+            return mooncake_parser(self.hash_block_tokens)
         header, self._pending = self._pending, b""
         try:
             parser = azure_parser(_decoded(header))
@@ -167,7 +210,7 @@ class TraceReader(Closing):
         return None
 
     def _broken(self, reason: str, raw: bytes) -> BrokenLineError:
-        return BrokenLineError(self.path, self._line, reason, raw.rstrip(b"\r\n"))
+        return BrokenLineError(self._name, self._line, reason, raw.rstrip(b"\r\n"))
 
 
 def _decoded(raw: bytes) -> str:
@@ -177,7 +220,3 @@ def _decoded(raw: bytes) -> str:
         return raw.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise LineError(f"not valid UTF-8 ({error.reason})") from None
-
-
-def _reason(error: OSError | ValueError) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)

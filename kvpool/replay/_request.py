@@ -17,7 +17,7 @@ class TraceRequest:
         Seconds, from any origin.
     prompt_tokens, generated_tokens : int
         Not negative, and not both 0.
-    blocks : tuple of int
+    hash_blocks : tuple of int
         Ids of the blocks of the prompt, where the trace has them. An id names its block and
         everything before it, so two prompts with one id in common begin alike up to there.
     """
@@ -25,7 +25,7 @@ class TraceRequest:
     arrival: float
     prompt_tokens: int
     generated_tokens: int
-    blocks: tuple[int, ...] = ()
+    hash_blocks: tuple[int, ...] = ()
 
     @property
     def tokens(self) -> int:

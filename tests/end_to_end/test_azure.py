@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kvpool import CacheKey, KVCacheEntry, KVCacheManager, KVLayout
 from kvpool.errors import EntryNotFoundError, EntryRemovedError
 from kvpool.ledger import LedgerSink
-from kvpool.replay import TokenTape, TraceReader, TraceRequest, request_runs
+from kvpool.replay import TokenTape, TraceReader, TraceRequest, request_spans
 from tests.support import needs
 from tests.support.accounts import LedgerAccount, verified
 from tests.support.ledgers import PRIVATE
@@ -74,7 +74,7 @@ class Engine(Worker):
 
     def serve(self, number: int, request: TraceRequest) -> None:
         key = CacheKey("azure", number)
-        prompt, generated = request_runs(request, number, None)
+        prompt, generated = request_spans(request, number, None)
         entry = self.open(key, request.prompt_tokens)
         entry.extend(*self.tape.tokens(prompt))
         if generated[0].length:

@@ -87,22 +87,22 @@ NAMES = [corrupt.__name__ for corrupt, _ in CORRUPTIONS]
 
 
 def two_sessions(backend: str) -> tuple[Replay, KVCacheEntry, KVCacheEntry]:
-    run = Replay(LAYOUT, 1 << 20, backend, block_tokens=8)
-    run.serve(FIRST)
-    run.serve(OTHER)
-    first, other = (session.entry for session in run.sessions())
-    return run, first, other
+    replay = Replay(LAYOUT, 1 << 20, backend, hash_block_tokens=8)
+    replay.serve(FIRST)
+    replay.serve(OTHER)
+    first, other = (session.entry for session in replay.sessions())
+    return replay, first, other
 
 
 @pytest.mark.parametrize(("corrupt", "faults"), CORRUPTIONS, ids=NAMES)
 def test_it_is_found_in_the_end(
     backend: str, corrupt: Callable[[KVCacheEntry], None], faults: list[str]
 ) -> None:
-    run, entry, _ = two_sessions(backend)
-    with run:
+    replay, entry, _ = two_sessions(backend)
+    with replay:
         corrupt(entry)
-        run.finish()
-        tally = run.report().tally
+        replay.finish()
+        tally = replay.report().tally
     assert tally.first_failures == [f"replay/0: {fault}" for fault in faults][:5]
     assert tally.checksum_failures == len(faults)
 
@@ -111,24 +111,24 @@ def test_it_is_found_in_the_end(
 def test_it_is_found_when_the_session_is_continued(
     corrupt: Callable[[KVCacheEntry], None], faults: list[str]
 ) -> None:
-    run, entry, _ = two_sessions("numpy")
-    with run:
+    replay, entry, _ = two_sessions("numpy")
+    with replay:
         corrupt(entry)
-        run.serve(NEXT)
-        tally = run.report().tally
+        replay.serve(NEXT)
+        tally = replay.report().tally
     assert tally.reused_tokens == 40
     assert tally.first_failures[: len(faults)] == [f"replay/0: {fault}" for fault in faults][:5]
     assert tally.checksum_failures >= len(faults)
 
 
 def test_tokens_of_another_session_are_found(backend: str) -> None:
-    run, first, other = two_sessions(backend)
-    with run:
+    replay, first, other = two_sessions(backend)
+    with replay:
         one, two = first.data(), other.data()
         one[...], two[...] = two.copy(), one.copy()
         del one, two
-        run.finish()
-        assert run.report().tally.checksum_failures == 16
+        replay.finish()
+        assert replay.report().tally.checksum_failures == 16
 
 
 def test_it_is_found_at_once_if_what_is_written_changes_on_the_way(
@@ -142,14 +142,14 @@ def test_it_is_found_at_once_if_what_is_written_changes_on_the_way(
         return extend(entry, twice, values)
 
     monkeypatch.setattr(KVCacheEntry, "extend", one_head_twice)
-    with Replay(LAYOUT, 1 << 20, "numpy") as run:
-        run.serve(FIRST)
-        assert run.report().tally.first_failures == ["replay/0: keys of layer 1, head 1"]
+    with Replay(LAYOUT, 1 << 20, "numpy") as replay:
+        replay.serve(FIRST)
+        assert replay.report().tally.first_failures == ["replay/0: keys of layer 1, head 1"]
 
 
 def test_nothing_is_found_where_nothing_is_wrong(backend: str) -> None:
-    run, _, _ = two_sessions(backend)
-    with run:
-        run.serve(NEXT)
-        run.finish()
-        assert run.report().tally.checksum_failures == 0
+    replay, _, _ = two_sessions(backend)
+    with replay:
+        replay.serve(NEXT)
+        replay.finish()
+        assert replay.report().tally.checksum_failures == 0

@@ -29,7 +29,7 @@ def read(path: Path, *, skip_bad: bool = False) -> list[TraceRequest]:
         requests = list(reader)
     first = requests[0].arrival if requests else 0.0
     return [
-        TraceRequest(r.arrival - first, r.prompt_tokens, r.generated_tokens, r.blocks)
+        TraceRequest(r.arrival - first, r.prompt_tokens, r.generated_tokens, r.hash_blocks)
         for r in requests
     ]
 
@@ -48,7 +48,7 @@ def test_azure() -> None:
     assert [r.prompt_tokens for r in requests] == [300, 41, 1200, 5, 77]
     assert [r.generated_tokens for r in requests] == [12, 7, 30, 64, 1]
     assert requests[1].arrival - requests[0].arrival == 1.25
-    assert {r.blocks for r in requests} == {()}
+    assert {r.hash_blocks for r in requests} == {()}
 
 
 def test_mooncake() -> None:
@@ -286,3 +286,18 @@ def test_a_named_pipe_is_read_as_it_comes(tmp_path: Path) -> None:
         assert next(requests).prompt_tokens == 41
         assert reader.bytes_total == 0
     os.close(keep_open)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("2023-11-16 18:15:46.6805900", 0.68059),
+        ("2023-11-16 18:15:46.000001", 0.000001),
+        ("2023-11-16 18:15:46.009930+00:00", 0.00993),
+        ("2023-11-16T18:15:46.25Z", 0.25),
+        ("2023-11-16 18:15:46", 0.0),
+    ],
+)
+def test_fractions_of_a_second_stay(tmp_path: Path, text: str, seconds: float) -> None:
+    path = write(tmp_path, f"{HEADER}\n2023-11-16 18:15:46,1,1\n{text},1,1\n")
+    assert read(path)[1].arrival == pytest.approx(seconds, abs=1e-6)

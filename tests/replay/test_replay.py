@@ -12,7 +12,7 @@ from kvpool.errors import InvalidLayoutError, InvalidTtlError, PluginError
 from kvpool.eviction.base import EvictionReason
 from kvpool.layout import KVLayout
 from kvpool.replay import Replay, ReplayReport, TraceReader, TraceRequest
-from kvpool.replay._generated import BLOCK_TOKENS, conversations
+from kvpool.replay._generated import HASH_BLOCK_TOKENS, conversations
 
 DATA = Path(__file__).parents[1] / "data"
 LAYOUT = KVLayout(2, 2, 32, "float16")
@@ -25,7 +25,7 @@ def served(
     *,
     backend: str = "numpy",
     ttl: float | None = None,
-    block_tokens: int | None = 8,
+    hash_block_tokens: int | None = 8,
     elastic: bool = False,
     max_context_length: int | None = None,
     write: bool = True,
@@ -34,14 +34,14 @@ def served(
     with Replay(
         *(LAYOUT, capacity_tokens * TOKEN, backend),
         ttl=ttl,
-        block_tokens=block_tokens,
+        hash_block_tokens=hash_block_tokens,
         elastic=elastic,
         max_context_length=max_context_length,
         write=write,
-    ) as run:
-        keys = [run.serve(request) for request in requests]
-        run.finish()
-        return keys, run.report()
+    ) as replay:
+        keys = [replay.serve(request) for request in requests]
+        replay.finish()
+        return keys, replay.report()
 
 
 def evictions(report: ReplayReport) -> dict[str, int]:
@@ -50,15 +50,15 @@ def evictions(report: ReplayReport) -> dict[str, int]:
 
 def of_a_file(name: str) -> tuple[list[TraceRequest], int | None]:
     with TraceReader(DATA / name) as reader:
-        return list(reader), reader.trace_format.block_tokens
+        return list(reader), reader.hash_block_tokens
 
 
 # -- small traces, figure by figure ------------------------------------------------------
 
 
 def test_azure(backend: str) -> None:
-    requests, block_tokens = of_a_file("azure_small.csv")
-    keys, report = served(requests, 1400, backend=backend, block_tokens=block_tokens)
+    requests, hash_block_tokens = of_a_file("azure_small.csv")
+    keys, report = served(requests, 1400, backend=backend, hash_block_tokens=hash_block_tokens)
     assert [key and key.id for key in keys] == [0, 1, 2, 3, 4]
     tally = report.tally
     assert (report.backend, report.complete, report.names_sessions) == (backend, True, False)
@@ -75,8 +75,8 @@ def test_azure(backend: str) -> None:
 
 
 def test_mooncake(backend: str) -> None:
-    requests, block_tokens = of_a_file("mooncake_small.jsonl")
-    keys, report = served(requests, 8192, backend=backend, block_tokens=block_tokens)
+    requests, hash_block_tokens = of_a_file("mooncake_small.jsonl")
+    keys, report = served(requests, 8192, backend=backend, hash_block_tokens=hash_block_tokens)
     # The third continues the first and the last the third; the second only begins like them.
     assert [key and key.id for key in keys] == [0, 1, 0, 2, 0]
     tally, stats = report.tally, report.stats
@@ -98,7 +98,7 @@ def figures_of_a_day(backend: str, elastic: bool = False) -> dict[str, object]:
     later = [replace(request, arrival=request.arrival + 700) for request in afternoon]
     day = [*morning, *later]
     _, report = served(
-        *(day, 9000), backend=backend, ttl=200, block_tokens=BLOCK_TOKENS, elastic=elastic
+        *(day, 9000), backend=backend, ttl=200, hash_block_tokens=HASH_BLOCK_TOKENS, elastic=elastic
     )
     assert report.tally.checksum_failures == 0
     assert report.stats.hits > 10
@@ -188,11 +188,11 @@ def test_a_session_without_room_to_grow_beside_itself_starts_anew() -> None:
 
 
 def test_sessions_are_idle_between_requests() -> None:
-    with Replay(LAYOUT, 4096 * TOKEN, "numpy", block_tokens=8) as run:
+    with Replay(LAYOUT, 4096 * TOKEN, "numpy", hash_block_tokens=8) as replay:
         for request in conversations(20):
-            run.serve(replace(request, blocks=()))
-            assert not any(run.manager.pool.is_leased(s.entry.block) for s in run.sessions())
-        assert {s.key for s in run.sessions()} == set(run.manager.session_keys())
+            replay.serve(replace(request, hash_blocks=()))
+            assert not any(replay.manager.pool.is_leased(s.entry.block) for s in replay.sessions())
+        assert {s.key for s in replay.sessions()} == set(replay.manager.session_keys())
 
 
 # -- the clock ---------------------------------------------------------------------------
@@ -218,7 +218,7 @@ def test_time_that_goes_back_stands_still() -> None:
 @pytest.mark.parametrize("tokens", [101, 10**40])
 def test_a_request_larger_than_the_pool_is_rejected_and_harms_nobody(tokens: int) -> None:
     small = TraceRequest(0, 90, 10, (1,))
-    keys, report = served([small, TraceRequest(1, tokens, 0), small], 100, block_tokens=None)
+    keys, report = served([small, TraceRequest(1, tokens, 0), small], 100, hash_block_tokens=None)
     assert [key and key.id for key in keys] == [0, None, 1]
     tally = report.tally
     assert (tally.requests, tally.rejected, tally.served) == (3, 1, 2)
@@ -228,7 +228,7 @@ def test_a_request_larger_than_the_pool_is_rejected_and_harms_nobody(tokens: int
 
 @pytest.mark.parametrize(("prompt", "generated"), [(0, 7), (7, 0)])
 def test_requests_with_only_a_prompt_or_only_a_reply(prompt: int, generated: int) -> None:
-    _, report = served([TraceRequest(0, prompt, generated)], block_tokens=None)
+    _, report = served([TraceRequest(0, prompt, generated)], hash_block_tokens=None)
     assert report.tally.verified_bytes == 2 * 7 * TOKEN
     assert report.tally.checksum_failures == 0
 
@@ -277,11 +277,11 @@ def test_where_the_clock_stands_still_each_request_counts_once() -> None:
 
 
 def test_the_report_is_json_and_does_not_count_on() -> None:
-    with Replay(LAYOUT, 4096 * TOKEN, "numpy", block_tokens=8) as run:
-        run.serve(TraceRequest(0, 16, 0, (1, 2)))
-        before = run.report()
-        run.serve(TraceRequest(1, 16, 0, (1, 2)))
-        after = run.report()
+    with Replay(LAYOUT, 4096 * TOKEN, "numpy", hash_block_tokens=8) as replay:
+        replay.serve(TraceRequest(0, 16, 0, (1, 2)))
+        before = replay.report()
+        replay.serve(TraceRequest(1, 16, 0, (1, 2)))
+        after = replay.report()
     assert (before.tally.requests, before.complete) == (1, False)
     assert (after.tally.requests, after.stats.hits) == (2, 1)
     shown = json.loads(json.dumps(after.as_dict()))
@@ -290,7 +290,7 @@ def test_the_report_is_json_and_does_not_count_on() -> None:
 
 
 def test_without_sessions_there_are_no_hit_figures() -> None:
-    _, report = served([TraceRequest(0, 16, 0)], block_tokens=None)
+    _, report = served([TraceRequest(0, 16, 0)], hash_block_tokens=None)
     shown = report.as_dict()
     assert [shown[name] for name in ("hits", "misses", "hit_rate")] == [None] * 3
     assert [shown["tokens"][name] for name in ("reused", "forkable")] == [None] * 2

@@ -11,7 +11,7 @@ import pytest
 from kvpool.errors import InvalidLayoutError, UnsupportedError
 from kvpool.layout import PACKINGS, KVLayout, Packing
 from kvpool.replay import Replay, ReplayReport, TraceRequest
-from kvpool.replay._generated import BLOCK_TOKENS, conversations
+from kvpool.replay._generated import HASH_BLOCK_TOKENS, conversations
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
 
@@ -23,11 +23,11 @@ ELASTIC = pytest.mark.parametrize("elastic_backend", ["mmap", "ctypes"])
 
 
 def served(requests: list[TraceRequest], capacity: int, **options: Any) -> ReplayReport:
-    with Replay(LAYOUT, capacity, options.pop("backend", "mmap"), **options) as run:
+    with Replay(LAYOUT, capacity, options.pop("backend", "mmap"), **options) as replay:
         for request in requests:
-            run.serve(request)
-        run.finish()
-        return run.report()
+            replay.serve(request)
+        replay.finish()
+        return replay.report()
 
 
 @ELASTIC
@@ -45,7 +45,7 @@ def test_an_entry_costs_the_pages_of_its_tokens(elastic_backend: str) -> None:
 
 def figures(**options: Any) -> dict[str, Any]:
     day = list(conversations(150, seed=3))
-    report = served(day, 12 << 20, ttl=200, block_tokens=BLOCK_TOKENS, **options)
+    report = served(day, 12 << 20, ttl=200, hash_block_tokens=HASH_BLOCK_TOKENS, **options)
     assert report.tally.checksum_failures == 0
     assert report.stats.hits > 10
     assert report.stats.evictions > 10
@@ -77,15 +77,15 @@ def test_counting_comes_to_the_same_as_writing() -> None:
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_every_packing_is_written_and_checked(packing: Packing) -> None:
     layout = KVLayout(2, 2, 32, "float16", packing)
-    with Replay(layout, 16 << 20, "mmap", block_tokens=BLOCK_TOKENS) as run:
+    with Replay(layout, 16 << 20, "mmap", hash_block_tokens=HASH_BLOCK_TOKENS) as replay:
         for request in conversations(30):
-            run.serve(request)
-        entry = run.sessions()[3].entry
-        run.finish()
-        assert run.report().tally.checksum_failures == 0
+            replay.serve(request)
+        entry = replay.sessions()[3].entry
+        replay.finish()
+        assert replay.report().tally.checksum_failures == 0
         entry.value(1, writeable=True)[0, 7, 31] += 1
-        run.finish()
-        failures = run.report().tally.first_failures
+        replay.finish()
+        failures = replay.report().tally.first_failures
     assert failures == [f"{entry.session_id}: values of layer 1, head 0"]
 
 
@@ -124,13 +124,13 @@ def test_an_entry_larger_than_the_address_space_is_rejected() -> None:
 
 @pytest.mark.parametrize("write", [True, False])
 def test_a_branch_shares_what_it_keeps_and_is_checked(write: bool) -> None:
-    with Replay(LAYOUT, 64 * RUNS * PAGE, "mmap", block_tokens=16, write=write) as run:
-        run.serve(TraceRequest(0, 150, 10, tuple(range(10))))
-        (parent,) = run.sessions()
-        fork = run.branch(parent, 100)
-        of_fork = run.branch(fork, 32)
-        run.finish()
-        report, usages = run.report(), run.manager.pool.usage()
+    with Replay(LAYOUT, 64 * RUNS * PAGE, "mmap", hash_block_tokens=16, write=write) as replay:
+        replay.serve(TraceRequest(0, 150, 10, tuple(range(10))))
+        (parent,) = replay.sessions()
+        fork = replay.branch(parent, 100)
+        of_fork = replay.branch(fork, 32)
+        replay.finish()
+        report, usages = replay.report(), replay.manager.pool.usage()
     assert [session.entry.token_count for session in (parent, fork, of_fork)] == [160] * 3
     assert [usage.is_fork for usage in usages] == [False, True, True]
     own = {fork.entry.block: 4, of_fork.entry.block: 8, parent.entry.block: 10}
@@ -144,20 +144,20 @@ def test_a_branch_shares_what_it_keeps_and_is_checked(write: bool) -> None:
 
 
 def test_a_broken_branch_is_found() -> None:
-    with Replay(LAYOUT, 64 * RUNS * PAGE, "mmap") as run:
-        run.serve(TraceRequest(0, 150, 10))
-        fork = run.branch(run.sessions()[0], 100)
+    with Replay(LAYOUT, 64 * RUNS * PAGE, "mmap") as replay:
+        replay.serve(TraceRequest(0, 150, 10))
+        fork = replay.branch(replay.sessions()[0], 100)
         fork.entry.key(1, writeable=True)[1, 120] = 1  # of its own
-        run.finish()
-        assert run.report().tally.first_failures == [f"{fork.key}: keys of layer 1, head 1"]
+        replay.finish()
+        assert replay.report().tally.first_failures == [f"{fork.key}: keys of layer 1, head 1"]
 
 
 def test_a_branch_is_a_copy_where_nothing_can_be_shared() -> None:
-    with Replay(LAYOUT, 64 * RUNS * PAGE, "numpy") as run:
-        run.serve(TraceRequest(0, 150, 10))
-        run.branch(run.sessions()[0], 100)
-        run.finish()
-        report = run.report()
+    with Replay(LAYOUT, 64 * RUNS * PAGE, "numpy") as replay:
+        replay.serve(TraceRequest(0, 150, 10))
+        replay.branch(replay.sessions()[0], 100)
+        replay.finish()
+        report = replay.report()
     assert (report.stats.forks, report.stats.copied_forks) == (0, 1)
     assert report.tally.checksum_failures == 0
 

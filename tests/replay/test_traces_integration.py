@@ -20,12 +20,12 @@ LAYOUT = KVLayout(2, 2, 64, "float16")
 
 def replayed(name: str, backend: str, limit: int | None = None) -> ReplayReport:
     with TraceReader(needs.traces() / name) as requests:
-        block_tokens = requests.trace_format.block_tokens
-        with Replay(LAYOUT, CAPACITY, backend, block_tokens=block_tokens) as run:
+        hash_block_tokens = requests.hash_block_tokens
+        with Replay(LAYOUT, CAPACITY, backend, hash_block_tokens=hash_block_tokens) as replay:
             for request in itertools.islice(requests, limit):
-                run.serve(request)
-            run.finish()
-            return run.report()
+                replay.serve(request)
+            replay.finish()
+            return replay.report()
 
 
 def test_all_of_azure(backend: str) -> None:
@@ -49,12 +49,12 @@ def test_all_of_azure_costs_hardly_more_than_its_tokens(packing: Packing) -> Non
     layout = KVLayout(layers=32, kv_heads=8, head_dim=128, dtype="float16", packing=packing)
     with (
         TraceReader(needs.traces() / "azure_conv_2023.csv") as requests,
-        Replay(layout, 32 << 30, "mmap", max_context_length=1 << 17, write=False) as run,
+        Replay(layout, 32 << 30, "mmap", max_context_length=1 << 17, write=False) as replay,
     ):
         for request in requests:
-            run.serve(request)
-        run.finish()
-        report = run.report()
+            replay.serve(request)
+        replay.finish()
+        report = replay.report()
     use = report.utilization
     assert (report.elastic, report.tally.requests, report.tally.rejected) == (True, 19366, 0)
     assert use.live_of_used > 0.99

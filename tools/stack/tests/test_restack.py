@@ -318,11 +318,11 @@ def test_an_untracked_file_in_the_way_is_not_overwritten(merged: Scratch) -> Non
     before = merged.heads()
     said = merged.run("restack", "--execute")
     assert said.exit_code == 1
-    assert "untracked working tree files would be overwritten" in said.text
+    assert said.text == "files that git does not have are in the way: src/part3.sh"
     assert merged.heads() == before
     assert (merged.root / "src/part3.sh").read_text(encoding="utf-8") == "mine\n"
     (merged.root / "src/part3.sh").unlink()
-    follow(merged, said, "Nothing resolves itself")
+    assert merged.run("restack", "--execute").exit_code == 0
     check_row(merged, 2)
     assert merged.repository.head() == "refs/heads/main"
 

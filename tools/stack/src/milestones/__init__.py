@@ -7,9 +7,11 @@ records of that, moves branches after their parent moved, and writes the status 
 The rooms, lowest first; each knows only those above it in this list:
 
 * `errors`, `lines`: what is wrong, and on which line;
+* `settings`: what the tool has to know of a repository;
 * `manifest`: what a stack is;
 * `git`: the repository, through the git command;
 * `records`, `environment`: evidence of one run of gates, and what it depends on;
+* `signing`: signatures of records;
 * `evidence`: where records are kept, and which of them count;
 * `facts`: what git says of each milestone; `forks`: where a branch left its parent;
 * `status`: the state of each milestone, computed from all of the above;

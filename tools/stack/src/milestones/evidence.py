@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from milestones import environment, settings
+from milestones import environment, settings, signing
 from milestones.errors import StackError
 from milestones.git import IDENTITY, NOTHING, Git
 from milestones.records import Keys, Record, RecordError, parse, to_line, to_page
@@ -97,6 +97,9 @@ class Evidence:
             notes.append("quick")
         if self.verdict == "green" and self.failures:
             notes.append(f"{self.failures} of {self.runs} runs failed")
+        if self.record.signature is not None:
+            known = signing.is_known(self.record)
+            notes.append("signed" if known else "signed by a key that is not known here")
         if self.record.excluded:
             notes.append(f"{len(self.record.excluded)} left out")
         return " ".join([passed, *([f"({', '.join(notes)})"] if notes else [])])
@@ -181,6 +184,8 @@ class Store:
         if record is None or found.fault:
             return found
         fault = ""
+        if record.signature is not None and not signing.is_valid(record):
+            return Found(found.place, found.milestone, record, "its signature does not fit")
         if self.git.knows(record.commit) and self.git.tree(record.commit) != record.tree:
             fault = f"names the tree {record.tree[:12]}, which is not that of its commit"
         elif self.git.knows(record.tree) and not self._fits_its_tree(record):
@@ -216,7 +221,12 @@ def judge(found: Sequence[Found], milestone: str, tree: str) -> Evidence:
     ours = [one for one in found if one.milestone == milestone]
     faults = tuple(f"{one.place}: {one.fault}" for one in ours if one.fault)
     # The same record may stand in a note and in a file.
-    good = {one.record.digest: one.record for one in ours if one.record and not one.fault}
+    good: dict[str, Record] = {}
+    for one in ours:
+        if one.record is not None and not one.fault:
+            present = good.get(one.record.digest)
+            if present is None or present.signature is None:
+                good[one.record.digest] = one.record
     newest_first = sorted(good.values(), key=lambda one: one.started, reverse=True)
     here = [one for one in newest_first if one.tree == tree]
     full = [one for one in here if one.scope == "full"]

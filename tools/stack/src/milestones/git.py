@@ -6,11 +6,13 @@ that failed raises, with the command, its exit status and its words.
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import os
 import shlex
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +113,7 @@ class Git:
     ) -> subprocess.CompletedProcess[str]:
         """Run a command, whatever comes of it."""
         return subprocess.run(
-            ["git", *arguments],
+            ["git", "-c", "core.quotePath=off", *arguments],  # paths as they are, to be pasted
             cwd=self.root,
             input=stdin,
             env=environment() | dict(env or {}),
@@ -227,7 +229,44 @@ class Git:
 
     def changes(self) -> list[str]:
         """Return what differs from HEAD, as git status has it; untracked files do not count."""
-        return self.lines("status", "--porcelain", "--untracked-files=no")
+        order = ("status", "--porcelain", "-z", "--untracked-files=no", "--no-renames")
+        return [entry for entry in self.run(*order).split("\0") if entry]
+
+    def untracked(self) -> set[str]:
+        """Return the files of the working tree that git neither has nor ignores."""
+        listed = self.run("ls-files", "--others", "--exclude-standard", "-z")
+        return {name for name in listed.split("\0") if name}
+
+    def files(self, tree: str) -> set[str]:
+        """Return the files of a commit or tree."""
+        listed = self.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", tree)
+        return {name for name in listed.split("\0") if name}
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Let no other process of the tool move refs of this repository in the meantime.
+
+        Raises
+        ------
+        StackError
+            Another one does so now.
+        """
+        path = self.directory("stack/lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                raise StackError(
+                    f"another process ({file.read() or 'just begun'}) moves branches of "
+                    f"{self.root} now",
+                    ["Wait for it to end, then try again."],
+                ) from None
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
 
     def directory(self, name: str) -> Path:
         """Return the path of something in the git directory that all worktrees share."""

@@ -45,6 +45,7 @@ def write(root: Path, manifest: Manifest, points: Mapping[int, Fork]) -> Path:
         The file, relative to the root.
     """
     path = settings.current().directory / f"{manifest.stack}.toml"
+    line_end = "\r\n" if b"\r\n" in (root / path).read_bytes() else "\n"
     document = tomlkit.parse((root / path).read_text(encoding="utf-8"))
     tables = document["milestone"]
     assert isinstance(tables, tomlkit.items.AoT)  # the schema says so
@@ -52,5 +53,5 @@ def write(root: Path, manifest: Manifest, points: Mapping[int, Fork]) -> Path:
         fork = points.get(int(table["id"]))
         if fork is not None:
             table["fork_point"] = fork.commit
-    (root / path).write_text(tomlkit.dumps(document), encoding="utf-8", newline="\n")
+    (root / path).write_text(tomlkit.dumps(document), encoding="utf-8", newline=line_end)
     return path

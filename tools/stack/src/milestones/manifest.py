@@ -166,7 +166,14 @@ def load_all(root: Path) -> dict[str, Manifest]:
     found: dict[str, Manifest] = {}
     places: dict[str, tuple[str, dict[lines.Path, int]]] = {}
     for path in paths:
-        name, text = path.relative_to(root).as_posix(), path.read_text(encoding="utf-8")
+        name = path.relative_to(root).as_posix()
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            line = path.read_bytes().count(b"\n", 0, error.start) + 1
+            what = f"is not UTF-8: byte {error.object[error.start]:#x} ({error.reason})"
+            problems.append(Problem(name, line, "", what))
+            continue
         manifest, wrong = _parse(name, text)
         problems += wrong
         if manifest is not None:

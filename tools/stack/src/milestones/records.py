@@ -24,6 +24,7 @@ __all__ = [
     "Keys",
     "Record",
     "RecordError",
+    "Signature",
     "parse",
     "seal",
     "to_line",
@@ -93,6 +94,13 @@ class Keys:
     excluded: tuple[str, ...] = ()
 
 
+class Signature(_Json):
+    """An Ed25519 signature over the digest of a record; both parts raw and hexadecimal."""
+
+    key: Sha256
+    value: Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+
+
 class Record(_Json):
     """What one run of the gates came to."""
 
@@ -114,6 +122,7 @@ class Record(_Json):
     gates: list[GateResult]
     log: Sha256
     digest: Sha256
+    signature: Signature | None = None
     trunk_gates: list[GateResult] | None = None
     """What the trunk's gates came to, if the milestone changes gates; empty if it has none."""
 
@@ -201,8 +210,9 @@ def to_page(record: Record) -> str:
 
 
 def _fields(record: Record) -> dict[str, Any]:
-    """Return what is written; records have had no gates of the trunk before."""
-    without = {"trunk_gates"} if record.trunk_gates is None else set()
+    """Return what is written; without what older records did not have, where it is None."""
+    later = ("signature", "trunk_gates")
+    without = {name for name in later if getattr(record, name) is None}
     return record.model_dump(mode="json", exclude=without)
 
 
@@ -216,6 +226,7 @@ def _is_time(text: str) -> bool:
 def _digest(record: Record) -> str:
     fields = _fields(record)
     del fields["digest"]
+    fields.pop("signature", None)  # it is over the digest
     return hashlib.sha256(_canonical(fields).encode("ascii")).hexdigest()
 
 

@@ -103,7 +103,8 @@ def write(root: Path, stacks: Mapping[str, Manifest]) -> list[Path]:
     }
     for path, text in changed.items():
         (root / path).parent.mkdir(parents=True, exist_ok=True)
-        (root / path).write_text(text, encoding="utf-8", newline="\n")
+        line_end = "\r\n" if _has_crlf(root / path) else "\n"
+        (root / path).write_text(text, encoding="utf-8", newline=line_end)
     return list(changed)
 
 
@@ -146,6 +147,10 @@ def check(root: Path, stacks: Mapping[str, Manifest], git: Git | None) -> Drift:
     for key, fact in facts.items():
         problems += _fact_problems(git, key, fact)
     return Drift(tuple(dict.fromkeys(problems)), len(facts), 0)
+
+
+def _has_crlf(path: Path) -> bool:
+    return path.exists() and b"\r\n" in path.read_bytes()
 
 
 def _fork_point(

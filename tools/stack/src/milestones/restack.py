@@ -184,6 +184,13 @@ def obstacles(git: Git, plan: Plan, journal: Journal) -> list[StackError]:
                 ["Commit them, or put them aside: git stash"],
             )
         )
+    if in_the_way := _untracked(git, plan):
+        found.append(
+            StackError(
+                f"files that git does not have are in the way: {', '.join(in_the_way)}",
+                ["Move them elsewhere, or commit them on the branch that they belong to."],
+            )
+        )
     elsewhere, entries = git.elsewhere(), journal.entries() if plan.moves else []
     for move in plan.moves:
         found += _obstacles_of(git, move, entries)
@@ -257,6 +264,13 @@ def _bystanders(git: Git, row: list[Move]) -> tuple[str, ...]:
     ours = {move.ref for move in row}
     heads = git.refs("refs/heads/").items()
     return tuple(ref for ref, commit in heads if commit in inside and ref not in ours)
+
+
+def _untracked(git: Git, plan: Plan) -> list[str]:
+    """Return the untracked files that a commit to be checked out would overwrite."""
+    untracked = git.untracked()
+    needed = {move.tip for move in plan.moves} | {move.base for move in plan.moves}
+    return sorted(untracked & set().union(*(git.files(one) for one in needed if untracked)))
 
 
 def _obstacles_of(git: Git, move: Move, entries: Sequence[Entry]) -> list[StackError]:

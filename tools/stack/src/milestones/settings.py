@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import tomllib
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -62,6 +63,10 @@ class Settings(BaseModel):
         description="A command that prints the versions of those at hand as a JSON object, such "
         'as {"3.11": "3.11.7"}. `python` stands for the Python that runs the tool. Without it '
         "the tool looks on PATH.",
+    )
+    signers: tuple[Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")], ...] = Field(
+        default=(),
+        description="Public Ed25519 keys, raw and hexadecimal, whose signatures of records count.",
     )
     environments: tuple[str, ...] = Field(
         default=(".venv-ci", ".nox/*"), description="Where the gates make their environments."
