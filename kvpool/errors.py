@@ -5,6 +5,7 @@ The tree, with the built-in exception that each class is as well::
     KVPoolError
       MissingExtraError                 ImportError
       ForkedProcessError
+      NotCopyableError                  TypeError
       PluginError
         UnknownPluginError              LookupError
         PluginDisabledError
