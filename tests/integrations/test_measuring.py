@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import pytest
@@ -75,3 +76,18 @@ def test_a_model_without_weights_is_refused(hf: Any, manager: KVCacheManager) ->
         model = hf.transformers.LlamaForCausalLM(hf.model().config)
     with pytest.raises(InvalidLayoutError, match="LlamaForCausalLM is on the device meta"):
         hf.PooledCache.for_model(manager, model, "s")
+
+
+def test_the_parameter_of_the_cache_has_the_name_of_the_release(hf: Any) -> None:
+    measuring = importlib.import_module("kvpool.integrations._transformers.measuring")
+
+    class Old:
+        def forward(self, input_ids: Any, past_key_values: Any = None) -> None: ...
+
+    class New:
+        def forward(self, input_ids: Any, cache: Any = None) -> None: ...
+
+    assert measuring.cache_argument(Old()) == "past_key_values"
+    assert measuring.cache_argument(New()) == "cache"
+    newer = tuple(map(int, hf.transformers.__version__.split(".")[:2])) >= (5, 24)
+    assert measuring.cache_argument(hf.model()) == ("cache" if newer else "past_key_values")

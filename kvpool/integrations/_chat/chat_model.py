@@ -15,7 +15,7 @@ from kvpool.integrations._chat.answering import Listener, StopWhen, TokenStreame
 from kvpool.integrations._chat.chat_text import ChatModelError, ChatText, Prompt
 from kvpool.integrations._chat.tiny_model import tiny_model
 from kvpool.integrations._transformers.cache import PooledCache
-from kvpool.integrations._transformers.measuring import model_layout
+from kvpool.integrations._transformers.measuring import cache_argument, model_layout
 from kvpool.manager import KVCacheManager
 
 __all__ = ["ChatModel", "quiet", "seed"]
@@ -64,6 +64,7 @@ class ChatModel(ChatText):
         super().__init__(tokenizer, name)
         self.model = model
         self.layout = model_layout(model)
+        self._cache_argument = cache_argument(model)
         self._room = max_context_length
         if max_context_length is not None and self.max_context_length is not None:
             self._room = min(max_context_length, self.max_context_length)
@@ -202,7 +203,9 @@ class ChatModel(ChatText):
                 return False
             end = min(start + PREFILL_TOKENS, last)
             with torch.inference_mode():
-                self.model(input_ids=tokens[:, start:end], past_key_values=cache, use_cache=True)
+                self.model(
+                    input_ids=tokens[:, start:end], use_cache=True, **{self._cache_argument: cache}
+                )
             listener.on_read(end - held, last + 1 - held)
         return not listener.should_stop()
 
@@ -212,7 +215,7 @@ class ChatModel(ChatText):
         self.model.generate(
             tokens,
             attention_mask=torch.ones_like(tokens),
-            past_key_values=cache,
+            **{self._cache_argument: cache},
             generation_config=self.settings,
             max_new_tokens=max_new_tokens,
             streamer=TokenStreamer(listener.on_token),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import weakref
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from kvpool.errors import InvalidLayoutError
 from kvpool.integrations._transformers.tensors import dtype_name
 from kvpool.layout import KVLayout, LayerKind, layer_kinds
 
-__all__ = ["MeasuredModel", "measure", "model_layout"]
+__all__ = ["MeasuredModel", "cache_argument", "measure", "model_layout"]
 
 _SAMPLED = 64  # first elements of each weight that tell models apart
 
@@ -111,6 +112,15 @@ def model_layout(model: Any, dtype: Any = None) -> KVLayout:
     return measure(model).layout(dtype)
 
 
+def cache_argument(model: Any) -> str:
+    """Return the name of a model's parameter for its cache.
+
+    It is ``"past_key_values"`` up to transformers 5.23, and ``"cache"`` from 5.24 on.
+    """
+    names = inspect.signature(model.forward).parameters
+    return "cache" if "cache" in names else "past_key_values"
+
+
 def _measure(model: Any) -> MeasuredModel:
     name = type(model).__name__
     declared = layer_kinds(model.config)
@@ -158,7 +168,8 @@ def _states_of_one_token(model: Any, name: str) -> dict[int, tuple[Any, Any]]:
             torch.random.fork_rng(devices=[]),  # a model in training drops out at random
         ):
             # `forward`, so that hooks which count or time the calls of a model see none.
-            model.forward(input_ids=token, past_key_values=cache, use_cache=True)
+            options = {cache_argument(model): cache}
+            model.forward(input_ids=token, use_cache=True, **options)
     except Exception as error:  # a model may raise anything
         first_line = next(iter(str(error).strip().splitlines()), "")
         raise InvalidLayoutError(
