@@ -302,3 +302,16 @@ def test_a_terminal_shows_a_bar_and_then_the_table() -> None:
     assert process.returncode == 0
     assert "0 requests, 0 tokens" in shown
     assert "checksum failures" in shown
+
+
+@pytest.mark.parametrize("size", [None, "16"])
+def test_hash_blocks_may_have_another_size(tmp_path: Path, size: str | None) -> None:
+    path = tmp_path / "blocks.jsonl"
+    path.write_text(
+        '{"timestamp": 0, "input_length": 50, "output_length": 5, "hash_ids": [1, 2, 3, 4]}\n'
+        '{"timestamp": 9, "input_length": 70, "output_length": 5, "hash_ids": [1, 2, 3, 5, 6]}\n',
+        encoding="utf-8",
+    )
+    given = [] if size is None else ["--hash-block-tokens", size]
+    shown = figures(str(path), *given)
+    assert shown["tokens"]["reused"] == 48
