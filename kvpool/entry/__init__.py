@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kvpool import _exports
 from kvpool.entry._entry import KVCacheEntry, NewTokens, PoolEntry
-from kvpool.entry._keeper import STANDALONE, Keeper
+from kvpool.entry._keeper import STANDALONE, Keeper, Room
 
-__all__ = ["STANDALONE", "KVCacheEntry", "Keeper", "NewTokens", "PoolEntry"]
+__all__ = ["STANDALONE", "KVCacheEntry", "Keeper", "NewTokens", "PoolEntry", "Room"]
 
 _exports.publish(__name__)
