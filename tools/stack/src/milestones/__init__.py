@@ -19,6 +19,7 @@ The rooms, lowest first; each knows only those above it in this list:
 * `journal`, `restack`, `replay`, `undo`, `land`: moving branches so that nothing is lost;
 * `handover`: fork points, written into the manifests;
 * `regions`, `pages`, `render`: the pages of `docs/stack`;
+* `walk`: a stack as a tree, and up and down in it;
 * `here`, `show`, `watch`, `cli`: the command line.
 """
 

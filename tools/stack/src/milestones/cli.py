@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from milestones import handover, replay, restack, settings, show, signing, undo, watch
+from milestones import handover, replay, restack, settings, show, signing, undo, walk, watch
 from milestones import land as landing
 from milestones import render as rendering
 from milestones import verify as verifying
@@ -175,6 +175,42 @@ def render(
         rendering.refresh(git, stacks)
     for path in rendering.write(root, stacks):
         show.line(console, f"wrote {path.as_posix()}")
+
+
+@app.command()
+def log(stacks: Stacks = None) -> None:
+    """Show each stack as a tree: branches, states and gates; the trunk is at the bottom."""
+    here, console = Here.find(), Console(highlight=False)
+    chosen, head = here.chosen(stacks), here.git.head().removeprefix("refs/heads/")
+    for stack in here.statuses():
+        if stack.manifest in chosen:
+            show.line(console, f"{stack.manifest.stack}  {stack.manifest.title}")
+            for text in walk.log(stack, head):
+                show.line(console, text)
+
+
+@app.command()
+def up() -> None:
+    """Check out the branch that is based on the one that is checked out."""
+    here = Here.find()
+    manifest, milestone = here.found_milestone()
+    _switch(here, walk.above(manifest, milestone, here.facts).branch)
+
+
+@app.command()
+def down() -> None:
+    """Check out the branch that the one that is checked out is based on."""
+    here = Here.find()
+    manifest, milestone = here.found_milestone()
+    lower = walk.below(manifest, milestone, here.facts)
+    _switch(here, manifest.trunk if lower is None else lower.branch)
+
+
+def _switch(here: Here, branch: str) -> None:
+    if here.git.commit(f"refs/heads/{branch}") is None:
+        raise StackError(f"{branch} is not here", [f"git switch {branch}"])
+    here.git.go_to(f"refs/heads/{branch}")
+    show.line(Console(highlight=False), f"{branch} is checked out")
 
 
 @app.command()

@@ -12,7 +12,7 @@ from milestones.errors import StackError
 from milestones.evidence import Found, Store
 from milestones.facts import Fact, survey
 from milestones.git import Git, GitError
-from milestones.manifest import Manifest, load_all
+from milestones.manifest import Manifest, Milestone, load_all
 from milestones.status import StackStatus, compute
 
 __all__ = ["Here", "root_and_git"]
@@ -56,7 +56,17 @@ class Here:
         return [one for name, one in self.stacks.items() if not names or name in names]
 
     def checked_out(self) -> str:
-        """Return the milestone whose branch is checked out.
+        """Return the key of the milestone whose branch is checked out.
+
+        Raises
+        ------
+        StackError
+            There is none.
+        """
+        return self.found_milestone()[1].key
+
+    def found_milestone(self) -> tuple[Manifest, Milestone]:
+        """Return the milestone whose branch is checked out, and its stack.
 
         Raises
         ------
@@ -67,7 +77,7 @@ class Here:
         for manifest in self.stacks.values():
             for one in manifest.milestones:
                 if one.branch == head:
-                    return one.key
+                    return manifest, one
         raise StackError(
             f"{head} is the branch of no milestone",
             ["Name milestones or stacks, or say --all."],

@@ -213,7 +213,7 @@ def _run(runner: Runner, job: Job, quick: bool, progress: Progress) -> Outcome:
         os=keys.os,
         excluded=[Excluded(**one.model_dump()) for one in job.exclusions],
         started=started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-        seconds=round(time.perf_counter() - clock, 1),
+        seconds=max(round(time.perf_counter() - clock, 1), 0.1),  # none would be no time at all
         exit_code=ran.exit_code,
         gates=list(ran.gates),
         log=ran.log,
