@@ -138,8 +138,15 @@ def _metadata_problems(
 def _requirements(project: Mapping[str, Any]) -> list[str]:
     """Return what the metadata should ask for: the dependencies, and those of the extras."""
     extras = project.get("optional-dependencies", {}).items()
-    optional = [f'{one}; extra == "{name}"' for name, needed in extras for one in needed]
+    optional = [_of_extra(one, name) for name, needed in extras for one in needed]
     return [*project["dependencies"], *optional]
+
+
+def _of_extra(requirement: str, extra: str) -> str:
+    """Return a requirement with the condition that an extra was asked for."""
+    bare, _, marker = requirement.partition(";")
+    condition = f'({marker.strip()}) and extra == "{extra}"' if marker else f'extra == "{extra}"'
+    return f"{bare}; {condition}"
 
 
 def _entry_point_problems(text: str, project: Mapping[str, Any]) -> Iterator[str]:

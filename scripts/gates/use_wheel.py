@@ -18,6 +18,10 @@ from pathlib import PurePosixPath
 _SUITES = {"kvpool.testing": "pytest"}
 
 
+# Distributions whose module is not called as they are.
+_MODULES = {"backports-zstd": "backports", "opentelemetry-api": "opentelemetry"}
+
+
 def may_lack(module: str, optional: set[str]) -> set[str]:
     """Return what need not be there for a module: what extras bring, and pytest for suites."""
     fronts = [front for front in _SUITES if f"{module}.".startswith(f"{front}.")]
@@ -39,7 +43,7 @@ def of_extras(distribution: metadata.Distribution) -> set[str]:
     for text in distribution.requires or []:
         if "extra ==" in text:
             (name,) = re.findall(r"^[\w.-]+", text)
-            found.add(name.lower().removesuffix("-api").replace("-", "_"))
+            found.add(_MODULES.get(name.lower(), name.lower().replace("-", "_")))
     return found
 
 
