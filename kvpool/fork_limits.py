@@ -11,7 +11,7 @@ import sys
 from functools import cache
 from pathlib import Path
 from typing import ClassVar
-from weakref import WeakSet
+from weakref import ref
 
 from kvpool.errors import ArenaError, ForkLimitError
 
@@ -33,8 +33,10 @@ class ForkLimits:
     Threads may call at the same time, and may exceed a limit by one fork each.
     """
 
-    _mappings: ClassVar[WeakSet[object]] = WeakSet()
-    _with_descriptor: ClassVar[WeakSet[object]] = WeakSet()
+    # Each reference takes itself out of its set when the mapping ends. A WeakSet would do the same,
+    # and its Python code would cost a third of a fork.
+    _mappings: ClassVar[set[ref[object]]] = set()
+    _with_descriptor: ClassVar[set[ref[object]]] = set()
 
     @classmethod
     def limit(cls, *, descriptors: bool) -> int:
@@ -88,9 +90,9 @@ class ForkLimits:
         descriptors : bool
             Whether the fork keeps a descriptor.
         """
-        cls._mappings.add(mapping)
+        cls._mappings.add(ref(mapping, cls._mappings.discard))
         if descriptors:
-            cls._with_descriptor.add(mapping)
+            cls._with_descriptor.add(ref(mapping, cls._with_descriptor.discard))
 
     @staticmethod
     def refusal(error: OSError, offset: int, nbytes: int) -> ArenaError:
