@@ -52,8 +52,8 @@ def whole_number(
 
 def byte_count(name: str, value: Any, *, least: int | None = None, most: int | None = None) -> int:
     """Return a number of bytes as an `int`; raise InvalidSizeError as `whole_number` does."""
-    if least is None and most is None and value.__class__ is int:  # as nearly always
-        number: int = value
+    if value.__class__ is int and most is None and (least is None or value >= least):
+        number: int = value  # as nearly always
         return number
     return whole_number(name, value, InvalidSizeError, least=least, most=most)
 

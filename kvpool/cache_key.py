@@ -38,12 +38,9 @@ class CacheKey(NamedTuple):
     id: int | str
 
     def __str__(self) -> str:
-        namespace = _doubled(self.namespace).replace("/", r"\/")
+        namespace = self.namespace.replace("\\", r"\\").replace("/", r"\/")
         if not isinstance(self.id, str):
             return f"{namespace}/{int(self.id)}"  # ids that are equal have one text: True and 1
         mark = "\\" if _NUMBER.fullmatch(self.id) else ""
-        return f"{namespace}/{mark}{_doubled(self.id)}"
-
-
-def _doubled(text: str) -> str:
-    return text.replace("\\", r"\\")
+        name = self.id.replace("\\", r"\\")
+        return f"{namespace}/{mark}{name}"

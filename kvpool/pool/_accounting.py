@@ -91,16 +91,12 @@ class Accounting:
 
     def charge(self, nbytes: int) -> int:
         """Return the bytes that a request of `nbytes` is charged with."""
-        return align_up(nbytes, self.allocator.granule)
+        granule = self.allocator.granule
+        return (nbytes + granule - 1) & -granule  # as `align_up`, without another call
 
     def cost(self, geometry: StripeGeometry, tokens: int) -> int:
         """Return the bytes that an entry is charged with when it holds some tokens."""
         del tokens  # the whole block is charged from the start
-        return self.charge(geometry.nbytes)
-
-    def cost_of_bytes(self, geometry: StripeGeometry, nbytes: int) -> int:
-        """Return the bytes that a block is charged with when `nbytes` of each stripe are there."""
-        del nbytes
         return self.charge(geometry.nbytes)
 
     def could_hold(self, geometry: StripeGeometry, tokens: int) -> bool:
@@ -129,9 +125,8 @@ class Accounting:
         self.in_step = False
         return block
 
-    def reserve(self, geometry: StripeGeometry, committed: int = 0) -> MemoryBlock:
-        """Take a block for stripes; the first `committed` bytes of each can be written."""
-        del committed  # all bytes can
+    def reserve(self, geometry: StripeGeometry) -> MemoryBlock:
+        """Take a block for stripes; see `MemoryPool.reserve`."""
         return self.allocate(geometry.nbytes, MIN_ALIGNMENT)
 
     def require_live(self, block: MemoryBlock, verb: str) -> None:
@@ -171,7 +166,7 @@ class Accounting:
     def _end_lease(self, ended: RootRef) -> None:
         block, ended.block = ended.block, None
         # A later lease has a root of its own.
-        if block is not None and block.state is DRAINING and block.is_root(ended):
+        if block is not None and block.state is DRAINING and block.root_ref is ended:
             self._give_back(block)
 
     def clear(self) -> None:
@@ -218,26 +213,27 @@ class Accounting:
         """Deallocate the first victims until `nbytes` can be allocated; see `MemoryPool`."""
         return self._evict(self._choose(nbytes, alignment, 0, victims), deallocations)
 
-    def make_room_for(
+    def allocate_evicting(
         self,
         nbytes: int,
-        charge: int,
         victims: Iterable[MemoryBlock],
         deallocations: list[Deallocation] | None,
-    ) -> list[MemoryBlock]:
-        """Deallocate the first victims until a block fits.
+    ) -> tuple[MemoryBlock, list[MemoryBlock]]:
+        """Take a block after the first victims have ended; see `MemoryPool`."""
+        charge = self.charge(nbytes)
+        evicted = self._evict(self._choose(nbytes, MIN_ALIGNMENT, charge, victims), deallocations)
+        return self.allocate(nbytes, MIN_ALIGNMENT), evicted
 
-        Parameters
-        ----------
-        nbytes : int
-            Bytes of address space of the block.
-        charge : int
-            Bytes of pages that it is charged with.
-        victims : iterable of MemoryBlock
-        deallocations : list of Deallocation or None
-        """
-        chosen = self._choose(nbytes, MIN_ALIGNMENT, charge, victims)
-        return self._evict(chosen, deallocations)
+    def reserve_evicting(
+        self,
+        geometry: StripeGeometry,
+        committed: int,
+        victims: Iterable[MemoryBlock],
+        deallocations: list[Deallocation] | None,
+    ) -> tuple[MemoryBlock, list[MemoryBlock]]:
+        """Reserve a block after the first victims have ended; see `MemoryPool`."""
+        del committed  # all bytes can be written from the start
+        return self.allocate_evicting(geometry.nbytes, victims, deallocations)
 
     def _choose(
         self, nbytes: int, alignment: int, charge: int, victims: Iterable[MemoryBlock]

@@ -46,6 +46,8 @@ LIVE: Final = BlockState.LIVE
 DRAINING: Final = BlockState.DRAINING
 GONE: Final = BlockState.GONE
 
+_BYTE: Final[np.dtype[np.uint8]] = np.dtype(np.uint8)  # NumPy looks a scalar type up at each call
+
 
 class RootRef(weakref.ref[Bytes]):
     """A weak reference to the root array of a block's views, which knows the block.
@@ -85,6 +87,8 @@ class MemoryBlock:
         Live, draining or gone.
     pool_id : int
         Which pool of this process the block belongs to.
+    root_ref : RootRef or None
+        The latest root array of the block's views; None if there was never a view.
     """
 
     # Only the pool changes a block, under its lock. `MemoryPool.check_integrity` proves:
@@ -101,11 +105,11 @@ class MemoryBlock:
         "_children",
         "_mapping",
         "_parent",
-        "_root",
         "charged",
         "offset",
         "pages",
         "pool_id",
+        "root_ref",
         "size",
         "state",
     )
@@ -117,7 +121,7 @@ class MemoryBlock:
         self.charged = 0
         self.pages: CommittedPages | None = None
         self.state = LIVE
-        self._root: RootRef | None = None
+        self.root_ref: RootRef | None = None
         self._parent: weakref.ref[MemoryBlock] | None = None
         self._mapping: ArenaFork | None = None  # the private mapping of a fork
         self._children = _NO_CHILDREN  # forks, and the bytes of each stripe that they read
@@ -130,13 +134,8 @@ class MemoryBlock:
     @property
     def is_leased(self) -> bool:
         """Whether a view of the block is alive."""
-        ref = self._root
+        ref = self.root_ref
         return ref is not None and ref() is not None
-
-    def root(self) -> Bytes | None:
-        """Return the root array of the block's views; None if no view is alive."""
-        ref = self._root
-        return None if ref is None else ref()
 
     def make_root(self, arena: memoryview, on_end: Callable[[RootRef], None]) -> Bytes:
         """Make the root array; the caller has checked that no view is alive.
@@ -151,16 +150,12 @@ class MemoryBlock:
         mapping = self._mapping
         if mapping is None:
             # Of a slice, so that the `base` of a view leads to the bytes of this block alone.
-            root = np.frombuffer(arena[self.offset : self.offset + self.size], np.uint8)
+            root = np.frombuffer(arena[self.offset : self.offset + self.size], _BYTE)
         else:
-            root = np.frombuffer(mapping.buffer, np.uint8, self.size)
-        self._root = ref = RootRef(root, on_end)
+            root = np.frombuffer(mapping.buffer, _BYTE, self.size)
+        self.root_ref = ref = RootRef(root, on_end)
         ref.block = self
         return root
-
-    def is_root(self, ref: RootRef) -> bool:
-        """Tell whether a reference is that of the block's latest root array."""
-        return self._root is ref
 
     # -- parent and children -------------------------------------------------------------
 
@@ -238,7 +233,7 @@ class MemoryBlock:
         heir = MemoryBlock(self.offset, self.size, self.pool_id)
         heir.state = DRAINING
         heir.pages, heir.charged = self.pages, self.charged
-        heir._root, heir._children = self._root, self._children
+        heir.root_ref, heir._children = self.root_ref, self._children
         return heir
 
     def hand_over(
@@ -251,10 +246,10 @@ class MemoryBlock:
         for child in heir._children:
             if child is not self:
                 child.follow(heir)
-        root = heir._root
+        root = heir.root_ref
         if root is not None and root() is not None:
             root.block = heir
-        self._root, self._children, self.charged = None, _NO_CHILDREN, 0
+        self.root_ref, self._children, self.charged = None, _NO_CHILDREN, 0
         self.become_child(heir, pages, mapping)
         return heir
 

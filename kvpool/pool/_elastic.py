@@ -66,10 +66,6 @@ class ElasticAccounting(Accounting):
         """Return the bytes that an entry is charged with when it holds some tokens."""
         return geometry.bytes_in_pages(tokens, self._page_size)
 
-    def cost_of_bytes(self, geometry: StripeGeometry, nbytes: int) -> int:
-        """Return the bytes that a block is charged with when `nbytes` of each stripe are there."""
-        return CommittedPages(geometry, self._page_size).missing(None, 0, nbytes)
-
     def could_hold(self, geometry: StripeGeometry, tokens: int) -> bool:
         """Tell whether an entry with so many tokens fits into the pool if nothing else is there."""
         return super().could_hold(geometry, tokens) and geometry.nbytes <= self.allocator.capacity
@@ -86,12 +82,27 @@ class ElasticAccounting(Accounting):
         self._bytes_allocated += block.charged
         return self._admit(block)
 
-    def reserve(self, geometry: StripeGeometry, committed: int = 0) -> MemoryBlock:
-        """Take a block of which the first bytes of each stripe are committed."""
+    def reserve(self, geometry: StripeGeometry) -> MemoryBlock:
+        """Take a block of which no page is committed."""
+        return self._reserve(CommittedPages(geometry, self._page_size), 0, 0)
+
+    def reserve_evicting(
+        self,
+        geometry: StripeGeometry,
+        committed: int,
+        victims: Iterable[MemoryBlock],
+        deallocations: list[Deallocation] | None,
+    ) -> tuple[MemoryBlock, list[MemoryBlock]]:
+        """Reserve a block, with some of it committed, after the first victims have ended."""
         pages = CommittedPages(geometry, self._page_size)
-        charged = pages.missing(None, 0, committed) if committed else 0
-        self._check_budget(charged)
-        block = self._take(geometry.nbytes, MIN_ALIGNMENT)
+        charge = pages.missing(None, 0, committed) if committed else 0
+        chosen = self._choose(geometry.nbytes, MIN_ALIGNMENT, charge, victims)
+        evicted = self._evict(chosen, deallocations)
+        return self._reserve(pages, committed, charge), evicted
+
+    def _reserve(self, pages: CommittedPages, committed: int, charged: int) -> MemoryBlock:
+        """Take a block of which the first bytes of each stripe are committed, and charged."""
+        block = self._take(pages.geometry.nbytes, MIN_ALIGNMENT)
         block.pages = pages
         if charged:
             if self._needs_commit:
@@ -317,10 +328,10 @@ class ElasticAccounting(Accounting):
         self, nbytes: int, alignment: int, charge: int, victims: Iterable[MemoryBlock]
     ) -> list[MemoryBlock]:
         """Return the first victims after whose end both addresses and pages are free."""
+        if charge <= self.free and (not nbytes or self.allocator.fits(nbytes, alignment)):
+            return []
         pages = PageGain(charge - self.free)
         addresses = AddressGain(self.allocator, nbytes, alignment)
-        if pages.is_enough and addresses.is_enough:
-            return []
         size = self.charge(nbytes)
         if charge > self.capacity:
             raise self._shortage(charge, f", and the whole pool has {self.capacity}")

@@ -209,9 +209,7 @@ class MemoryPool(Closing):
         with self._lock:
             books = self._books()
             touched, data = books.touched, self._bytes
-            charge = books.charge(nbytes)
-            evicted = books.make_room_for(nbytes, charge, victims, deallocations)
-            block = books.allocate(nbytes, MIN_ALIGNMENT)
+            block, evicted = books.allocate_evicting(nbytes, victims, deallocations)
         if block.offset < touched:
             _clean(data, block, touched)
         return block, evicted
@@ -378,7 +376,8 @@ class MemoryPool(Closing):
             if self._ended or books.in_step or self._closed:  # as in `_books`, without a call
                 self._reap(books)
             books.require_live(block, "view")
-            root = block.root()
+            ref = block.root_ref
+            root = None if ref is None else ref()
             return block.make_root(self._buffer, self._lease_ended) if root is None else root
 
     def write_lease(
@@ -418,7 +417,8 @@ class MemoryPool(Closing):
             if self._ended or books.in_step or self._closed:  # as in `_books`, without a call
                 self._reap(books)
             took_pages = books.commit(block, group, start, end)
-            root = block.root()
+            ref = block.root_ref
+            root = None if ref is None else ref()
             if root is None:
                 root = block.make_root(self._buffer, self._lease_ended)
             return root, took_pages
@@ -584,9 +584,7 @@ class MemoryPool(Closing):
         with self._lock:
             books = self._books()
             touched, data = books.touched, self._bytes
-            charge = books.cost_of_bytes(geometry, committed)
-            evicted = books.make_room_for(geometry.nbytes, charge, victims, deallocations)
-            block = books.reserve(geometry, committed)
+            block, evicted = books.reserve_evicting(geometry, committed, victims, deallocations)
         if block.offset < touched:
             _clean(data, block, touched)
         return block, evicted
