@@ -1,13 +1,15 @@
-"""Checks of sizes and counts, and rounding to powers of two."""
+"""Checks of sizes, counts and flags, and rounding to powers of two."""
 
 from __future__ import annotations
 
 import operator
 from typing import Any
 
-from kvpool.errors import InvalidAlignmentError, InvalidSizeError
+import numpy as np
 
-__all__ = ["align_up", "byte_count", "check_alignment", "whole_number"]
+from kvpool.errors import InvalidAlignmentError, InvalidArgumentError, InvalidSizeError
+
+__all__ = ["align_up", "byte_count", "check_alignment", "check_flag", "whole_number"]
 
 
 def whole_number(
@@ -70,6 +72,12 @@ def check_alignment(alignment: int) -> int:
     if number < 1 or number & (number - 1):
         raise InvalidAlignmentError(f"alignment {alignment} is not a power of two")
     return number
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raise InvalidArgumentError unless a value is True or False; a bool of NumPy is one."""
+    if not isinstance(value, bool | np.bool_):
+        raise InvalidArgumentError(f"{name} must be True or False, not {value!r}")
 
 
 def align_up(offset: int, alignment: int) -> int:

@@ -3,6 +3,7 @@
 The tree, with the built-in exception that each class is as well::
 
     KVPoolError
+      InvalidArgumentError              TypeError
       MissingExtraError                 ImportError
       ForkedProcessError
       NotCopyableError                  TypeError
@@ -65,6 +66,7 @@ __all__ = [
     "ForkedProcessError",
     "IntegrityError",
     "InvalidAlignmentError",
+    "InvalidArgumentError",
     "InvalidLayoutError",
     "InvalidOptionError",
     "InvalidSizeError",
@@ -90,6 +92,10 @@ __all__ = [
 
 class KVPoolError(Exception):
     """Base class of all errors raised by kvpool."""
+
+
+class InvalidArgumentError(KVPoolError, TypeError):
+    """An argument is an object of the wrong type; the text names the argument and the object."""
 
 
 class MissingExtraError(KVPoolError, ImportError):
@@ -236,7 +242,7 @@ class InvalidAlignmentError(PoolError, ValueError):
 
 
 class ForeignBlockError(PoolError, ValueError):
-    """The block belongs to another pool."""
+    """The block belongs to another pool, or is not a block."""
 
 
 class StaleBlockError(PoolError, ValueError):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvpool._checks import align_up, byte_count, check_alignment, whole_number
-from kvpool.errors import InvalidAlignmentError, InvalidSizeError
+from kvpool._checks import align_up, byte_count, check_alignment, check_flag, whole_number
+from kvpool.errors import InvalidAlignmentError, InvalidArgumentError, InvalidSizeError
 
 powers_of_two = st.integers(0, 70).map(lambda exponent: 1 << exponent)
 
@@ -56,3 +56,13 @@ def test_a_whole_number_has_its_limits() -> None:
         byte_count("size", 0, least=1)
     with pytest.raises(InvalidSizeError, match="size must be at most 9, not 10"):
         byte_count("size", 10, most=9)
+
+
+@pytest.mark.parametrize("value", [None, 1, 0, "no", []])
+def test_a_flag_is_true_or_false(value: Any) -> None:
+    check_flag("secure", np.False_)
+    check_flag("secure", value=True)
+    with pytest.raises(
+        InvalidArgumentError, match=re.escape(f"secure must be True or False, not {value!r}")
+    ):
+        check_flag("secure", value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import operator
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -13,6 +12,7 @@ from typing import Any, Self
 
 from numpy.typing import ArrayLike, NDArray
 
+from kvpool._checks import whole_number
 from kvpool._uncopyable import Uncopyable
 from kvpool.entry._keeper import STANDALONE, Keeper, Room, Standalone
 from kvpool.entry._tokens import TokenCount, as_token_arrays
@@ -795,41 +795,30 @@ class KVCacheEntry(PoolEntry):
         layers = self._geometry.layout.layers
         if layer.__class__ is int and 0 <= layer < layers:
             return layer  # as nearly always, without another call
-        try:
-            number = operator.index(layer)
-        except TypeError:
-            number = -1
-        if not 0 <= number < layers:
-            raise LayerIndexError(
-                f"session {self.session_id!r} has no layer {layer!r}: it has {layers}"
-            )
-        return number
+        with contextlib.suppress(LayerIndexError):
+            return whole_number("layer", layer, LayerIndexError, least=0, most=layers - 1)
+        raise LayerIndexError(
+            f"session {self.session_id!r} has no layer {layer!r}: it has {layers}"
+        )
 
     def _check_count(self, count: int) -> int:
-        try:
-            number = operator.index(count)
-        except TypeError:
-            number = 0
-        if number < 1:
-            raise InvalidTokensError(
-                f"session {self.session_id!r} gets {count!r} tokens to append: "
-                "the count must be a whole number of at least 1"
-            )
-        return number
+        with contextlib.suppress(InvalidTokensError):
+            return whole_number("count", count, InvalidTokensError, least=1)
+        raise InvalidTokensError(
+            f"session {self.session_id!r} gets {count!r} tokens to append: "
+            "the count must be a whole number of at least 1"
+        )
 
     def _check_kept(self, token_count: int) -> int:
-        try:
-            kept = operator.index(token_count)
-        except TypeError:
-            kept = -1
-        if not 0 <= kept <= self._tokens.complete:
-            # Raises EntryRemovedError if the entry is gone: that is what the caller must know.
-            self._lease()
-            raise InvalidTokensError(
-                f"cannot truncate session {self.session_id!r} to {token_count!r} tokens: "
-                f"it holds {self._tokens.complete}"
-            )
-        return kept
+        held = self._tokens.complete
+        with contextlib.suppress(InvalidTokensError):
+            return whole_number("token_count", token_count, InvalidTokensError, least=0, most=held)
+        # Raises EntryRemovedError if the entry is gone: that is what the caller must know.
+        self._lease()
+        raise InvalidTokensError(
+            f"cannot truncate session {self.session_id!r} to {token_count!r} tokens: "
+            f"it holds {held}"
+        )
 
     @contextlib.contextmanager
     def _removal_named(self) -> Iterator[None]:

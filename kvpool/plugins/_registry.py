@@ -80,8 +80,11 @@ class PluginRegistry(Generic[T]):
         Raises
         ------
         UnknownPluginError
-            Neither the argument nor the environment nor a default names a plugin.
+            Neither the argument nor the environment nor a default names a plugin, or the
+            argument is not a name.
         """
+        if name is not None and not isinstance(name, str):
+            raise UnknownPluginError(f"unknown {self._noun} {name!r}; {self._available()}")
         wanted = name or self._environment(self.kind.choice_variable) or self.kind.default
         if wanted is None:
             raise UnknownPluginError(f"no {self._noun} was named; {self._available()}")

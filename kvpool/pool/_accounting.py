@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NoReturn
 
 from kvpool._checks import align_up
@@ -13,17 +13,18 @@ from kvpool.errors import (
     DoubleFreeError,
     ForeignBlockError,
     IntegrityError,
+    InvalidArgumentError,
     KVPoolError,
     PoolExhaustedError,
     StaleBlockError,
 )
 from kvpool.pool._allocator import OffsetAllocator
-from kvpool.pool._block import DRAINING, GONE, LIVE, MemoryBlock, RootRef
+from kvpool.pool._block import DRAINING, GONE, LIVE, MemoryBlock, RootRef, not_a_block
 from kvpool.pool._pages import StripeGeometry
 from kvpool.pool._usage import BlockUsage, Deallocation, block_usage
 from kvpool.stats import MemoryStats
 
-__all__ = ["Accounting"]
+__all__ = ["Accounting", "victims_of"]
 
 _pool_ids = itertools.count(1)
 
@@ -37,7 +38,7 @@ class Accounting:
     Parameters
     ----------
     capacity, granule : int
-        Bytes, as for `OffsetAllocator`.
+        Bytes of the pool, and of the unit in which they are handed out.
 
     Attributes
     ----------
@@ -100,7 +101,7 @@ class Accounting:
         return self.charge(geometry.nbytes)
 
     def could_hold(self, geometry: StripeGeometry, tokens: int) -> bool:
-        """Tell whether an entry with so many tokens fits into the pool if nothing else is there."""
+        """Tell whether an entry with `tokens` tokens fits into a pool without other blocks."""
         return self.cost(geometry, tokens) <= self.capacity
 
     # -- blocks --------------------------------------------------------------------------
@@ -131,24 +132,35 @@ class Accounting:
 
     def require_live(self, block: MemoryBlock, verb: str) -> None:
         """Raise unless the block is live and belongs to this pool."""
-        if block.state is not LIVE or block not in self._blocks:
+        if (
+            block.__class__ is not MemoryBlock
+            or block.state is not LIVE
+            or block not in self._blocks
+        ):
             self._refuse(block, verb, StaleBlockError)
 
     def is_live(self, block: MemoryBlock) -> bool:
         """Tell whether the block is live and belongs to this pool."""
-        return block.state is LIVE and block in self._blocks
+        is_block = block.__class__ is MemoryBlock
+        return is_block and block.state is LIVE and block in self._blocks
 
     def deallocate(
         self, block: MemoryBlock, deallocations: list[Deallocation] | None = None
     ) -> bool:
         """End a block; see `MemoryPool.deallocate`."""
-        if block.state is not LIVE or block not in self._blocks:
+        try:
+            is_live = block.state is LIVE and block in self._blocks
+        except AttributeError:  # not a block
+            is_live = False
+        if not is_live:
             self._refuse(block, "deallocate", DoubleFreeError)
         if deallocations is None:
             self.in_step = True
             is_free = self._end(block)
             self.in_step = False
             return is_free
+        if not isinstance(deallocations, list):
+            raise InvalidArgumentError(f"deallocations must be a list, not {deallocations!r}")
         before, charged = self.stats(), block.charged
         self.in_step = True
         is_free = self._end(block)
@@ -183,7 +195,11 @@ class Accounting:
     def commit(self, block: MemoryBlock, group: int | None, start: int, end: int) -> bool:
         """Charge the pages for a write; return whether that took new ones."""
         del group, start, end
-        if block.state is not LIVE or block not in self._blocks:
+        try:
+            is_live = block.state is LIVE and block in self._blocks
+        except AttributeError:  # not a block
+            is_live = False
+        if not is_live:
             self._refuse(block, "write to", StaleBlockError)
         return False
 
@@ -248,8 +264,12 @@ class Accounting:
             raise self._shortage(size, f", and the whole pool has {allocator.capacity}")
         plan = None
         chosen: dict[MemoryBlock, None] = {}
-        for block in victims:
-            if block.state is not LIVE or block not in self._blocks or block in chosen:
+        for block in victims_of(victims):
+            try:
+                is_new = block.state is LIVE and block in self._blocks and block not in chosen
+            except AttributeError:  # not a block
+                is_new = False
+            if not is_new:
                 self._refuse_victim(block)
             if block.is_leased:
                 continue
@@ -273,8 +293,7 @@ class Accounting:
         return chosen
 
     def _refuse_victim(self, block: MemoryBlock) -> NoReturn:
-        if block.state is not LIVE or block not in self._blocks:
-            self._refuse(block, "evict", StaleBlockError)
+        self.require_live(block, "evict")
         raise DoubleFreeError(f"cannot evict {block!r} twice: the victims name it again")
 
     def _shortage(self, nbytes: int, detail: str = "") -> PoolExhaustedError:
@@ -430,9 +449,27 @@ class Accounting:
         return True
 
     def _refuse(self, block: MemoryBlock, verb: str, stale: type[StaleBlockError]) -> NoReturn:
+        if not isinstance(block, MemoryBlock):
+            raise not_a_block(block, verb)
         if block.pool_id != self.pool_id:
             raise ForeignBlockError(
                 f"cannot {verb} {block!r}: it belongs to pool {block.pool_id}, "
                 f"this is pool {self.pool_id}"
             )
         raise stale(f"cannot {verb} {block!r}: it was deallocated before")
+
+
+def victims_of(victims: Iterable[MemoryBlock]) -> Iterator[MemoryBlock]:
+    """Return an iterator over victims.
+
+    Raises
+    ------
+    InvalidArgumentError
+        `victims` cannot be iterated over.
+    """
+    try:
+        return iter(victims)
+    except TypeError:
+        raise InvalidArgumentError(
+            f"victims must be an iterable of blocks, not {victims!r}"
+        ) from None

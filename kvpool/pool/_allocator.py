@@ -347,7 +347,7 @@ class OffsetAllocator:
             if align_up(start, alignment) + size <= start + hole
         ]
         if not fitting:
-            detail = f", none of them with {size} bytes behind a multiple of {alignment}"
+            detail = f", and no range has {size} bytes behind a multiple of {alignment}"
             raise PoolExhaustedError(size, self.free_bytes, self.largest_free, detail)
         _, start = min(fitting)
         return start, align_up(start, alignment)

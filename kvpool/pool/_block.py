@@ -11,9 +11,9 @@ from typing import Any, Final, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from kvpool._checks import byte_count
+from kvpool._checks import byte_count, whole_number
 from kvpool.arena import ArenaFork
-from kvpool.errors import InvalidViewError
+from kvpool.errors import ForeignBlockError, InvalidViewError
 from kvpool.pool._pages import CommittedPages
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Bytes",
     "MemoryBlock",
     "RootRef",
+    "not_a_block",
     "view_geometry",
 ]
 
@@ -157,6 +158,23 @@ class MemoryBlock:
         ref.block = self
         return root
 
+    def checked_range(self, group: Any, start: Any, end: Any) -> tuple[int | None, int, int]:
+        """Return a range of each stripe of a group, or of all groups for None, as ints.
+
+        Raises
+        ------
+        InvalidViewError
+            The block has no such group, or its stripes no such range.
+        """
+        pages = self.pages
+        limit = self.size if pages is None else pages.stripe_bytes
+        first = whole_number("start", start, InvalidViewError, least=0, most=limit)
+        last = whole_number("end", end, InvalidViewError, least=first, most=limit)
+        if group is None:
+            return None, first, last
+        most = None if pages is None else pages.geometry.groups - 1
+        return whole_number("group", group, InvalidViewError, least=0, most=most), first, last
+
     # -- parent and children -------------------------------------------------------------
 
     @property
@@ -276,20 +294,22 @@ def view_geometry(
     offset: int,
 ) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """Return dtype, shape and offset of a view that is inside the block; raise otherwise."""
-    type_: np.dtype[Any] = np.dtype(dtype)
-    given = shape if isinstance(shape, Sequence) else (shape,)
+    type_ = _dtype(dtype)
+    given = shape if isinstance(shape, Sequence) and not isinstance(shape, bytes) else (shape,)
     dims = tuple(
         dim if dim.__class__ is int else byte_count("a dimension of shape", dim) for dim in given
     )
     start = byte_count("offset", offset)
     if type_.hasobject or not type_.itemsize:
-        raise InvalidViewError(f"dtype {type_} cannot be stored in plain bytes")
+        raise InvalidViewError(f"dtype {dtype!r} cannot be stored in plain bytes")
     if any(dim < 0 for dim in dims):
         raise InvalidViewError(f"shape {dims} has a negative dimension")
     if start % type_.alignment:
         raise InvalidViewError(
             f"offset {start} is misaligned: {type_} needs a multiple of {type_.alignment}"
         )
+    if block.__class__ is not MemoryBlock:
+        raise not_a_block(block, "view")
     end = start + math.prod(dims) * type_.itemsize
     if start < 0 or end > block.size:
         raise InvalidViewError(
@@ -297,3 +317,17 @@ def view_geometry(
             f"of a block of {block.size}"
         )
     return type_, dims, start
+
+
+def not_a_block(block: object, verb: str) -> ForeignBlockError:
+    """Return the error of a call that was given another object than a block."""
+    return ForeignBlockError(f"cannot {verb} {block!r}: it is not a block of a pool")
+
+
+def _dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    try:
+        if dtype is not None:  # which NumPy takes for float64
+            return np.dtype(dtype)
+    except (TypeError, ValueError):
+        pass
+    raise InvalidViewError(f"dtype {dtype!r} is not the name of a dtype, nor a dtype")

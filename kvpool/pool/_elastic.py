@@ -18,9 +18,8 @@ from kvpool.errors import (
     ArenaError,
     ForkLimitError,
     PoolExhaustedError,
-    StaleBlockError,
 )
-from kvpool.pool._accounting import Accounting
+from kvpool.pool._accounting import Accounting, victims_of
 from kvpool.pool._allocator import OffsetAllocator
 from kvpool.pool._block import DRAINING, LIVE, MemoryBlock
 from kvpool.pool._pages import CommittedPages, StripeGeometry
@@ -67,7 +66,7 @@ class ElasticAccounting(Accounting):
         return geometry.bytes_in_pages(tokens, self._page_size)
 
     def could_hold(self, geometry: StripeGeometry, tokens: int) -> bool:
-        """Tell whether an entry with so many tokens fits into the pool if nothing else is there."""
+        """Tell whether an entry with `tokens` tokens fits into a pool without other blocks."""
         return super().could_hold(geometry, tokens) and geometry.nbytes <= self.allocator.capacity
 
     # -- blocks --------------------------------------------------------------------------
@@ -132,15 +131,20 @@ class ElasticAccounting(Accounting):
 
     def commit(self, block: MemoryBlock, group: int | None, start: int, end: int) -> bool:
         """Charge the pages for a write; return whether that took new ones."""
-        if block.state is not LIVE or block not in self._blocks:
-            self._refuse(block, "write to", StaleBlockError)
-        pages = block.pages
+        pages = None
+        try:
+            if block.state is LIVE and block in self._blocks:
+                pages = block.pages
+                if start >= block.shared_bytes and (pages is None or pages.has(group, start, end)):
+                    return False  # as for most tokens
+        except (AttributeError, IndexError, TypeError, ValueError):
+            pass  # a bad argument: the next lines name it
+        self.require_live(block, "write to")
+        group, start, end = block.checked_range(group, start, end)
         if pages is None:
             return False
         if start < block.shared_bytes:
             pages = self._split_off_shared(block, pages, group, start, end)
-        elif pages.has(group, start, end):
-            return False  # as for most tokens
         missing = pages.missing(group, start, end)
         self._check_budget(missing)
         self.in_step = True
@@ -339,8 +343,12 @@ class ElasticAccounting(Accounting):
             detail = f", and the whole pool has {self.allocator.capacity}"
             raise self._lack_of_addresses(size, detail)
         chosen: dict[MemoryBlock, None] = {}
-        for block in victims:
-            if block.state is not LIVE or block not in self._blocks or block in chosen:
+        for block in victims_of(victims):
+            try:
+                is_new = block.state is LIVE and block in self._blocks and block not in chosen
+            except AttributeError:  # not a block
+                is_new = False
+            if not is_new:
                 self._refuse_victim(block)
             # Both are asked: a block may help with both.
             if block.is_leased or not pages.end(block) | addresses.end(block):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from kvpool._checks import byte_count
+from kvpool._checks import byte_count, check_flag
 from kvpool.arena import Arena, ArenaBackend, Capability
 from kvpool.backends import registry
 from kvpool.errors import ArenaError, InvalidOptionError, InvalidSizeError, UnsupportedError
@@ -79,7 +79,7 @@ class ElasticPool(MemoryPool):
         secure: bool = False,
         **backend_options: Any,
     ) -> None:
-        del secure  # see the docstring
+        check_flag("secure", secure)  # and no more; see the docstring
         budget = byte_count("capacity", capacity)
         space = None if address_space is None else byte_count("address_space", address_space)
         if space is not None and space < budget:
@@ -132,7 +132,9 @@ def open_pool(
     ArenaError
         The system refused to create the arena.
     """
-    if elastic is None:
+    if elastic is not None:
+        check_flag("elastic", elastic)
+    else:
         options = {key: value for key, value in backend_options.items() if key != "address_space"}
         elastic = bool(_sparse_size(registry.choose(backend), options))
     if elastic:

@@ -17,9 +17,12 @@ writes to it.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
-__all__ = ["CommittedPages", "StripeGeometry"]
+from kvpool._checks import whole_number
+from kvpool.errors import InvalidArgumentError
+
+__all__ = ["CommittedPages", "StripeGeometry", "check_geometry", "stripe_bytes"]
 
 
 class StripeGeometry(Protocol):
@@ -42,6 +45,32 @@ class StripeGeometry(Protocol):
 
     def bytes_in_pages(self, tokens: int, page_size: int) -> int:
         """Return the bytes of the pages that hold the first tokens of all stripes."""
+
+
+def check_geometry(geometry: Any) -> None:
+    """Raise InvalidArgumentError unless an object says where the stripes of a block are."""
+    try:
+        stripes = geometry.groups, geometry.stripes_per_group
+        callables = geometry.stripe_offsets, geometry.bytes_in_pages
+        nbytes = geometry.nbytes
+    except AttributeError:
+        raise InvalidArgumentError(
+            f"geometry {geometry!r} does not say where stripes are; "
+            "pass what `KVLayout.geometry` returns"
+        ) from None
+    counts = {"nbytes": nbytes, "groups": stripes[0], "stripes_per_group": stripes[1]}
+    for name, value in counts.items():
+        whole_number(f"{name} of the geometry", value, InvalidArgumentError, least=1)
+    if nbytes % (stripes[0] * stripes[1]) or not all(map(callable, callables)):
+        raise InvalidArgumentError(
+            f"geometry {geometry!r} is wrong: {nbytes} bytes are not {stripes[0]} groups of "
+            f"{stripes[1]} stripes of one length"
+        )
+
+
+def stripe_bytes(geometry: StripeGeometry) -> int:
+    """Return the bytes of each stripe of a block."""
+    return geometry.nbytes // (geometry.groups * geometry.stripes_per_group)
 
 
 class CommittedPages:
@@ -87,6 +116,11 @@ class CommittedPages:
         self.inherited_pages = inherited = inherited_bytes // page_size
         self.committed_pages = [inherited] * geometry.groups
         self.parent_trimmed_pages = [inherited] * geometry.groups
+
+    @property
+    def stripe_bytes(self) -> int:
+        """Bytes of one stripe."""
+        return stripe_bytes(self.geometry)
 
     def pages(self, nbytes: int) -> int:
         """Return the number of pages that the first `nbytes` of a stripe touch."""

@@ -11,14 +11,18 @@ from typing import Any, SupportsIndex
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from kvpool._checks import byte_count, whole_number
+from kvpool._checks import byte_count, check_alignment, check_flag, whole_number
 from kvpool._closing import Closing
 from kvpool.arena import MIN_ALIGNMENT, Arena, ArenaInfo
 from kvpool.backends import create_arena
-from kvpool.errors import InvalidAlignmentError, InvalidViewError, PoolClosedError
+from kvpool.errors import (
+    InvalidAlignmentError,
+    InvalidViewError,
+    PoolClosedError,
+)
 from kvpool.pool._accounting import Accounting
-from kvpool.pool._block import DRAINING, Bytes, MemoryBlock, RootRef, view_geometry
-from kvpool.pool._pages import StripeGeometry
+from kvpool.pool._block import DRAINING, Bytes, MemoryBlock, RootRef, not_a_block, view_geometry
+from kvpool.pool._pages import StripeGeometry, check_geometry, stripe_bytes
 from kvpool.pool._usage import BlockUsage, Deallocation
 from kvpool.stats import MemoryStats
 
@@ -83,6 +87,7 @@ class MemoryPool(Closing):
         secure: bool = False,
         **backend_options: Any,
     ) -> None:
+        check_flag("secure", secure)
         accounting = Accounting(byte_count("capacity", capacity), MIN_ALIGNMENT)
         arena = create_arena(accounting.capacity, backend, **backend_options)
         if not arena.info.zeroed:
@@ -100,6 +105,7 @@ class MemoryPool(Closing):
         self._bytes: Bytes = np.frombuffer(self._buffer, np.uint8)
         self._lock = threading.Lock()
         self._closed = False
+        self._geometry: StripeGeometry | None = None  # one that was checked: most are the same
         self._ended: deque[RootRef] = deque()  # dead roots of draining blocks, yet to be reaped
 
     def _books(self) -> Accounting:
@@ -323,7 +329,7 @@ class MemoryPool(Closing):
         PoolClosedError
             The pool is closed.
         """
-        nbytes = byte_count("nbytes", nbytes)
+        nbytes = byte_count("nbytes", nbytes, least=1)
         alignment = self._check_alignment(alignment)
         with self._lock:
             return self._books().make_room(nbytes, victims, alignment, deallocations)
@@ -403,6 +409,8 @@ class MemoryPool(Closing):
 
         Raises
         ------
+        InvalidViewError
+            Pages are missing for the range, and the block has no such group or range.
         PoolExhaustedError
             That many pages may not be committed.
         StaleBlockError
@@ -464,7 +472,7 @@ class MemoryPool(Closing):
         root = self.lease(block)
         try:
             return np.ndarray(dims, type_, root, start)
-        except ValueError as error:
+        except (OverflowError, ValueError) as error:
             raise InvalidViewError(f"no array has shape {dims}: {error}") from None
         finally:
             del root  # a traceback that is kept must not keep the lease
@@ -517,11 +525,15 @@ class MemoryPool(Closing):
 
         Raises
         ------
+        InvalidArgumentError
+            `geometry` does not say where stripes are.
         PoolExhaustedError
             No free range is large enough.
         PoolClosedError
             The pool is closed.
         """
+        if geometry is not self._geometry:
+            self._check_geometry(geometry)
         with self._lock:
             books = self._books()
             touched, data = books.touched, self._bytes
@@ -564,7 +576,7 @@ class MemoryPool(Closing):
         Raises
         ------
         InvalidSizeError
-            `committed` is not a whole number of at least 0.
+            `committed` is not a whole number between 0 and the bytes of a stripe.
         PoolExhaustedError
             The block would not fit even without any of the victims. The subclass
             `AddressSpaceExhaustedError` says that an elastic pool lacks addresses, not pages.
@@ -580,7 +592,10 @@ class MemoryPool(Closing):
         PoolClosedError
             The pool is closed.
         """
-        committed = byte_count("committed", committed, least=0)
+        if geometry is not self._geometry:
+            self._check_geometry(geometry)
+        if committed.__class__ is not int or committed:
+            committed = byte_count("committed", committed, least=0, most=stripe_bytes(geometry))
         with self._lock:
             books = self._books()
             touched, data = books.touched, self._bytes
@@ -608,6 +623,8 @@ class MemoryPool(Closing):
 
         Raises
         ------
+        InvalidViewError
+            The block has no such group, or its stripes no such range.
         PoolExhaustedError
             That many pages may not be committed.
         StaleBlockError
@@ -618,7 +635,9 @@ class MemoryPool(Closing):
             The pool is closed.
         """
         with self._lock:
-            return self._books().commit(block, group, start, end)
+            books = self._books()
+            books.require_live(block, "write to")
+            return books.commit(block, *block.checked_range(group, start, end))
 
     def trim_parent(self, block: MemoryBlock) -> None:
         """Give back pages of a fork's parent that writing to the fork committed there.
@@ -631,6 +650,8 @@ class MemoryPool(Closing):
         block : MemoryBlock
             As given to `write_lease` or `commit`.
         """
+        if block.__class__ is not MemoryBlock:
+            raise not_a_block(block, "trim the parent of")
         if not block.is_fork:
             return
         with self._lock:
@@ -653,7 +674,7 @@ class MemoryPool(Closing):
         PoolClosedError
             The pool is closed.
         """
-        _check_end(block, end)
+        _check_end(block, end, "trim")
         with self._lock:
             books = self._books()
             books.require_live(block, "trim")
@@ -680,7 +701,7 @@ class MemoryPool(Closing):
         PoolClosedError
             The pool is closed.
         """
-        _check_end(block, end)
+        _check_end(block, end, "fork")
         with self._lock:
             books = self._books()
             books.require_live(block, "fork")
@@ -715,7 +736,7 @@ class MemoryPool(Closing):
 
     def charge(self, nbytes: int) -> int:
         """Return the bytes that an allocation of `nbytes` is charged with."""
-        return self._accounting.charge(nbytes)
+        return self._accounting.charge(byte_count("nbytes", nbytes, least=0))
 
     def cost(self, geometry: StripeGeometry, tokens: int) -> int:
         """Return the bytes that the pool charges for an entry that holds some tokens.
@@ -727,7 +748,8 @@ class MemoryPool(Closing):
         tokens : int
             Tokens that all layers hold. A rigid pool charges the whole entry anyway.
         """
-        return self._accounting.cost(geometry, tokens)
+        self._check_geometry(geometry)
+        return self._accounting.cost(geometry, byte_count("tokens", tokens, least=0))
 
     def could_hold(self, geometry: StripeGeometry, tokens: int) -> bool:
         """Tell whether an entry with some tokens would fit into this pool if it were empty.
@@ -739,7 +761,8 @@ class MemoryPool(Closing):
         tokens : int
             Tokens that all layers hold.
         """
-        return self._accounting.could_hold(geometry, tokens)
+        self._check_geometry(geometry)
+        return self._accounting.could_hold(geometry, byte_count("tokens", tokens, least=0))
 
     def committed_bytes(self) -> int | None:
         """Return what the system says of the arena; see `Arena.committed_bytes`.
@@ -847,11 +870,16 @@ class MemoryPool(Closing):
         state = "closed" if self._closed else f"{self._accounting.used} used"
         return f"<MemoryPool {self._arena.info.backend}: {self.capacity} bytes, {state}>"
 
+    def _check_geometry(self, geometry: StripeGeometry) -> None:
+        if geometry is not self._geometry:
+            check_geometry(geometry)
+            self._geometry = geometry
+
     def _check_alignment(self, alignment: int) -> int:
-        """Refuse what the base address cannot give; the allocator refuses odd numbers."""
+        """Return the alignment if the base address can give it."""
         if alignment is MIN_ALIGNMENT:  # as nearly always: every arena has it
             return alignment
-        number = whole_number("alignment", alignment, InvalidAlignmentError)
+        number = check_alignment(alignment)
         if number > self._arena.info.alignment:
             raise InvalidAlignmentError(
                 f"alignment {number} exceeds that of the arena's base address, "
@@ -860,7 +888,9 @@ class MemoryPool(Closing):
         return number
 
 
-def _check_end(block: MemoryBlock, end: int) -> None:
+def _check_end(block: MemoryBlock, end: int, verb: str) -> None:
+    if block.__class__ is not MemoryBlock:
+        raise not_a_block(block, verb)
     if not 0 <= whole_number("end", end, InvalidViewError) <= block.size:
         raise InvalidViewError(f"{end} bytes of each stripe are not in a block of {block.size}")
 

@@ -178,7 +178,7 @@ def test_an_aligned_request_fails_only_if_it_must() -> None:
 def test_exhaustion_for_an_alignment_names_it() -> None:
     allocator = OffsetAllocator(1024)
     allocator.allocate(64)
-    with pytest.raises(PoolExhaustedError, match=r"960, none of them with 576 .* of 512$"):
+    with pytest.raises(PoolExhaustedError, match=r"960, and no range has 576 .* of 512$"):
         allocator.allocate(520, alignment=512)
 
 

@@ -177,7 +177,7 @@ def test_an_elastic_pool_changes_nothing_either(elastic: ElasticPool, victim: st
 
 @linux_only
 def test_a_write_lease_commits_and_leases(elastic: ElasticPool) -> None:
-    block = elastic.reserve(LAYOUT.geometry(16, PAGE))
+    block = elastic.reserve(LAYOUT.geometry(20, PAGE))
     root, took_pages = elastic.write_lease(block, 0, 0, 1)
     assert (took_pages, block.charged, elastic.is_leased(block)) == (True, STRIPES * PAGE, True)
     again, took_pages = elastic.write_lease(block, 0, 1, PAGE)

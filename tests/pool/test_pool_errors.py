@@ -112,7 +112,7 @@ def test_exhausted_survives_a_pickle_with_its_numbers_and_its_text(pool: MemoryP
 def test_a_size_of_nothing_is_refused(pool: MemoryPool, nbytes: int) -> None:
     with refused(pool, InvalidSizeError, f"cannot allocate {nbytes} bytes"):
         pool.allocate(nbytes)
-    with refused(pool, InvalidSizeError, f"{nbytes} bytes"):
+    with refused(pool, InvalidSizeError, f"nbytes must be at least 1, not {nbytes}"):
         pool.make_room(nbytes, [])
 
 
@@ -221,7 +221,7 @@ def test_the_copy_of_a_block_is_not_the_block(pool: MemoryPool) -> None:
         (np.float64, 1, 4, "offset 4 is misaligned: float64 needs a multiple of 8"),
         (np.uint8, -1, 0, r"shape \(-1,\) has a negative dimension"),
         (np.uint8, (-2, -2), 0, r"shape \(-2, -2\) has a negative dimension"),
-        (object, 1, 0, "dtype object cannot be stored in plain bytes"),
+        (object, 1, 0, "dtype .*object.* cannot be stored in plain bytes"),
         ("V0", 1, 0, "cannot be stored in plain bytes"),
         (np.uint8, (0, 1 << 62, 1 << 62), 0, "no array has shape"),
         (np.uint8, (1,) * 65, 0, "no array has shape"),
