@@ -12,7 +12,7 @@ from typing import Any, Self
 
 from numpy.typing import ArrayLike, NDArray
 
-from kvpool._checks import whole_number
+from kvpool._checks import check_flag, whole_number
 from kvpool._uncopyable import Uncopyable
 from kvpool.entry._keeper import STANDALONE, Keeper, Room, Standalone
 from kvpool.entry._tokens import TokenCount, as_token_arrays
@@ -20,6 +20,8 @@ from kvpool.errors import (
     ContextOverflowError,
     EntryError,
     EntryRemovedError,
+    InvalidArgumentError,
+    InvalidLayoutError,
     InvalidTokensError,
     LayerIndexError,
     PoolExhaustedError,
@@ -248,12 +250,20 @@ class KVCacheEntry(PoolEntry):
         Raises
         ------
         InvalidLayoutError
-            `max_context_length` is not a whole number of at least 1.
+            `layout` is not a `KVLayout`, or `max_context_length` not a whole number of at least 1.
+        InvalidArgumentError
+            `pool` is not a `MemoryPool`, or `clock` cannot be called.
         PoolExhaustedError
             The pool has no free range for the entry.
         PoolClosedError
             The pool is closed.
         """
+        if not isinstance(pool, MemoryPool):
+            raise InvalidArgumentError(f"pool must be a MemoryPool, not {pool!r}")
+        if not isinstance(layout, KVLayout):
+            raise InvalidLayoutError(f"layout must be a KVLayout, not {layout!r}")
+        if not callable(clock):
+            raise InvalidArgumentError(f"clock must return seconds when called, unlike {clock!r}")
         geometry = layout.geometry(max_context_length, pool.granule)
         return cls(pool, pool.reserve(geometry), session_id, geometry, Standalone(clock))
 
@@ -714,12 +724,14 @@ class KVCacheEntry(PoolEntry):
 
         Raises
         ------
+        InvalidArgumentError
+            `writeable` is neither True nor False.
         LayerIndexError
             The layout has no such layer.
         EntryRemovedError
             The entry was removed or evicted.
         """
-        return self._view(layer, 0, writeable)
+        return self._view(self._check_layer(layer), 0, writeable)
 
     def value(self, layer: int, *, writeable: bool = False) -> NDArray[Any]:
         """Return the values of one layer, without a copy. This is a lease.
@@ -738,12 +750,14 @@ class KVCacheEntry(PoolEntry):
 
         Raises
         ------
+        InvalidArgumentError
+            `writeable` is neither True nor False.
         LayerIndexError
             The layout has no such layer.
         EntryRemovedError
             The entry was removed or evicted.
         """
-        return self._view(layer, 1, writeable)
+        return self._view(self._check_layer(layer), 1, writeable)
 
     def keys(self) -> NDArray[Any]:
         """Return the keys of all layers, without a copy. This is a lease.
@@ -775,9 +789,9 @@ class KVCacheEntry(PoolEntry):
         """
         return self._view(None, 1, writeable=False)
 
-    def _view(self, layer: int | None, region: int, writeable: bool) -> NDArray[Any]:
-        if layer is not None:
-            layer = self._check_layer(layer)
+    def _view(self, layer: int | None, region: int, writeable: Any) -> NDArray[Any]:
+        if writeable.__class__ is not bool:  # unlike nearly always
+            check_flag("writeable", writeable)
         with self._lock:
             geometry, tokens = self._geometry, self._tokens
             if layer is None:

@@ -128,8 +128,13 @@ def as_token_arrays(
         The shape or dtype of an array does not fit the layout, an array has no tokens, or
         there are not as many keys as values.
     """
-    new_keys: NDArray[Any] = np.asarray(keys)
-    new_values: NDArray[Any] = np.asarray(values)
+    try:
+        new_keys: NDArray[Any] = np.asarray(keys)
+        new_values: NDArray[Any] = np.asarray(values)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise InvalidTokensError(
+            f"keys or values for session {session_id!r} are not an array: {error}"
+        ) from None
     shape = new_keys.shape
     # An append costs a few microseconds, so valid arrays pass with one condition.
     if (

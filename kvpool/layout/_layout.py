@@ -1,11 +1,11 @@
 """`KVLayout`: the geometry of the keys and values of a model, in tokens and in bytes.
 
 An entry holds ``[keys | values]``, each as layer x head x token x dim: *head-major*. The
-tokens of one head lie next to each other, so attention reads one contiguous run per head, and
+tokens of one head lie next to each other, so attention reads one contiguous stripe per head, and
 a new token is appended in place, without moving those before it.
 
-If memory comes in pages, the last page of each run is partly empty. A model with small or few
-heads can pack tokens more densely: then a run holds all heads of a layer, or whole tokens.
+If memory comes in pages, the last page of each stripe is partly empty. A model with small or few
+heads can pack tokens more densely: then a stripe holds all heads of a layer, or whole tokens.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ __all__ = ["DTYPES", "PACKINGS", "EntryGeometry", "KVLayout", "Packing"]
 Packing = Literal["head", "layer", "token"]
 
 PACKINGS: tuple[Packing, ...] = ("head", "layer", "token")
-"""What a run of consecutive tokens holds of each token: the key or value of one head, the keys
-or values of all heads of one layer, or everything."""
+"""What a stripe, which is a range of consecutive tokens, holds of each token: the key or value of
+one head, the keys or values of all heads of one layer, or everything."""
 
 DTYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype(np.float32),
@@ -93,7 +93,7 @@ class KVLayout:
         object.__setattr__(self, "kv_heads", _dimension("kv_heads", kv_heads))
         object.__setattr__(self, "head_dim", _dimension("head_dim", head_dim))
         object.__setattr__(self, "dtype", _element_type(dtype))
-        if packing not in PACKINGS:
+        if str(packing) not in PACKINGS:
             raise InvalidLayoutError(f"unsupported packing {packing!r}; use {_either(PACKINGS)}")
         object.__setattr__(self, "packing", packing)
 
@@ -141,7 +141,7 @@ class KVLayout:
         max_context_length : int
             Tokens that the entry has room for.
         alignment : int, default 64
-            Bytes, a power of two: every run starts at a multiple of it.
+            Bytes, a power of two: every stripe starts at a multiple of it.
 
         Raises
         ------
@@ -168,9 +168,16 @@ class EntryGeometry:
     ----------
     layout : KVLayout
     max_context_length : int
-        Tokens that each run has room for.
+        Tokens that each stripe has room for.
     alignment : int, default 64
-        Bytes: each run starts at a multiple of it.
+        Bytes: each stripe starts at a multiple of it.
+
+    Raises
+    ------
+    InvalidLayoutError
+        `layout` is not a `KVLayout`, or `max_context_length` not a whole number of at least 1.
+    InvalidAlignmentError
+        `alignment` is not a power of two.
 
     Attributes
     ----------
@@ -181,7 +188,7 @@ class EntryGeometry:
     nbytes : int
         Bytes of the whole entry.
     groups, stripes_per_group : int
-        The runs of one group fill together: those of a layer, or the only one of the entry.
+        The stripes of one group fill together: those of a layer, or the only one of the entry.
     """
 
     __slots__ = (
@@ -200,31 +207,35 @@ class EntryGeometry:
     def __init__(
         self, layout: KVLayout, max_context_length: int, alignment: int = MIN_ALIGNMENT
     ) -> None:
+        if not isinstance(layout, KVLayout):
+            raise InvalidLayoutError(f"layout must be a KVLayout, not {layout!r}")
+        max_context_length = _dimension("max_context_length", max_context_length)
+        alignment = check_alignment(alignment)
         self.layout = layout
         self.max_context_length = max_context_length
         row = layout.head_dim * layout.dtype.itemsize  # one head's key, or value, of one token
         heads, layers = layout.kv_heads, layout.layers
         self.groups = 1 if layout.packing == "token" else layers
-        runs = {"head": 2 * layers * heads, "layer": 2 * layers, "token": 1}[layout.packing]
-        self.stripes_per_group = runs // self.groups
-        self.token_stride = layout.bytes_per_token // runs
-        run = align_up(max_context_length * self.token_stride, alignment)
-        self.nbytes = runs * run
+        stripes = {"head": 2 * layers * heads, "layer": 2 * layers, "token": 1}[layout.packing]
+        self.stripes_per_group = stripes // self.groups
+        self.token_stride = layout.bytes_per_token // stripes
+        stripe = align_up(max_context_length * self.token_stride, alignment)
+        self.nbytes = stripes * stripe
         if layout.packing == "head":
             self.head_stride, self.layer_stride, self.value_offset = (
-                run,
-                heads * run,
-                runs // 2 * run,
+                stripe,
+                heads * stripe,
+                stripes // 2 * stripe,
             )
         elif layout.packing == "layer":
-            self.head_stride, self.layer_stride, self.value_offset = row, run, layers * run
+            self.head_stride, self.layer_stride, self.value_offset = row, stripe, layers * stripe
         else:
             self.head_stride, self.layer_stride = row, heads * row
             self.value_offset = layers * heads * row
         self._strides = (self.head_stride, self.token_stride, layout.dtype.itemsize)
 
     def group(self, layer: int) -> int:
-        """Return the group of the runs that hold a layer."""
+        """Return the group of the stripes that hold a layer."""
         return layer if self.groups > 1 else 0
 
     def bytes_in_pages(self, tokens: int, page_size: int) -> int:
@@ -235,13 +246,13 @@ class EntryGeometry:
         tokens : int
             Tokens that every layer holds.
         page_size : int
-            Bytes; every run starts with a page.
+            Bytes; every stripe starts with a page.
         """
         pages = -(-tokens * self.token_stride // page_size)
         return self.groups * self.stripes_per_group * pages * page_size
 
     def stripe_offsets(self, group: int) -> list[int]:
-        """Return where the runs of a group start: bytes from the start of the entry."""
+        """Return where the stripes of a group start: bytes from the start of the entry."""
         if self.layout.packing == "token":
             return [0]
         heads = self.layout.kv_heads if self.layout.packing == "head" else 1
@@ -300,8 +311,7 @@ class EntryGeometry:
 
 @functools.lru_cache(maxsize=256)
 def _geometry(layout: KVLayout, max_context_length: int, alignment: int) -> EntryGeometry:
-    length = _dimension("max_context_length", max_context_length)
-    return EntryGeometry(layout, length, check_alignment(alignment))
+    return EntryGeometry(layout, max_context_length, alignment)
 
 
 def _either(names: Iterable[str]) -> str:
@@ -316,7 +326,7 @@ def _dimension(name: str, value: int) -> int:
 def _element_type(dtype: DTypeLike) -> np.dtype[Any]:
     try:
         element = DTYPES.get(dtype) if isinstance(dtype, str) else np.dtype(dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         element = None
     if element not in DTYPES.values() or element is None:
         raise InvalidLayoutError(f"unsupported dtype {dtype!r}; use {_either(DTYPES)}")
