@@ -121,7 +121,7 @@ class _OwnedByProcess(ABC):
 
     def __new__(cls, *_arguments: object, **_options: object) -> Self:
         """Note the process."""
-        self = super().__new__(cls)
+        self = object.__new__(cls)  # a fork is made in few microseconds
         self._process = current.pid
         return self
 

@@ -27,15 +27,16 @@ class ForkLimits:
     Notes
     -----
     Forks may take half of the mappings of a process (``vm.max_map_count``), and half of its
-    descriptors (``RLIMIT_NOFILE``, read at each call) if each fork keeps one. What is counted
-    are the mappings that are alive, so an interrupted call leaves nothing to correct.
+    descriptors (``RLIMIT_NOFILE``, read at each call from the 16th fork on) if each fork keeps
+    one. What is counted are the mappings that are alive, so an interrupted call leaves nothing to
+    correct.
 
     Threads may call at the same time, and may exceed a limit by one fork each.
     """
 
     # Each reference takes itself out of its set when the mapping ends. A WeakSet would do the same,
     # and its Python code would cost a third of a fork.
-    _mappings: ClassVar[set[ref[object]]] = set()
+    _plain: ClassVar[set[ref[object]]] = set()
     _with_descriptor: ClassVar[set[ref[object]]] = set()
 
     @classmethod
@@ -66,15 +67,17 @@ class ForkLimits:
         ForkLimitError
             The text and `reason` say which limit was reached.
         """
-        if len(cls._mappings) >= _max_mappings() // 2:
+        held = len(cls._with_descriptor)
+        mappings = len(cls._plain) + held
+        if mappings >= _max_mappings() // 2:
             raise ForkLimitError(
-                f"the forks of this process have {len(cls._mappings)} mappings, half of what "
+                f"the forks of this process have {mappings} mappings, half of what "
                 "vm.max_map_count allows; raise it, or keep fewer forks",
                 "mappings",
             )
-        if descriptors and len(cls._with_descriptor) >= _max_descriptors() // 2:
+        if descriptors and held >= _FEW and held >= _max_descriptors() // 2:
             raise ForkLimitError(
-                f"the forks of this process have {len(cls._with_descriptor)} descriptors, half "
+                f"the forks of this process have {held} descriptors, half "
                 "of what RLIMIT_NOFILE allows; raise it (ulimit -n), or keep fewer forks",
                 "descriptors",
             )
@@ -90,9 +93,8 @@ class ForkLimits:
         descriptors : bool
             Whether the fork keeps a descriptor.
         """
-        cls._mappings.add(ref(mapping, cls._mappings.discard))
-        if descriptors:
-            cls._with_descriptor.add(ref(mapping, cls._with_descriptor.discard))
+        alive = cls._with_descriptor if descriptors else cls._plain
+        alive.add(ref(mapping, alive.discard))
 
     @staticmethod
     def refusal(error: OSError, offset: int, nbytes: int) -> ArenaError:
@@ -115,6 +117,9 @@ class ForkLimits:
         reason = _REASONS.get(error.errno or 0)
         return ForkLimitError(message, reason) if reason else ArenaError(message)
 
+
+_FEW = 16
+"""Descriptors that any process has for its forks; up to here the system is not asked."""
 
 # The kernel says ENOMEM for too many mappings as well as for too little memory.
 _REASONS = {errno.ENOMEM: "memory", errno.EMFILE: "descriptors", errno.ENFILE: "descriptors"}

@@ -165,6 +165,7 @@ class CtypesArena(Arena):
     @property
     def buffer(self) -> memoryview:
         """All bytes."""
+        self._check_process()
         return self._open_array().data
 
     def close(self) -> None:
@@ -182,6 +183,7 @@ class CtypesArena(Arena):
 
     def committed_bytes(self) -> int:
         """Return the bytes of the pages that the memfd has."""
+        self._check_process()
         self._open_array()
         return os.fstat(self._descriptor).st_blocks * 512
 
@@ -193,7 +195,6 @@ class CtypesArena(Arena):
             raise ForkLimits.refusal(error, offset, nbytes) from error
 
     def _open_array(self) -> NDArray[np.uint8]:
-        self._check_process()
         if self._array is None:
             raise ArenaError(f"the ctypes arena of {self._info.size} bytes is closed")
         return self._array

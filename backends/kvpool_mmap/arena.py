@@ -53,6 +53,7 @@ class MmapArena(Arena):
     @property
     def buffer(self) -> memoryview:
         """All bytes."""
+        self._check_process()
         return memoryview(self._open_mapping())
 
     def close(self) -> None:
@@ -62,6 +63,7 @@ class MmapArena(Arena):
 
     def committed_bytes(self) -> int | None:
         """Return the bytes of the pages that the file has; None if there is no file."""
+        self._check_process()
         self._open_mapping()
         if self._file is None or sys.platform == "win32":
             return None
@@ -104,7 +106,6 @@ class MmapArena(Arena):
             raise ForkLimits.refusal(error, offset, nbytes) from error
 
     def _open_mapping(self) -> mmap.mmap:
-        self._check_process()
         if self._mapping is None:
             raise ArenaError(f"the mmap arena of {self._info.size} bytes is closed")
         return self._mapping
