@@ -560,8 +560,10 @@ class KVCacheEntry(PoolEntry):
             self._trim()
 
     def _trim(self) -> None:
-        with self._removal_named():
+        try:
             self.pool.trim(self.block, self._tokens.longest * self._geometry.token_stride)
+        except StaleBlockError:
+            raise self._gone() from None
 
     # -- forks and moves -----------------------------------------------------------------
 
@@ -619,8 +621,10 @@ class KVCacheEntry(PoolEntry):
             try:
                 geometry = self._geometry
                 end = held * geometry.token_stride
-                with self._removal_named():
+                try:
                     shared = self.pool.fork(self.block, end)
+                except StaleBlockError:
+                    raise self._gone() from None
                 block, shown = shared or (room.reserve(geometry, end), end)
                 try:
                     if shown < end:  # a fork of a fork: what its parent wrote itself is copied
@@ -833,10 +837,3 @@ class KVCacheEntry(PoolEntry):
             f"cannot truncate session {self.session_id!r} to {token_count!r} tokens: "
             f"it holds {held}"
         )
-
-    @contextlib.contextmanager
-    def _removal_named(self) -> Iterator[None]:
-        try:
-            yield
-        except StaleBlockError:
-            raise self._gone() from None

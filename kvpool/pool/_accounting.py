@@ -434,8 +434,10 @@ class Accounting:
         # Order matters: the state is stored before the views are looked at. A view that dies
         # between the two is then still seen by end_lease().
         block.state = DRAINING
+        if not block.is_leased and self._give_back(block):
+            return True
         self._draining.add(block)
-        return not block.is_leased and self._give_back(block)
+        return False
 
     def _give_back(self, block: MemoryBlock) -> bool:
         """Free what nothing needs of a draining block without a view; whether that is all."""

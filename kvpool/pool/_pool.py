@@ -158,7 +158,8 @@ class MemoryPool(Closing):
             The pool is closed.
         """
         nbytes = byte_count("nbytes", nbytes)
-        alignment = self._check_alignment(alignment)
+        if alignment is not MIN_ALIGNMENT:  # which every arena has
+            alignment = self._check_alignment(alignment)
         with self._lock:
             books = self._books()
             touched, data = books.touched, self._bytes
@@ -330,7 +331,8 @@ class MemoryPool(Closing):
             The pool is closed.
         """
         nbytes = byte_count("nbytes", nbytes, least=1)
-        alignment = self._check_alignment(alignment)
+        if alignment is not MIN_ALIGNMENT:  # which every arena has
+            alignment = self._check_alignment(alignment)
         with self._lock:
             return self._books().make_room(nbytes, victims, alignment, deallocations)
 
@@ -877,8 +879,6 @@ class MemoryPool(Closing):
 
     def _check_alignment(self, alignment: int) -> int:
         """Return the alignment if the base address can give it."""
-        if alignment is MIN_ALIGNMENT:  # as nearly always: every arena has it
-            return alignment
         number = check_alignment(alignment)
         if number > self._arena.info.alignment:
             raise InvalidAlignmentError(
