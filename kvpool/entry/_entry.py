@@ -111,8 +111,12 @@ class PoolEntry(Uncopyable):
         self.last_accessed = keeper.now()
         self.last_use = next(_uses)
         if not self.use_noted:
-            self.use_noted = True
-            keeper.note_use(self)
+            self.use_noted = True  # before: another thread may read the note at once
+            try:
+                keeper.note_use(self)
+            except BaseException:  # an interrupt
+                self.use_noted = False
+                raise
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.session_id!r}: {self.size_bytes} bytes>"

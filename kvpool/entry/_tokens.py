@@ -30,6 +30,7 @@ class TokenCount:
     """
 
     # Invariant: a layer in `_ahead` holds complete + _step tokens, every other one `complete`.
+    # It holds after an interrupt, too: nothing can interrupt between two stores of one statement.
     __slots__ = ("_ahead", "_layers", "_step", "complete")
 
     def __init__(self, layers: int) -> None:
@@ -74,11 +75,11 @@ class TokenCount:
     def append(self, layer: int, count: int) -> int:
         """Count what `check_append` allowed; return the tokens that the layer now holds."""
         held = self.complete + count
-        self._step = count
-        self._ahead.add(layer)
-        if len(self._ahead) == self._layers:
-            self.complete = held
-            self._ahead.clear()
+        if len(self._ahead) + 1 < self._layers:
+            self._step = count
+            self._ahead.add(layer)
+        else:
+            self.complete, self._ahead = held, set()
         return held
 
     def check_extend(self, session_id: str) -> int:
@@ -104,8 +105,7 @@ class TokenCount:
 
     def truncate(self, count: int) -> None:
         """Let every layer hold `count` tokens, which is at most `complete`."""
-        self.complete = count
-        self._ahead.clear()
+        self.complete, self._ahead = count, set()
 
 
 def as_token_arrays(

@@ -17,7 +17,7 @@ import kvpool.receipts
 from kvpool._closing import Closing
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry, PoolEntry
-from kvpool.errors import PoolClosedError
+from kvpool.errors import ArenaError, KVPoolError, PoolClosedError
 from kvpool.eviction.base import EvictionPolicy
 from kvpool.eviction.registry import create_policy
 from kvpool.layout import KVLayout
@@ -49,12 +49,29 @@ def _turn(
         try:
             with self._lock:
                 self._begin()
-                return method(self, *args, **kwargs)
+                try:
+                    result = method(self, *args, **kwargs)
+                except Exception as error:
+                    self._sessions.in_step = _is_half_done(error)
+                    raise
+                self._sessions.in_step = False
+                return result
         finally:
             if self.receipts is not None:
                 self.receipts.stream.deliver()
 
     return turn
+
+
+def _is_half_done(error: Exception) -> bool:
+    """Tell whether a call that raised this may have left something half done.
+
+    After an error of kvpool nothing has changed, unless an arena failed: then blocks may have
+    ended for what it could not give. After an error of a plugin the books were put right.
+    """
+    if isinstance(error, KVPoolError):
+        return isinstance(error, ArenaError)
+    return isinstance(error, MemoryError)
 
 
 class KVCacheManager(Closing):
@@ -605,8 +622,12 @@ class KVCacheManager(Closing):
         """
         with self._lock:
             if not self._closed:
-                self._closed = True
-                self._sessions.close()
+                try:
+                    self._sessions.close()
+                except Exception as error:
+                    self._closed = not _is_half_done(error)
+                    raise
+                self._closed = True  # last, so that a call after an interrupt goes on
         # Outside of the lock, and in a second call as well: a call that was interrupted here
         # left sinks open. Closing the stream twice does nothing.
         if self.receipts is not None:

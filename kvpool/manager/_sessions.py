@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import math
 import time
 from collections import deque
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from kvpool.receipts import ReceiptEmitter
 
 __all__ = ["Session", "Sessions", "check_ttl"]
+
+_log = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=PoolEntry)
 
@@ -91,7 +94,19 @@ class Sessions:
         Keys of sessions that `begin` is to remove.
     keeper_of : callable
         Returns the keeper for the entry of a key and session number.
+
+    Attributes
+    ----------
+    in_step : bool
+        True while a call of the manager is under way. A call that finds it True knows that the
+        one before was interrupted: `begin` then makes the books right.
     """
+
+    # The sessions by key, and the blocks of the pool that name these books as their owner, are
+    # the truth. Policy, expiry queue and counters are made right from them by `_recover`. So:
+    # - a session is there from one store on, and leaves by one;
+    # - its receipt is queued before it leaves, and tells by its number that it was;
+    # - a block without a session was taken or left by a call that did not end.
 
     def __init__(
         self,
@@ -115,20 +130,28 @@ class Sessions:
         self._uses = uses
         self._removals = removals
         self._keeper_of = keeper_of
+        self._owner = object()  # names the blocks of these books, see `MemoryBlock.owner`
         self._by_key: dict[CacheKey, Session] = {}  # the oldest session first
         self._departed: deque[CacheKey] = deque()  # left, but the policy still ranks them
         self._expiry = ExpiryQueue()
         self._hits = self._misses = self._allocations = 0
         self._evictions = dict.fromkeys(EvictionReason, 0)
+        self.in_step = False
+        self._reason = EvictionReason.MANUAL  # of those that the call under way lets go
+        self._deallocations: list[Deallocation] | None = None  # figures of the call under way
 
     def begin(self) -> list[CacheKey]:
         """Do what is due before anything else; return the keys of sessions that expired."""
+        if self.in_step:
+            self._recover()
+        self.in_step = True
         if self._departed:
             self._forget_again()
         if self._uses:
             self._apply_uses()
         while self._removals:
-            self.remove(self._removals.popleft())
+            self.remove(self._removals[0])
+            self._removals.popleft()
         return self._evict_expired() if self._expiry.watched else []
 
     def _apply_uses(self) -> None:
@@ -245,17 +268,17 @@ class Sessions:
             raise self._exists(key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
         offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations, started = self._new_deallocations(), time.perf_counter()
+        deallocations, started = self._let_go(self._policy.reason), time.perf_counter()
         try:
             block, gone = self._pool.allocate_evicting(
-                size, self._victims(offered), deallocations=deallocations
+                size, self._victims(offered), deallocations=deallocations, owner=self._owner
             )
         except PoolExhaustedError as shortage:
             raise self._explained(shortage) from None
         try:
             if gone:
                 keys = list(map(offered.__getitem__, gone))
-                self._forget(keys, self._policy.reason, deallocations, started)
+                self._forget(keys, deallocations, started)
             entry = PoolEntry(
                 self._pool, block, str(key), self._keeper_of(key, self._allocations + 1)
             )
@@ -338,17 +361,21 @@ class Sessions:
             Bytes at the start of each stripe to be committed as well.
         """
         offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations, started = self._new_deallocations(), time.perf_counter()
+        deallocations, started = self._let_go(self._policy.reason), time.perf_counter()
         try:
             block, gone = self._pool.reserve_evicting(
-                geometry, self._victims(offered), committed=committed, deallocations=deallocations
+                geometry,
+                self._victims(offered),
+                committed=committed,
+                deallocations=deallocations,
+                owner=self._owner,
             )
         except PoolExhaustedError as shortage:
             raise self._explained(shortage) from None
         if gone:
             try:
                 keys = list(map(offered.__getitem__, gone))
-                self._forget(keys, self._policy.reason, deallocations, started)
+                self._forget(keys, deallocations, started)
             except BaseException:  # from the policy, which is not ours
                 self.give_up(block)
                 raise
@@ -375,13 +402,13 @@ class Sessions:
     def make_room(self, nbytes: int) -> list[CacheKey]:
         """Evict in the order of the policy until `nbytes` may be used; return the keys."""
         offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations, started = self._new_deallocations(), time.perf_counter()
+        deallocations, started = self._let_go(self._policy.reason), time.perf_counter()
         try:
             gone = self._pool.make_room(nbytes, self._victims(offered), deallocations=deallocations)
         except PoolExhaustedError as shortage:
             raise self._explained(shortage) from None
         keys = list(map(offered.__getitem__, gone))
-        self._forget(keys, self._policy.reason, deallocations, started)
+        self._forget(keys, deallocations, started)
         return keys
 
     def _explained(self, shortage: PoolExhaustedError) -> PoolExhaustedError:
@@ -428,9 +455,9 @@ class Sessions:
         session = self._by_key.get(key)
         if session is None:
             return None
-        deallocations, started = self._new_deallocations(), time.perf_counter()
+        deallocations, started = self._let_go(EvictionReason.MANUAL), time.perf_counter()
         self._pool.deallocate(session.entry.block, deallocations)
-        self._forget([key], EvictionReason.MANUAL, deallocations, started)
+        self._forget([key], deallocations, started)
         return session.entry
 
     def _victims(self, offered: dict[MemoryBlock, CacheKey]) -> Iterator[MemoryBlock]:
@@ -466,16 +493,20 @@ class Sessions:
         expired = [key for key in due if not by_key[key].pins]
         if not expired:
             return expired
-        deallocations, started = self._new_deallocations(), time.perf_counter()
+        deallocations, started = self._let_go(EvictionReason.TTL), time.perf_counter()
         gone = [
             key for key in expired if self._pool.reclaim(by_key[key].entry.block, deallocations)
         ]
-        self._forget(gone, EvictionReason.TTL, deallocations, started)
+        self._forget(gone, deallocations, started)
         return gone
 
     def close(self) -> None:
         """Let all sessions go, and close the pool."""
-        deallocations, started = self._new_deallocations(), time.perf_counter()
+        if self.in_step:
+            with contextlib.suppress(PoolClosedError):
+                self._recover()
+        self.in_step = True
+        deallocations, started = self._let_go(EvictionReason.CLOSE), time.perf_counter()
         keys = self.keys()
         try:
             for key in keys:
@@ -483,28 +514,37 @@ class Sessions:
         except (PoolClosedError, StaleBlockError):  # the pool was used past the manager
             deallocations = None
         try:
-            self._forget(keys, EvictionReason.CLOSE, deallocations, started)
+            self._forget(keys, deallocations, started)
             if deallocations is not None:
                 self.emit_snapshot()
-        finally:  # even if the policy, which is not ours, raises
+        except MemoryError:
+            raise  # the next call goes on from here
+        except Exception:  # from the policy, which is not ours
             self._pool.close()
+            raise
+        self._pool.close()
 
-    def _new_deallocations(self) -> list[Deallocation] | None:
-        """Return where the pool puts the figures for receipts; None if no sink listens."""
+    def _let_go(self, reason: EvictionReason) -> list[Deallocation] | None:
+        """Note why sessions are about to leave; return where the pool puts the figures of it.
+
+        Returns
+        -------
+        list of Deallocation or None
+            None if no sink listens.
+        """
         receipts = self._receipts
-        return [] if receipts is not None and receipts.stream.is_listening else None
+        self._reason = reason
+        listens = receipts is not None and receipts.stream.is_listening
+        self._deallocations = [] if listens else None
+        return self._deallocations
 
     def _forget(
-        self,
-        keys: list[CacheKey],
-        reason: EvictionReason,
-        deallocations: list[Deallocation] | None,
-        started: float,
+        self, keys: list[CacheKey], deallocations: list[Deallocation] | None, started: float
     ) -> None:
         """Forget sessions whose blocks were deallocated, and make their receipts."""
-        self._evictions[reason] += len(keys)
+        reason = self._reason
         for index, key in enumerate(keys):
-            session = self._by_key.pop(key)
+            session = self._by_key[key]
             self._departed.append(key)
             if session.ttl < math.inf:
                 self._expiry.discard(key)
@@ -516,8 +556,10 @@ class Sessions:
                     charged=deallocations[index].charged,
                     before=deallocations[index].before,
                     after=deallocations[index].after,
-                    sessions_before=len(self._by_key) + 1,
+                    sessions_before=len(self._by_key),
                 )
+            del self._by_key[key]
+        self._evictions[reason] += len(keys)
         if deallocations and len(deallocations) > 1 and self._receipts is not None:
             self._receipts.emit_batch_eviction_receipt(
                 len(deallocations),
@@ -541,6 +583,75 @@ class Sessions:
             with contextlib.suppress(Exception):
                 self._policy.remove(self._departed[0])
             self._departed.popleft()
+
+    # -- after an interrupt --------------------------------------------------------------
+
+    def _recover(self) -> None:
+        """Make the books right after a call that was interrupted: O(n log n) for n sessions.
+
+        If this is interrupted too, the next call does it again.
+        """
+        pool, figures = self._pool, {one.block: one for one in self._deallocations or ()}
+        for session in self._by_key.values():
+            session.entry.use_noted = False  # the note may be lost
+            self._allocations = max(self._allocations, session.number)
+        ended = {
+            session.entry.block: key
+            for key, session in self._by_key.items()
+            if not pool.is_live(session.entry.block)
+        }
+        # In the order in which the blocks ended; those without figures were the last.
+        for block in [*(one for one in figures if one in ended), *(ended.keys() - figures.keys())]:
+            self._forget_interrupted(ended[block], figures.get(block))
+        mine = {session.entry.block for session in self._by_key.values()}
+        for usage in pool.usage():
+            if usage.is_live and usage.block.owner is self._owner and usage.block not in mine:
+                pool.deallocate(usage.block)
+        self._rank_again()
+        self._expiry = ExpiryQueue()
+        for key, session in self._by_key.items():
+            if session.ttl < math.inf:
+                self._expiry.add(key, session.deadline)
+        gone = self._allocations - len(self._by_key)
+        self._evictions[self._reason] += gone - sum(self._evictions.values())
+        if self._receipts is not None:
+            self._receipts.note_unexplained(pool.stats())
+        self.in_step = False
+
+    def _forget_interrupted(self, key: CacheKey, figures: Deallocation | None) -> None:
+        """Forget a session whose block has ended, and make its receipt if that is not queued."""
+        session, receipts = self._by_key[key], self._receipts
+        is_told = receipts is None or receipts.has_told_of(session.number)
+        if receipts is not None and self._deallocations is not None and not is_told:
+            if figures is None:
+                now = self._pool.stats()
+                receipts.note_unexplained(now)
+                figures = Deallocation(session.entry.block, 0, now, now)
+            receipts.emit_eviction_receipt(
+                session.entry.session_id,
+                session.number,
+                self._reason,
+                charged=figures.charged,
+                before=figures.before,
+                after=figures.after,
+                sessions_before=len(self._by_key),
+            )
+        del self._by_key[key]
+
+    def _rank_again(self) -> None:
+        """Have the policy rank the sessions that are there, and no others, unless it raises."""
+        self._departed.clear()
+        try:
+            ranked = set(self._policy.victims())
+            for key in ranked - self._by_key.keys():
+                self._policy.remove(key)
+            for key, session in self._by_key.items():
+                if key not in ranked:
+                    self._policy.admit(key, session.entry.block.size)
+        except MemoryError:
+            raise  # the next call does it again
+        except Exception:  # from the policy, which is not ours; `check_integrity` tells
+            _log.exception("the eviction policy %s failed", type(self._policy).__name__)
 
     # -- the whole -----------------------------------------------------------------------
 

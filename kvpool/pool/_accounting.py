@@ -55,16 +55,15 @@ class Accounting:
         Has the arena find room for a range of bytes, or raises; called with offset and size.
     wipe : callable or None
         Sets a range of bytes to zero; called with offset and size before they are free.
-    in_step : bool
-        True while a step changes the accounts. A call that finds it True knows that the step
-        was interrupted, by a signal handler that raised or because memory ran out: `recover`.
+    step : tuple of (int, int) or None
+        While a step changes the accounts: the bytes allocated and freed before it. A call that
+        finds a step knows that it was interrupted, by a signal handler that raised or because
+        memory ran out: `recover`.
     """
 
     # The blocks are the truth. The rest is an index of them or a sum over them, which `recover`
     # makes anew from the blocks: the allocator's ranges, `_draining`, `_forks` and `used`. So a
-    # step may end anywhere, if each of its stores leaves the blocks as they may be, and if the
-    # sums follow the blocks: first what is allocated, then the block; first the block, then what
-    # is freed.
+    # step may end anywhere, if each of its stores leaves the blocks as they may be.
 
     is_elastic = False
 
@@ -78,7 +77,8 @@ class Accounting:
         self.wipe: Callable[[int, int], object] | None = None
         self._blocks: set[MemoryBlock] = set()  # all that are live or draining
         self._draining: set[MemoryBlock] = set()
-        self.in_step = False
+        self.step: tuple[int, int] | None = None
+        self._trimmed: int | None = None  # while a step trims: the bytes trimmed before it
         self._allocations = self._deallocations = 0
         self._bytes_allocated = self._bytes_freed = self._bytes_trimmed = 0
         self._forks = 0
@@ -106,29 +106,29 @@ class Accounting:
 
     # -- blocks --------------------------------------------------------------------------
 
-    def allocate(self, nbytes: int, alignment: int) -> MemoryBlock:
+    def allocate(self, nbytes: int, alignment: int, owner: object = None) -> MemoryBlock:
         """Take a block; see `MemoryPool.allocate`."""
-        self.in_step = True
+        self.step = self._bytes_allocated, self._bytes_freed
         try:
             offset = self.allocator.allocate(nbytes, alignment)
         except KVPoolError:  # nothing has changed
-            self.in_step = False
+            self.step = None
             raise
         if self.find_room is not None:
             self.find_room(offset, nbytes)
-        block = MemoryBlock(offset, nbytes, self.pool_id)
+        block = MemoryBlock(offset, nbytes, self.pool_id, owner)
         block.charged = charged = self.allocator.size_at(offset)
         self._bytes_allocated += charged
         self._allocations += 1
         self._blocks.add(block)
         if offset + nbytes > self.touched and self.wipe is None:
             self.touched = offset + nbytes
-        self.in_step = False
+        self.step = None
         return block
 
-    def reserve(self, geometry: StripeGeometry) -> MemoryBlock:
+    def reserve(self, geometry: StripeGeometry, owner: object = None) -> MemoryBlock:
         """Take a block for stripes; see `MemoryPool.reserve`."""
-        return self.allocate(geometry.nbytes, MIN_ALIGNMENT)
+        return self.allocate(geometry.nbytes, MIN_ALIGNMENT, owner)
 
     def require_live(self, block: MemoryBlock, verb: str) -> None:
         """Raise unless the block is live and belongs to this pool."""
@@ -155,25 +155,25 @@ class Accounting:
         if not is_live:
             self._refuse(block, "deallocate", DoubleFreeError)
         if deallocations is None:
-            self.in_step = True
+            self.step = self._bytes_allocated, self._bytes_freed
             is_free = self._end(block)
-            self.in_step = False
+            self.step = None
             return is_free
         if not isinstance(deallocations, list):
             raise InvalidArgumentError(f"deallocations must be a list, not {deallocations!r}")
         before, charged = self.stats(), block.charged
-        self.in_step = True
+        self.step = self._bytes_allocated, self._bytes_freed
         is_free = self._end(block)
-        self.in_step = False
+        self.step = None
         deallocations.append(Deallocation(block, charged, before, self.stats()))
         return is_free
 
     def end_leases(self, ended: deque[RootRef]) -> None:
         """Free what root arrays kept, which have died."""
-        self.in_step = True
+        self.step = self._bytes_allocated, self._bytes_freed
         while ended:
             self._end_lease(ended.popleft())
-        self.in_step = False
+        self.step = None
 
     def _end_lease(self, ended: RootRef) -> None:
         block, ended.block = ended.block, None
@@ -234,11 +234,12 @@ class Accounting:
         nbytes: int,
         victims: Iterable[MemoryBlock],
         deallocations: list[Deallocation] | None,
+        owner: object = None,
     ) -> tuple[MemoryBlock, list[MemoryBlock]]:
         """Take a block after the first victims have ended; see `MemoryPool`."""
         charge = self.charge(nbytes)
         evicted = self._evict(self._choose(nbytes, MIN_ALIGNMENT, charge, victims), deallocations)
-        return self.allocate(nbytes, MIN_ALIGNMENT), evicted
+        return self.allocate(nbytes, MIN_ALIGNMENT, owner), evicted
 
     def reserve_evicting(
         self,
@@ -246,10 +247,11 @@ class Accounting:
         committed: int,
         victims: Iterable[MemoryBlock],
         deallocations: list[Deallocation] | None,
+        owner: object = None,
     ) -> tuple[MemoryBlock, list[MemoryBlock]]:
         """Reserve a block after the first victims have ended; see `MemoryPool`."""
         del committed  # all bytes can be written from the start
-        return self.allocate_evicting(geometry.nbytes, victims, deallocations)
+        return self.allocate_evicting(geometry.nbytes, victims, deallocations, owner)
 
     def _choose(
         self, nbytes: int, alignment: int, charge: int, victims: Iterable[MemoryBlock]
@@ -403,10 +405,14 @@ class Accounting:
             pages = block.pages
             block.charged = self.charge(block.size) if pages is None else pages.charged
         charged = sum(block.charged for block in self._blocks)
-        self._bytes_allocated += max(0, charged - self.used)
-        self._bytes_freed += self.used - charged
+        allocated, freed = self.step or (self._bytes_allocated, self._bytes_freed)
+        grown = charged - (allocated - freed)
+        self._bytes_allocated = allocated + max(0, grown)
+        self._bytes_freed = freed + max(0, -grown)
+        if self._trimmed is not None:
+            self._bytes_trimmed, self._trimmed = self._trimmed + max(0, -grown), None
         self._free_unused()
-        self.in_step = False
+        self.step = None
 
     def _finish_step(self) -> None:
         """Finish what must not stay half done; here that is nothing."""
@@ -419,9 +425,9 @@ class Accounting:
 
     def free_missed(self) -> None:
         """Free draining blocks whose last view ended when the note of that was interrupted."""
-        self.in_step = True
+        self.step = self._bytes_allocated, self._bytes_freed
         self._free_unused()
-        self.in_step = False
+        self.step = None
 
     @property
     def is_draining(self) -> bool:

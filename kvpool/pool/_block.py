@@ -90,6 +90,9 @@ class MemoryBlock:
         Which pool of this process the block belongs to.
     root_ref : RootRef or None
         The latest root array of the block's views; None if there was never a view.
+    owner : object
+        What the caller who took the block named as its owner, or the owner of the block that this
+        one was forked from; None if that is not known.
     """
 
     # Only the pool changes a block, under its lock. `MemoryPool.check_integrity` proves:
@@ -108,6 +111,7 @@ class MemoryBlock:
         "_parent",
         "charged",
         "offset",
+        "owner",
         "pages",
         "pool_id",
         "root_ref",
@@ -115,10 +119,11 @@ class MemoryBlock:
         "state",
     )
 
-    def __init__(self, offset: int, size: int, pool_id: int) -> None:
+    def __init__(self, offset: int, size: int, pool_id: int, owner: object = None) -> None:
         self.offset = offset
         self.size = size
         self.pool_id = pool_id
+        self.owner = owner
         self.charged = 0
         self.pages: CommittedPages | None = None
         self.state = LIVE

@@ -71,19 +71,19 @@ class ElasticAccounting(Accounting):
 
     # -- blocks --------------------------------------------------------------------------
 
-    def allocate(self, nbytes: int, alignment: int) -> MemoryBlock:
+    def allocate(self, nbytes: int, alignment: int, owner: object = None) -> MemoryBlock:
         """Take a block all of whose pages count as committed."""
         self._check_budget(self.charge(max(nbytes, 1)))
-        block = self._take(nbytes, alignment)
+        block = self._take(nbytes, alignment, owner)
         if self._needs_commit:
             self._find_room(block, [(0, nbytes)])
         block.charged = self.charge(nbytes)
         self._bytes_allocated += block.charged
         return self._admit(block)
 
-    def reserve(self, geometry: StripeGeometry) -> MemoryBlock:
+    def reserve(self, geometry: StripeGeometry, owner: object = None) -> MemoryBlock:
         """Take a block of which no page is committed."""
-        return self._reserve(CommittedPages(geometry, self._page_size), 0, 0)
+        return self._reserve(CommittedPages(geometry, self._page_size), 0, 0, owner)
 
     def reserve_evicting(
         self,
@@ -91,17 +91,20 @@ class ElasticAccounting(Accounting):
         committed: int,
         victims: Iterable[MemoryBlock],
         deallocations: list[Deallocation] | None,
+        owner: object = None,
     ) -> tuple[MemoryBlock, list[MemoryBlock]]:
         """Reserve a block, with some of it committed, after the first victims have ended."""
         pages = CommittedPages(geometry, self._page_size)
         charge = pages.missing(None, 0, committed) if committed else 0
         chosen = self._choose(geometry.nbytes, MIN_ALIGNMENT, charge, victims)
         evicted = self._evict(chosen, deallocations)
-        return self._reserve(pages, committed, charge), evicted
+        return self._reserve(pages, committed, charge, owner), evicted
 
-    def _reserve(self, pages: CommittedPages, committed: int, charged: int) -> MemoryBlock:
+    def _reserve(
+        self, pages: CommittedPages, committed: int, charged: int, owner: object
+    ) -> MemoryBlock:
         """Take a block of which the first bytes of each stripe are committed, and charged."""
-        block = self._take(pages.geometry.nbytes, MIN_ALIGNMENT)
+        block = self._take(pages.geometry.nbytes, MIN_ALIGNMENT, owner)
         block.pages = pages
         if charged:
             if self._needs_commit:
@@ -111,20 +114,20 @@ class ElasticAccounting(Accounting):
             self._bytes_allocated += charged
         return self._admit(block)
 
-    def _take(self, nbytes: int, alignment: int) -> MemoryBlock:
+    def _take(self, nbytes: int, alignment: int, owner: object) -> MemoryBlock:
         """Begin a step: take addresses, of which nothing is charged yet. `_admit` ends the step."""
-        self.in_step = True
+        self.step = self._bytes_allocated, self._bytes_freed
         try:
             offset = self.allocator.allocate(nbytes, alignment)
         except PoolExhaustedError as shortage:  # nothing has changed
-            self.in_step = False
+            self.step = None
             raise self._lack_of_addresses(shortage.requested, "") from None
-        return MemoryBlock(offset, nbytes, self.pool_id)
+        return MemoryBlock(offset, nbytes, self.pool_id, owner)
 
     def _admit(self, block: MemoryBlock) -> MemoryBlock:
         self._allocations += 1
         self._blocks.add(block)
-        self.in_step = False
+        self.step = None
         return block
 
     # -- pages ---------------------------------------------------------------------------
@@ -147,13 +150,13 @@ class ElasticAccounting(Accounting):
             pages = self._split_off_shared(block, pages, group, start, end)
         missing = pages.missing(group, start, end)
         self._check_budget(missing)
-        self.in_step = True
+        self.step = self._bytes_allocated, self._bytes_freed
         if missing and self._needs_commit:
             self._find_room(block, self._lacking(block, pages, group, end))
         self._bytes_allocated += missing
         block.charged += missing
         pages.commit(group, start, end)
-        self.in_step = False
+        self.step = None
         return True
 
     def _lacking(
@@ -187,7 +190,8 @@ class ElasticAccounting(Accounting):
         if pages is None or block.is_leased:
             return
         before, parent = block.charged, block.parent
-        self.in_step = True
+        self._trimmed = self._bytes_trimmed
+        self.step = self._bytes_allocated, self._bytes_freed
         if parent is None:
             self._decommit_from(block, max(pages.pages(end), block.shared_pages()))
         else:
@@ -197,7 +201,8 @@ class ElasticAccounting(Accounting):
             self._uncharge(block, before - pages.charged)
             self._release_if_unused(parent)
         self._bytes_trimmed += before - block.charged
-        self.in_step = False
+        self._trimmed = None
+        self.step = None
 
     def _trim_fork(
         self, fork: MemoryBlock, parent: MemoryBlock, pages: CommittedPages, end: int
@@ -245,8 +250,8 @@ class ElasticAccounting(Accounting):
         except ArenaError as error:  # a limit of the process, or an arena that cannot fork
             self._log_refusal(error)
             return None
-        self.in_step = True
-        child = MemoryBlock(parent.offset, parent.size, self.pool_id)
+        self.step = self._bytes_allocated, self._bytes_freed
+        child = MemoryBlock(parent.offset, parent.size, self.pool_id, block.owner)
         pages = CommittedPages(parent.pages.geometry, self._page_size, shared)
         child.become_child(parent, pages, mapping)
         self._forks += 1
@@ -289,17 +294,17 @@ class ElasticAccounting(Accounting):
         own = CommittedPages(pages.geometry, self._page_size, start)
         freed = 0 if block.is_leased else pages.bytes_above(block.shared_pages())
         self._check_budget(own.missing(group, start, end) - freed)
-        self.in_step = True
-        parent = block.heir()
-        self._redo = partial(block.hand_over, parent, own, self._map(block))
+        self.step = self._bytes_allocated, self._bytes_freed
+        parent, mapping = block.heir(), self._map(block)
+        self._bytes_trimmed += parent.charged  # before: what follows will be done to the end
+        self._redo = partial(block.hand_over, parent, own, mapping)
         self._redo()
         self._blocks.add(parent)
         self._redo = None
         self._draining.add(parent)
-        self._bytes_trimmed += parent.charged
         self._forks += 1
         self._release_if_unused(parent)
-        self.in_step = False
+        self.step = None
         return own
 
     # -- after an interrupt --------------------------------------------------------------

@@ -115,14 +115,14 @@ class MemoryPool(Closing):
         figures that never change, and for `lease` and `write_lease`, which every token calls.
         """
         books = self._accounting
-        if self._ended or books.in_step or self._closed:
+        if self._ended or books.step or self._closed:
             self._reap(books)
         return books
 
     def _reap(self, books: Accounting) -> None:
         if self._closed:
             raise PoolClosedError(f"the {self._arena.info.backend} pool is closed")
-        if books.in_step:  # a step was interrupted
+        if books.step:  # a step was interrupted
             books.recover()
         if self._ended:
             books.end_leases(self._ended)
@@ -175,6 +175,7 @@ class MemoryPool(Closing):
         victims: Iterable[MemoryBlock],
         *,
         deallocations: list[Deallocation] | None = None,
+        owner: object = None,
     ) -> tuple[MemoryBlock, list[MemoryBlock]]:
         """Take a block, and deallocate others in the given order until it fits; one atomic step.
 
@@ -187,6 +188,9 @@ class MemoryPool(Closing):
             passed over. It is taken only as far as needed, and must not call the pool.
         deallocations : list of Deallocation, optional
             The figures around the end of each victim are appended.
+        owner : object, optional
+            Noted as the owner of the block, so that `usage` tells after an interrupt which blocks
+            the owner took and never got to know.
 
         Returns
         -------
@@ -216,7 +220,7 @@ class MemoryPool(Closing):
         with self._lock:
             books = self._books()
             touched, data = books.touched, self._bytes
-            block, evicted = books.allocate_evicting(nbytes, victims, deallocations)
+            block, evicted = books.allocate_evicting(nbytes, victims, deallocations, owner)
         if block.offset < touched:
             _clean(data, block, touched)
         return block, evicted
@@ -381,7 +385,7 @@ class MemoryPool(Closing):
         """
         with self._lock:
             books = self._accounting
-            if self._ended or books.in_step or self._closed:  # as in `_books`, without a call
+            if self._ended or books.step or self._closed:  # as in `_books`, without a call
                 self._reap(books)
             books.require_live(block, "view")
             ref = block.root_ref
@@ -424,7 +428,7 @@ class MemoryPool(Closing):
         """
         with self._lock:
             books = self._accounting
-            if self._ended or books.in_step or self._closed:  # as in `_books`, without a call
+            if self._ended or books.step or self._closed:  # as in `_books`, without a call
                 self._reap(books)
             took_pages = books.commit(block, group, start, end)
             ref = block.root_ref
@@ -551,6 +555,7 @@ class MemoryPool(Closing):
         *,
         committed: int = 0,
         deallocations: list[Deallocation] | None = None,
+        owner: object = None,
     ) -> tuple[MemoryBlock, list[MemoryBlock]]:
         """Reserve a block, and deallocate others in the given order until it fits.
 
@@ -567,6 +572,9 @@ class MemoryPool(Closing):
             Bytes at the start of every stripe that are committed in the same step.
         deallocations : list of Deallocation, optional
             The figures around the end of each victim are appended.
+        owner : object, optional
+            Noted as the owner of the block, so that `usage` tells after an interrupt which blocks
+            the owner took and never got to know.
 
         Returns
         -------
@@ -601,7 +609,9 @@ class MemoryPool(Closing):
         with self._lock:
             books = self._books()
             touched, data = books.touched, self._bytes
-            block, evicted = books.reserve_evicting(geometry, committed, victims, deallocations)
+            block, evicted = books.reserve_evicting(
+                geometry, committed, victims, deallocations, owner
+            )
         if block.offset < touched:
             _clean(data, block, touched)
         return block, evicted

@@ -62,6 +62,11 @@ class ReceiptEmitter:
         explained = self._bytes_evicted() + stats.bytes_trimmed
         self._bytes_moved = max(self._bytes_moved, stats.bytes_freed - explained)
 
+    def has_told_of(self, session_number: int) -> bool:
+        """Tell whether the last receipt is that of the eviction of a session."""
+        last = self.stream.last
+        return isinstance(last, KvEvictionReceipt) and last.session_number == session_number
+
     def _bytes_evicted(self) -> int:
         last = self.stream.last
         return 0 if last is None else last.bytes_evicted_total
