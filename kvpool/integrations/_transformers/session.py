@@ -127,10 +127,11 @@ class PooledSession:
         """
         entry = self._entry_for(keys, values)
         layout = self.layout
-        count = keys.shape[-2]
+        shape = keys.shape  # PyTorch makes a new object for each look at it
+        count = shape[-2]
         # An append costs some microseconds, so what is right passes in one look.
         if not (
-            keys.shape == values.shape == (self.rows, layout.kv_heads, count, layout.head_dim)
+            shape == values.shape == (self.rows, layout.kv_heads, count, layout.head_dim)
             and keys.dtype == values.dtype == self._dtype
             and keys.is_cpu
             and values.is_cpu
@@ -141,25 +142,31 @@ class PooledSession:
             keys, values = keys.detach(), values.detach()  # no gradient flows through a pool
 
         try:
-            return self._write(entry, layer, keys, values, window)
+            return self._write(entry, layer, keys, values, count, window)
         except ContextOverflowError:
             self._with_room(self.held(layer) + count, self._grow)
-            return self._write(entry, layer, keys, values, window)
+            return self._write(entry, layer, keys, values, count, window)
 
     def _write(
-        self, entry: KVCacheEntry, layer: int, keys: Any, values: Any, window: int | None
+        self,
+        entry: KVCacheEntry,
+        layer: int,
+        keys: Any,
+        values: Any,
+        count: int,
+        window: int | None,
     ) -> tuple[Any, Any]:
-        with entry.writing(layer, keys.shape[-2]) as place:
+        with entry.writing(layer, count) as place:
             root, geometry, start = place.root, place.geometry, place.start
             tensors = self._tensors
             if tensors is None or tensors.root is not root or tensors.geometry is not geometry:
                 self._root = root
                 self._tensors = tensors = EntryTensors(root, geometry, self.rows)
-            new_keys, new_values = tensors.tokens(layer, start, place.count)
+            new_keys, new_values = tensors.tokens(layer, start, count)
             new_keys.copy_(keys)
             new_values.copy_(values)
             first = 0 if window is None else max(start - window + 1, 0)
-            return tensors.tokens(layer, first, start + place.count - first)
+            return tensors.tokens(layer, first, start + count - first)
 
     def make(self, rows: int, dtype: Any, tokens: int) -> KVCacheEntry:
         """Make the entry of a batch, instead of one without tokens if there is one.
