@@ -17,11 +17,18 @@ import kvpool.receipts
 from kvpool._closing import Closing
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry, PoolEntry
-from kvpool.errors import ArenaError, KVPoolError, PoolClosedError
+from kvpool.errors import (
+    ArenaError,
+    InvalidArgumentError,
+    InvalidLayoutError,
+    KVPoolError,
+    PoolClosedError,
+)
 from kvpool.eviction.base import EvictionPolicy
 from kvpool.eviction.registry import create_policy
 from kvpool.layout import KVLayout
 from kvpool.manager._keeper import SessionKeeper, UseLog
+from kvpool.manager._keys import check_key
 from kvpool.manager._sessions import Sessions, check_ttl
 from kvpool.pool import open_pool
 from kvpool.stats import PoolStats
@@ -119,6 +126,10 @@ class KVCacheManager(Closing):
         `capacity` is not a whole number of bytes, or is less than the smallest pool.
     InvalidTtlError
         `ttl` or `snapshot_interval` is not a number above 0.
+    InvalidLayoutError
+        `layout` is not a `KVLayout`.
+    InvalidArgumentError
+        `policy`, `clock`, `receipts`, `elastic` or `secure` is an object of the wrong type.
     PluginError
         The backend, the policy or a sink cannot be chosen.
     ArenaError
@@ -171,9 +182,20 @@ class KVCacheManager(Closing):
         **backend_options: Any,
     ) -> None:
         seconds = check_ttl(ttl)
-        interval = check_ttl(snapshot_interval)
+        interval = check_ttl(snapshot_interval, "snapshot_interval")
+        if layout is not None and not isinstance(layout, KVLayout):
+            raise InvalidLayoutError(f"layout must be a KVLayout, not {layout!r}")
         chosen = create_policy(policy) if isinstance(policy, str) else policy
-        next_snapshot = clock() + interval
+        if not isinstance(chosen, EvictionPolicy):
+            raise InvalidArgumentError(
+                f"policy must be an EvictionPolicy or a name, not {policy!r}"
+            )
+        try:
+            next_snapshot = clock() + interval
+        except TypeError as error:
+            raise InvalidArgumentError(
+                f"clock must return seconds when it is called, unlike {clock!r}"
+            ) from error
         self.pool = open_pool(capacity, backend, elastic, secure=secure, **backend_options)
         try:
             self.receipts = kvpool.receipts.open_emitter(receipts)
@@ -438,7 +460,13 @@ class KVCacheManager(Closing):
         Takes no lock, so that a finalizer may call it. What is removed is the entry that the
         key has then; without one nothing happens. An entry that is left when the manager is
         closed goes with it.
+
+        Raises
+        ------
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
         """
+        check_key(key)
         if not self._closed:
             self._removals.append(key)
 

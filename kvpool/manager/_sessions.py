@@ -10,8 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Real
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvpool.cache_key import CacheKey
 from kvpool.entry import Keeper, KVCacheEntry, PoolEntry
@@ -32,6 +33,7 @@ from kvpool.eviction.base import EvictionPolicy, EvictionReason
 from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.manager._expiry import ExpiryQueue
 from kvpool.manager._keeper import UseLog
+from kvpool.manager._keys import check_key
 from kvpool.pool import Deallocation, MemoryBlock, MemoryPool
 from kvpool.stats import PoolStats
 
@@ -172,7 +174,13 @@ class Sessions:
         return len(self._by_key)
 
     def __contains__(self, key: CacheKey) -> bool:
-        return key in self._by_key
+        try:
+            if key in self._by_key:
+                return True
+        except TypeError:  # it cannot be hashed
+            pass
+        check_key(key)
+        return False
 
     def keys(self) -> list[CacheKey]:
         """Return the keys of all sessions, the oldest first."""
@@ -186,8 +194,12 @@ class Sessions:
         EntryNotFoundError
             The key has no entry.
         """
-        session = self._by_key.get(key)
+        try:
+            session = self._by_key.get(key)
+        except TypeError:  # it cannot be hashed
+            session = None
         if session is None:
+            check_key(key)
             raise EntryNotFoundError(f"no entry for {key!s}")
         return session
 
@@ -204,7 +216,9 @@ class Sessions:
         entry = self.require(key).entry
         if not isinstance(entry, KVCacheEntry):
             raise EntryKindError(f"the entry for {key!s} is raw: it has no layout")
-        if layout is not None and layout != entry.layout:
+        if layout is None or layout is entry.layout:
+            return entry
+        if layout.__class__ is not KVLayout or layout != entry.layout:
             raise EntryKindError(
                 f"the entry for {key!s} has the layout {entry.layout}, not {layout}"
             )
@@ -212,8 +226,12 @@ class Sessions:
 
     def look_up(self, key: CacheKey) -> PoolEntry | None:
         """Find the entry of a key: a hit, which is a use, or a miss."""
-        session = self._by_key.get(key)
+        try:
+            session = self._by_key.get(key)
+        except TypeError:  # it cannot be hashed
+            session = None
         if session is None:
+            check_key(key)
             self._misses += 1
             return None
         return self._hit(key, session.entry)
@@ -227,11 +245,15 @@ class Sessions:
 
         A call that raises counts neither as a hit nor as a miss.
         """
-        if key not in self._by_key:
+        try:
+            is_new = key not in self._by_key
+        except TypeError:  # it cannot be hashed
+            is_new = True
+        if is_new:
             made = self.create(key, max_context_length, layout, ttl)
             self._misses += 1
             return made
-        entry = self.cache_entry(key, layout or self._layout)
+        entry = self.cache_entry(key, self._layout if layout is None else layout)
         is_int = max_context_length.__class__ is int
         if not (is_int and 0 < max_context_length <= entry.max_context_length):  # unlike most hits
             geometry = entry.layout.geometry(max_context_length, self._granule)
@@ -243,9 +265,16 @@ class Sessions:
         self, key: CacheKey, max_context_length: int, layout: KVLayout | None, ttl: float | None
     ) -> KVCacheEntry:
         """Make the entry of a new session."""
+        if key.__class__ is not CacheKey or key.namespace.__class__ is not str:
+            check_key(key)
+        elif key.id.__class__ is not int and key.id.__class__ is not str:
+            check_key(key)  # not called for most keys
         if key in self._by_key:
             raise self._exists(key)
-        layout = layout or self._layout
+        if layout is None:
+            layout = self._layout
+        elif not isinstance(layout, KVLayout):
+            raise InvalidLayoutError(f"layout must be a KVLayout, not {layout!r}")
         if layout is None:
             raise InvalidLayoutError(
                 f"no layout for {key!s}: pass one, or give the manager one for all its entries"
@@ -264,6 +293,7 @@ class Sessions:
 
     def create_raw(self, key: CacheKey, size: int, ttl: float | None) -> PoolEntry:
         """Make a raw entry for a new session."""
+        check_key(key)
         if key in self._by_key:
             raise self._exists(key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
@@ -310,6 +340,7 @@ class Sessions:
                 f"the entry of session {of.session_id!r} was removed or evicted"
             )
         parent = self.cache_entry(key)
+        check_key(new_key)
         if new_key in self._by_key:
             raise self._exists(new_key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
@@ -452,8 +483,12 @@ class Sessions:
 
     def remove(self, key: CacheKey) -> PoolEntry | None:
         """Remove a session by hand; None if the key has no entry."""
-        session = self._by_key.get(key)
+        try:
+            session = self._by_key.get(key)
+        except TypeError:  # it cannot be hashed
+            session = None
         if session is None:
+            check_key(key)
             return None
         deallocations, started = self._let_go(EvictionReason.MANUAL), time.perf_counter()
         self._pool.deallocate(session.entry.block, deallocations)
@@ -728,7 +763,7 @@ def _held(blocks: dict[CacheKey, MemoryBlock], what_keeps: str) -> str:
     return f"; {what_keeps} {total} bytes of {', '.join(names)}"
 
 
-def check_ttl(ttl: float | None) -> float:
+def check_ttl(ttl: Any, what: str = "a time to live") -> float:
     """Return a time to live in seconds, infinite for None.
 
     Raises
@@ -738,10 +773,9 @@ def check_ttl(ttl: float | None) -> float:
     """
     if ttl is None:
         return math.inf
-    try:
-        valid = ttl > 0
-    except TypeError:
-        valid = False
-    if not valid:
-        raise InvalidTtlError(f"a time to live must be above 0 seconds, not {ttl!r}")
-    return ttl
+    if not isinstance(ttl, bool) and isinstance(ttl, Real):
+        with contextlib.suppress(OverflowError):  # an int that no float can hold
+            seconds = float(ttl)
+            if seconds > 0:
+                return seconds
+    raise InvalidTtlError(f"{what} must be above 0 seconds, not {ttl!r}")

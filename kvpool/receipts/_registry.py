@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
+from kvpool.errors import InvalidArgumentError
 from kvpool.plugins import PluginKind, PluginRegistry
 from kvpool.receipts._emitter import ReceiptEmitter
 from kvpool.receipts._hookspec import ReceiptSinkSpec
@@ -70,6 +71,8 @@ def open_emitter(receipts: Receipts) -> ReceiptEmitter | None:
         A sink is unknown or cannot be used.
     ReceiptError
         A sink cannot be opened.
+    InvalidArgumentError
+        `receipts` holds what is neither a sink nor the name of one.
 
     Notes
     -----
@@ -87,12 +90,20 @@ def open_emitter(receipts: Receipts) -> ReceiptEmitter | None:
 
 
 def _open_all(chosen: Iterable[str | ReceiptSink]) -> list[ReceiptSink]:
+    if not isinstance(chosen, Iterable):
+        raise InvalidArgumentError(
+            f"receipts must be True, False, a sink, its name, or several of those, not {chosen!r}"
+        )
     opened: list[ReceiptSink] = []
     by_name: list[ReceiptSink] = []
     try:
         for one in chosen:
             if isinstance(one, str):
                 by_name.append(one := create_sink(one))
+            if not isinstance(one, ReceiptSink):
+                raise InvalidArgumentError(
+                    f"receipts {chosen!r} must be sinks and names of sinks, unlike {one!r}"
+                )
             opened.append(one)
     except BaseException:
         for sink in by_name:

@@ -1,0 +1,27 @@
+"""The check of what is to be the key of a session."""
+
+from __future__ import annotations
+
+import operator
+
+from kvpool.cache_key import CacheKey
+from kvpool.errors import InvalidArgumentError
+
+__all__ = ["check_key"]
+
+
+def check_key(key: object) -> None:
+    """Raise unless an object can be the key of a session.
+
+    Raises
+    ------
+    InvalidArgumentError
+        `key` is not a `CacheKey`, or its parts are not those of one.
+    """
+    if isinstance(key, CacheKey) and isinstance(key.namespace, str):
+        try:
+            if isinstance(key.id, str) or operator.index(key.id) is not None:
+                return
+        except TypeError:
+            pass  # the id is neither a str nor a whole number
+    raise InvalidArgumentError(f"a key must be CacheKey(str, int or str), not {key!r}")

@@ -1,0 +1,158 @@
+"""Every call of a manager refuses bad arguments with an error, and changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from kvpool.cache_key import CacheKey
+from kvpool.errors import PoolExhaustedError
+from kvpool.manager import KVCacheManager
+from tests.support.bad_arguments import (
+    BELOW_ZERO,
+    NOT_WHOLE,
+    TOO_MUCH,
+    WRONG_OBJECTS,
+    cases,
+    check_refused,
+    pool_state,
+    without,
+)
+from tests.support.entry_calls import array
+from tests.support.sessions import LAYOUT, key_of, random_tokens
+
+Act = Callable[[KVCacheManager, Any], object]
+
+FLAGS = (True, np.True_)
+NOT_A_COUNT = (*NOT_WHOLE, *BELOW_ZERO, 0)
+NOT_SECONDS = (
+    *without(WRONG_OBJECTS, None, 1.5, float("inf"), 7, 10**30, np.float32(2), np.int64(2)),
+    0,
+    10**400,
+)
+odd: Any = CacheKey
+NOT_KEYS = (
+    *WRONG_OBJECTS,
+    ("chat", 9),
+    odd(None, 1),
+    odd("chat", None),
+    odd("chat", 1.5),
+    odd("chat", float("nan")),
+    odd("chat", []),
+    odd(b"chat", 1),
+)
+TOKENS = random_tokens(LAYOUT, 1).keys
+
+TABLE: dict[str, tuple[Act, tuple[Any, ...]]] = {
+    "create_cache_entry": (lambda m, v: m.create_cache_entry(v, 8), NOT_KEYS),
+    "create_cache_entry, length": (lambda m, v: m.create_cache_entry(key_of(2), v), NOT_A_COUNT),
+    "create_cache_entry, layout": (
+        lambda m, v: m.create_cache_entry(key_of(2), 8, layout=v),
+        without(WRONG_OBJECTS, None),
+    ),
+    "create_cache_entry, ttl": (
+        lambda m, v: m.create_cache_entry(key_of(2), 8, ttl=v),
+        NOT_SECONDS,
+    ),
+    "get_cache_entry": (KVCacheManager.get_cache_entry, NOT_KEYS),
+    "get_or_create_cache": (lambda m, v: m.get_or_create_cache(v, 8), NOT_KEYS),
+    "get_or_create_cache, hit": (lambda m, v: m.get_or_create_cache(key_of(1), v), NOT_A_COUNT),
+    "get_or_create_cache, layout": (
+        lambda m, v: m.get_or_create_cache(key_of(1), 8, layout=v),
+        without(WRONG_OBJECTS, None),
+    ),
+    "get_or_create_cache, new": (lambda m, v: m.get_or_create_cache(key_of(2), v), NOT_A_COUNT),
+    "get_or_create_cache, ttl": (
+        lambda m, v: m.get_or_create_cache(key_of(2), 8, ttl=v),
+        NOT_SECONDS,
+    ),
+    "fork_cache_entry": (lambda m, v: m.fork_cache_entry(v, key_of(2)), NOT_KEYS),
+    "fork_cache_entry, new": (lambda m, v: m.fork_cache_entry(key_of(1), v), NOT_KEYS),
+    "fork_cache_entry, ttl": (
+        lambda m, v: m.fork_cache_entry(key_of(1), key_of(2), ttl=v),
+        NOT_SECONDS,
+    ),
+    "allocate_entry": (lambda m, v: m.allocate_entry(v, 64), NOT_KEYS),
+    "allocate_entry, size": (lambda m, v: m.allocate_entry(key_of(2), v), NOT_A_COUNT),
+    "allocate_entry, ttl": (lambda m, v: m.allocate_entry(key_of(2), 64, ttl=v), NOT_SECONDS),
+    "update_cache": (lambda m, v: m.update_cache(v, TOKENS, TOKENS), NOT_KEYS),
+    "remove_cache_entry": (KVCacheManager.remove_cache_entry, NOT_KEYS),
+    "remove_later": (KVCacheManager.remove_later, NOT_KEYS),
+    "make_room": (KVCacheManager.make_room, (*NOT_A_COUNT, *TOO_MUCH)),
+    "evict_lru_entries": (KVCacheManager.evict_lru_entries, (*NOT_A_COUNT, *TOO_MUCH)),
+    "pin": (KVCacheManager.pin, NOT_KEYS),
+    "unpin": (KVCacheManager.unpin, NOT_KEYS),
+    "in": (KVCacheManager.__contains__, NOT_KEYS),
+}
+OPEN: dict[str, tuple[Callable[[Any], object], tuple[Any, ...]]] = {
+    "capacity": (lambda v: KVCacheManager(v, "numpy"), NOT_A_COUNT),
+    "backend": (lambda v: KVCacheManager(1 << 20, v), without(WRONG_OBJECTS, None, "")),
+    "layout": (lambda v: KVCacheManager(1 << 20, "numpy", v), without(WRONG_OBJECTS, None)),
+    "ttl": (lambda v: KVCacheManager(1 << 20, "numpy", ttl=v), NOT_SECONDS),
+    "policy": (lambda v: KVCacheManager(1 << 20, "numpy", policy=v), without(WRONG_OBJECTS, "")),
+    "clock": (lambda v: KVCacheManager(1 << 20, "numpy", clock=v), WRONG_OBJECTS),
+    "receipts": (
+        lambda v: KVCacheManager(1 << 20, "numpy", receipts=v),
+        without(WRONG_OBJECTS, "", *FLAGS[:1], [], {}),
+    ),
+    "snapshot_interval": (
+        lambda v: KVCacheManager(1 << 20, "numpy", snapshot_interval=v),
+        NOT_SECONDS,
+    ),
+    "elastic": (
+        lambda v: KVCacheManager(1 << 20, "numpy", elastic=v),
+        without(WRONG_OBJECTS, None, *FLAGS),
+    ),
+    "secure": (
+        lambda v: KVCacheManager(1 << 20, "numpy", secure=v),
+        without(WRONG_OBJECTS, *FLAGS),
+    ),
+}
+
+
+@pytest.fixture(params=["numpy", "mmap"])
+def manager(request: pytest.FixtureRequest) -> Iterator[KVCacheManager]:
+    """A manager with a session that holds a token."""
+    with KVCacheManager(1 << 20, request.param, LAYOUT, receipts=False) as manager:
+        manager.create_cache_entry(key_of(1), 8).extend(TOKENS, TOKENS)
+        yield manager
+
+
+def state(manager: KVCacheManager) -> object:
+    manager.check_integrity()
+    return manager.get_stats(), manager.session_keys(), pool_state(manager.pool)
+
+
+@pytest.mark.parametrize(("act", "value"), cases(TABLE))
+def test_a_bad_argument_is_named(manager: KVCacheManager, act: Act, value: Any) -> None:
+    check_refused(lambda v: act(manager, v), value, lambda: state(manager))
+
+
+def test_a_session_that_is_larger_than_any_pool(manager: KVCacheManager) -> None:
+    before = state(manager)
+    with pytest.raises(PoolExhaustedError):
+        manager.create_cache_entry(key_of(2), 10**30)
+    with pytest.raises(PoolExhaustedError):
+        manager.get_or_create_cache(key_of(1), 10**30)
+    with pytest.raises(PoolExhaustedError):
+        manager.allocate_entry(key_of(2), 10**30)
+    assert state(manager) == before
+
+
+@pytest.mark.parametrize(("act", "value"), cases(OPEN))
+def test_a_manager_that_cannot_be_opened(act: Callable[[Any], object], value: Any) -> None:
+    check_refused(act, value, lambda: None)
+
+
+def test_numbers_of_numpy_are_accepted(manager: KVCacheManager) -> None:
+    number: Any = np.int64
+    seconds: Any = np.float32(7)
+    key = CacheKey("chat", number(2))
+    entry = manager.create_cache_entry(key, number(8), ttl=seconds)
+    entry.extend(array(2, 3, 1, 5), array(2, 3, 1, 5))
+    assert manager.get_cache_entry(CacheKey("chat", 2)) is entry
+    assert manager.make_room(number(64)) == []
+    assert manager.allocate_entry(key_of(3), number(64), ttl=number(7)).size_bytes == 64
