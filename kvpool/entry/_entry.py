@@ -681,18 +681,24 @@ class KVCacheEntry(PoolEntry):
         """
         with self._lock:
             source = self._lease()  # so that this entry is not evicted for itself
-            block = room.reserve(geometry, self._tokens.longest * geometry.token_stride)
             try:
-                target = self.pool.lease(block)
-                for layer in range(self.layout.layers):
-                    held = self._tokens.of(layer)
-                    moved = geometry.layer_view(target, layer, 0, held)
-                    moved[...] = self._geometry.layer_view(source, layer, 0, held)
-            except BaseException:
-                room.give_up(block)
-                raise
+                block = room.reserve(geometry, self._tokens.longest * geometry.token_stride)
+                try:
+                    self._copy_tokens(source, self.pool.lease(block), geometry)
+                except BaseException:
+                    room.give_up(block)
+                    raise
+            finally:
+                del source  # a traceback that is kept must not keep the lease
             before, self.block, self._geometry = self.block, block, geometry
             return before
+
+    def _copy_tokens(self, source: Bytes, target: Bytes, geometry: EntryGeometry) -> None:
+        """Copy all tokens into another block, laid out anew."""
+        for layer in range(self.layout.layers):
+            held = self._tokens.of(layer)
+            moved = geometry.layer_view(target, layer, 0, held)
+            moved[...] = self._geometry.layer_view(source, layer, 0, held)
 
     # -- reading -------------------------------------------------------------------------
 

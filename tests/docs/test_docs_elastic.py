@@ -11,7 +11,9 @@ from tests.support.docs_pages import DOCS
 
 PAGE_SIZE = 4096
 TOKENS = (100, 300, 1000, 10_000)
-HEAD = "| layers x heads x dim | packing | runs | tokens in a page | 100 | 300 | 1,000 | 10,000 |"
+HEAD = (
+    "| layers x heads x dim | packing | stripes | tokens in a page | 100 | 300 | 1,000 | 10,000 |"
+)
 LAYOUTS = (
     (32, 8, 128, "float16"),
     (32, 8, 128, "int8"),

@@ -39,8 +39,9 @@ def test_a_move_that_does_not_fit_changes_nothing(pool: MemoryPool, entry: KVCac
     tokens = random_tokens(LAYOUT, 10)
     entry.extend(*tokens)
     before, block = pool.stats(), entry.block
-    with pytest.raises(PoolExhaustedError):
+    with pytest.raises(PoolExhaustedError) as kept:
         entry.relocate(LAYOUT.geometry(10_000), PoolRoom(pool))
     assert pool.stats() == before
     assert entry.block is block
+    assert not block.is_leased, kept  # its traceback holds the frames that were under way
     assert same_bits(entry.keys(), tokens.keys)
