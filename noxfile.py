@@ -249,15 +249,15 @@ def bench_decode(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST.for_nox)
 def nightly(session: nox.Session) -> None:
-    """Compare sessions with plain arrays over 200,000 random calls; verify 1,000 ledgers.
+    """Make 200,000 random calls, verify 1,000 ledgers, and interrupt 50,000 calls.
 
     A violation is a failure, and so is a ledger of 8 threads that does not verify.
-    It takes some minutes. `nox -s bench` makes a tenth of the calls.
+    It takes some minutes. `nox -s bench` makes a part of each.
     """
     require(session, OLDEST)
     session.install("-r", "requirements/bench.txt")
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")
-    arguments = ["stateful", "--check", *session.posargs]
+    arguments = ["stateful", "interrupts", "--check", *session.posargs]
     session.run("python", "-m", "benchmarks", *arguments, env={"KVPOOL_NIGHTLY": "1"})
 
 

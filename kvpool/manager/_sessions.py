@@ -635,9 +635,10 @@ class Sessions:
             for key, session in self._by_key.items()
             if not pool.is_live(session.entry.block)
         }
+        pending = {usage.block: usage.committed for usage in pool.usage() if not usage.is_live}
         # In the order in which the blocks ended; those without figures were the last.
         for block in [*(one for one in figures if one in ended), *(ended.keys() - figures.keys())]:
-            self._forget_interrupted(ended[block], figures.get(block))
+            self._forget_interrupted(ended[block], figures.get(block), pending.get(block, 0))
         mine = {session.entry.block for session in self._by_key.values()}
         for usage in pool.usage():
             if usage.is_live and usage.block.owner is self._owner and usage.block not in mine:
@@ -653,15 +654,20 @@ class Sessions:
             self._receipts.note_unexplained(pool.stats())
         self.in_step = False
 
-    def _forget_interrupted(self, key: CacheKey, figures: Deallocation | None) -> None:
-        """Forget a session whose block has ended, and make its receipt if that is not queued."""
+    def _forget_interrupted(
+        self, key: CacheKey, figures: Deallocation | None, pending: int
+    ) -> None:
+        """Forget a session whose block has ended, and make its receipt if that is not queued.
+
+        Without figures, the receipt says that the bytes that are still charged are pending.
+        """
         session, receipts = self._by_key[key], self._receipts
         is_told = receipts is None or receipts.has_told_of(session.number)
         if receipts is not None and self._deallocations is not None and not is_told:
             if figures is None:
                 now = self._pool.stats()
                 receipts.note_unexplained(now)
-                figures = Deallocation(session.entry.block, 0, now, now)
+                figures = Deallocation(session.entry.block, pending, now, now)
             receipts.emit_eviction_receipt(
                 session.entry.session_id,
                 session.number,
