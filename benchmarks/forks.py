@@ -1,10 +1,10 @@
 """What forks cost: making one beside a copy, writing to it, and the memory of many.
 
 A fork is made of a session of 64 MiB, and beside that its tokens are copied into a new entry.
-Then 100 forks are made of a session of 256 MiB and write 16 tokens each. Its last page of each
-run is half full, so that each fork has two pages of its own for each of 512 runs: the
-boundary, and a new one. What the kernel says (Pss of the process, blocks of the arena) stands
-beside what the pool says.
+Then 100 forks are made of a session of 256 MiB and write 16 tokens each. The last page of each
+stripe of the session is half full, so that each fork has two pages of its own for each of 512
+stripes: the boundary, and a new one. What the kernel says (Pss of the process, blocks of the
+arena) stands beside what the pool says.
 """
 
 from __future__ import annotations
@@ -47,12 +47,12 @@ STEP = 16  # tokens that each fork writes
 FORK = f"fork of {SMALL_TOKENS:,} tokens, 64 MiB"
 PARENT = CacheKey("fork", "parent")
 
-PHASES = ("charge", "write", "settle")
+PHASES = ("charge", "write", "trim the parent")
 
 NOTES = (
-    "charge: the books of the pool; write: the tokens, with the page faults that they take",
-    "settle: the kernel commits a page in the base before it copies it for the fork; it goes back",
-    "settle punches a hole for each run, and the kernel looks for it in the pages of every fork",
+    "charge: the accounts of the pool; write: the tokens, with the page faults that they take",
+    "trim the parent: give back the pages that the kernel committed there before it copied them",
+    "trimming punches a hole for each stripe; the kernel looks for it in the pages of every fork",
 )
 
 
@@ -140,7 +140,7 @@ def memory(report: Report, backend: str, forks: int) -> None:
     after = f"{what}, {STEP} tokens each"
     add = report.measurements.append
     add(one(f"{what}: Pss added", backend, "MiB", (idle - before) / MIB, at_most(1)))
-    add(one(f"{after}: pages left in the base", backend, "pages", beyond // granule, at_most(0)))
+    add(one(f"{after}: pages left in the parent", backend, "pages", beyond // granule, at_most(0)))
     kernel = one(f"{after}: added", f"Pss, {backend}", "MiB", (written - idle) / MIB)
     ours = one(f"{after}: added", f"get_stats, {backend}", "MiB", charged / MIB)
     pages = one(f"{after}: added", f"pages touched, {backend}", "MiB", touched / MIB)
@@ -170,20 +170,22 @@ def writing(report: Report, others: int, rounds: int) -> None:
     beside = f"beside {others} others" if others else "the only one"
     what = f"first {STEP} tokens of a fork, {beside}, by page"
     for backend in BACKENDS:
-        with forked_base(backend, others) as (pool, base, geometry):
-            found = [first_write(pool, base, geometry) for _ in range(rounds)]
+        with forked_parent(backend, others) as (pool, parent, geometry):
+            found = [first_write(pool, parent, geometry) for _ in range(rounds)]
         for index, step in enumerate(PHASES):
             samples = [took[index] for took in found]
             report.measurements.append(median(what, f"{step}, {backend}", "µs", samples))
         shares = [100 * took[2] / sum(took) for took in found]
-        report.measurements.append(median(what, f"share of settle, {backend}", "%", shares))
+        report.measurements.append(
+            median(what, f"share of trimming the parent, {backend}", "%", shares)
+        )
 
 
 @contextmanager
-def forked_base(
+def forked_parent(
     backend: str, others: int
 ) -> Iterator[tuple[MemoryPool, MemoryBlock, EntryGeometry]]:
-    """Yield a pool with a session that has so many forks, which wrote, and its block."""
+    """Yield a pool with a session, `others` forks of it that have written, and its block."""
     keys, values = tokens(LARGE, STEP)
     with KVCacheManager(2 << 30, backend, LARGE) as manager:
         parent = filled(manager, LARGE_TOKENS)
@@ -193,11 +195,11 @@ def forked_base(
 
 
 def first_write(
-    pool: MemoryPool, base: MemoryBlock, geometry: EntryGeometry
+    pool: MemoryPool, parent: MemoryBlock, geometry: EntryGeometry
 ) -> tuple[float, float, float]:
-    """Return the microseconds by page of charging, writing and settling."""
+    """Return the microseconds by page of charging, writing and trimming the parent."""
     start, end = LARGE_TOKENS * geometry.token_stride, (LARGE_TOKENS + STEP) * geometry.token_stride
-    made = pool.fork(base, start)
+    made = pool.fork(parent, start)
     assert made is not None, "there is room for one more fork"
     fork, _ = made
     target = geometry.full_view(pool.lease(fork), LARGE_TOKENS, STEP)
@@ -207,11 +209,11 @@ def first_write(
     target[...] = 1
     written = seconds()
     pool.trim_parent(fork)
-    settled = seconds()
+    trimmed = seconds()
     pages = fork.charged // pool.granule
     del target
     pool.deallocate(fork)
-    times = (charged - begin, written - charged, settled - written)
+    times = (charged - begin, written - charged, trimmed - written)
     in_turn = [took / pages * 1e6 for took in times]
     return in_turn[0], in_turn[1], in_turn[2]
 
@@ -220,7 +222,7 @@ def first_write(
 
 
 def filled(manager: KVCacheManager, count: int) -> KVCacheEntry:
-    """Make a session that holds so many tokens."""
+    """Make a session that holds `count` tokens."""
     entry = manager.create_cache_entry(PARENT, CONTEXT)
     assert manager.layout is not None
     for done in range(0, count, 256):
