@@ -22,7 +22,7 @@ from kvpool.receipts.errors import DamagedLedgerError, LedgerError
 
 __all__ = ["LedgerEnd", "find_end", "set_aside"]
 
-_BEGINNING = b'{"copy_of":'  # of every header, and so of every ledger
+_BEGINNING = b'{"copy_of":'  # every header begins so, and so does every ledger
 
 
 @dataclass(slots=True)
@@ -73,7 +73,9 @@ def find_end(first: LedgerFile) -> LedgerEnd:
     try:
         while (following := _look_at(end)) is not None:
             if following in {file.path for file in files}:
-                raise DamagedLedgerError(f"{end.file.path} says that {following} comes next again")
+                raise DamagedLedgerError(
+                    f"{end.file.path} names {following} as the next file, which came before"
+                )
             end.file = LedgerFile(following)
             end.index += 1
             files.append(end.file)
@@ -87,7 +89,7 @@ def find_end(first: LedgerFile) -> LedgerEnd:
 
 
 def _look_at(end: LedgerEnd) -> Path | None:
-    """Note how a file ends; return the one that comes next, if any."""
+    """Note how the last file that was found ends; return the file that follows, if any."""
     path = end.file.path
     last, end.torn = end.file.tail()
     if last is None:

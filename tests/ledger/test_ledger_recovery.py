@@ -196,5 +196,5 @@ def test_file_of_another_ledger_is_not_continued(tmp_path: Path) -> None:
 def test_ledger_that_follows_itself_is_not_continued(tmp_path: Path) -> None:
     path = record(tmp_path / "a.jsonl", rotate_at=2000)
     path.write_bytes(path.read_bytes().replace(b"a.000001.jsonl", b"a.jsonl"))
-    with pytest.raises(DamagedLedgerError, match="comes next again"):
+    with pytest.raises(DamagedLedgerError, match="which came before"):
         LedgerSink(path)

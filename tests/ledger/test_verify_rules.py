@@ -145,7 +145,7 @@ def test_bytes_come_back_late_only_if_they_were_pending_or_moved() -> None:
     assert len(pending) == 1
     pending[0]["receipt"]["bytes_pending"] = 0
     fields = {(one.field, one.rule.split()[0]) for one in check(forge(lines)).findings}
-    assert fields == {("receipt.bytes_freed_total", "what")}
+    assert fields == {("receipt.bytes_freed_total", "bytes")}
     moved = copy.deepcopy(parse(recorded()))
     for line in moved:
         if "receipt" in line:

@@ -1,3 +1,3 @@
-"""Verification: what a ledger says of itself, checked without trust."""
+"""Verification: the form, hashes, signatures and numbers of a ledger, without trust in it."""
 
 from __future__ import annotations

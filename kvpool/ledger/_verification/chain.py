@@ -49,10 +49,10 @@ class _Segment:
 
 
 class ChainCheck:
-    """Checks line after line, and enters what is wrong into a report.
+    """Checks line after line, and adds what is wrong to a report.
 
-    After a finding it goes on with what the line says, so that one change is found where it
-    was made, and not in all that follows.
+    After a finding the check goes on with the values of the line, so that a change is found in
+    the line where it was made, and not in all later lines.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class ChainCheck:
     # -- files and lines -------------------------------------------------------------------
 
     def begin_file(self, name: str) -> None:
-        """Go on in a file."""
+        """Begin to check a file."""
         self.report.files.append(name)
         self._file, self._line, self._next = name, 0, None
         self._file_index += 1
@@ -262,7 +262,7 @@ class ChainCheck:
     # -- the end -----------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """Enter what only the whole ledger tells."""
+        """Add the figures and findings that need the whole ledger."""
         report = self.report
         for kind, count in self._events.items():
             report.events[str(kind.__struct_config__.tag)] = count

@@ -1,4 +1,4 @@
-"""The form of a line: schema, version, canonical JSON, and what is wrong where it is broken."""
+"""The form of a line: schema, version, canonical JSON, and the fault of a line that is broken."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _version_problem(version: str) -> Problem | None:
 
 
 def _unknown_fields(line: LedgerLine, raw: bytes) -> Problem | None:
-    """Fields that this version does not have are those of a newer one, or do not belong there."""
+    """Return a field that the version of the line does not have, as a problem; None if none."""
     if isinstance(line, ReceiptLine):
         names = unknown_names(line.receipt, msgspec.json.decode(raw)["receipt"])
         if _minor(line.receipt.schema_version) <= _minor(SCHEMA_VERSION) and names:
@@ -113,7 +113,7 @@ def _minor(version: str) -> int:
 
 
 def _at(fields: Any, path: str) -> Any:
-    """Return what stands at a path like ``receipt.sequence``."""
+    """Return the value at a path such as ``receipt.sequence``."""
     found = fields
     for name in path.split("."):
         if not isinstance(found, dict):

@@ -1,4 +1,4 @@
-"""`verify`: whether a ledger is what it says it is, and whether its numbers add up."""
+"""`verify`: check that a ledger was not changed, and that its numbers add up."""
 
 from __future__ import annotations
 

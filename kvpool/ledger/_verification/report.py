@@ -14,13 +14,13 @@ KEPT = 1000
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """Something in a ledger that must not be.
+    """A fault of a ledger.
 
     Attributes
     ----------
     file : str
     line : int
-        From 1; 0 where it is the file as a whole.
+        From 1; 0 for the file as a whole.
     field : str
         Of the line; its receipt's fields have ``receipt.`` in front.
     expected, found : str

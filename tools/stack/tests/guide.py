@@ -1,4 +1,4 @@
-"""Read the contributor's guide as somebody who does what it says."""
+"""Read the contributor's guide as a contributor who does what it says."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ def test_what_moved_on_the_forge_since_the_last_fetch_is_not_landed(
     ready: Scratch, forge: Path, tmp_path: Path, branch: str
 ) -> None:
     other = elsewhere(ready, tmp_path, branch)
-    other.commit("Somebody else", {"src/part0.sh": "answer0=9\n"})
+    other.commit("Another person", {"src/part0.sh": "answer0=9\n"})
     other.git("push", "--quiet", "origin", branch)
     there = other.id("HEAD")[:12]
     said = ready.run("land", "demo/1", "--execute")
@@ -265,9 +265,9 @@ def test_what_moved_on_the_forge_since_the_last_fetch_is_not_landed(
 
 @pytest.mark.usefixtures("forge")
 def test_what_was_merged_in_between_is_said(ready: Scratch, tmp_path: Path) -> None:
-    """Between the last look and the merge: nobody can keep that from happening."""
+    """Between the last look and the merge: that cannot be prevented."""
     other = elsewhere(ready, tmp_path, "main")
-    other.commit("Somebody else", {"src/other.sh": "other=1\n"})
+    other.commit("Another person", {"src/other.sh": "other=1\n"})
     gh = tmp_path / "bin/gh"
     push = f"if 'checks' in sys.argv: git('-C', {str(other.root)!r}, 'push', '--quiet')\nsys.exit"
     write_executable(gh, gh.read_text(encoding="utf-8").replace("sys.exit", push))

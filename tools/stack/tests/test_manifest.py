@@ -63,7 +63,7 @@ FAULTS = {
     "unknown": (
         "id = 2",
         "id = 2\nwho = 1",
-        r":18: milestone\[2\].who: is no key that is known here",
+        r":18: milestone\[2\].who: is not a key that is known here",
     ),
     "commit": (
         "id = 2",

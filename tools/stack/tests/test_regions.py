@@ -49,5 +49,5 @@ def test_marks_that_do_not_fit_are_an_error(old: str, new: str, message: str) ->
 
 
 def test_a_region_that_nobody_knows_is_an_error() -> None:
-    with pytest.raises(RegionError, match="<!-- stack:two --> is no region that is known"):
+    with pytest.raises(RegionError, match="<!-- stack:two --> is not a region that is known"):
         replace(PAGE, {"one": ""})

@@ -165,8 +165,8 @@ def test_a_missing_page_and_one_too_many_are_found(rendered: Scratch) -> None:
     )
     found = problems(rendered)
     assert "docs/stack/demo/2.md is missing" in found
-    assert "docs/stack/demo/4.md: demo/4 is no milestone" in found
-    assert "docs/stack/records/b/1.json: b/1 is no milestone" in found
+    assert "docs/stack/demo/4.md: demo/4 is not a milestone" in found
+    assert "docs/stack/records/b/1.json: b/1 is not a milestone" in found
 
 
 def test_marks_that_were_broken_name_the_page(rendered: Scratch) -> None:

@@ -410,7 +410,7 @@ def test_pushes_carry_the_id_that_the_remote_had(pushed: Scratch) -> None:
 
 
 def colleague(pushed: Scratch, tmp_path: Path) -> str:
-    """Let somebody else push to the second milestone; return the commit."""
+    """Let another clone push to the second milestone; return the commit."""
     pushed.git("clone", "--quiet", str(tmp_path / "origin"), str(tmp_path / "colleague"))
     other = Scratch(tmp_path / "colleague")
     other.git("switch", "--quiet", "feat/demo-2")

@@ -47,7 +47,7 @@ class Found:
     place : str
         Where it was.
     milestone : str
-        The milestone that it claims to be of, or is kept for; empty if nobody can say.
+        The milestone that it claims to be of, or is kept for; empty if it is not known.
     record : Record or None
         The record, if it is one.
     fault : str
@@ -145,7 +145,7 @@ class Store:
         )
 
     def _added(self, record: Record) -> bool:
-        """Write the note beside, and put it in place unless somebody was there in between."""
+        """Write the note beside, and put it in place unless another one came in between."""
         before = self.git.commit(NOTES)
         beside = f"refs/notes/stack-{uuid.uuid4().hex}"
         try:

@@ -107,7 +107,7 @@ class Runner:
         Raises
         ------
         StackError
-            The gates could not be run, or did not say how they ended. That is no evidence.
+            The gates could not be run, or did not say how they ended. That is not evidence.
         """
         chosen = settings.current()
         script = chosen.script

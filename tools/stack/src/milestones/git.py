@@ -173,7 +173,7 @@ class Git:
         if self.run("rev-parse", "--is-shallow-repository") == "true":
             raise StackError(
                 f"{self.root} is a shallow clone: commits before its beginning are not here, so "
-                "nobody can say what was merged",
+                "it is not known what was merged",
                 ["git fetch --unshallow"],
             )
 

@@ -100,7 +100,7 @@ class Journal:
     def settle(self, operation: str) -> None:
         """Close the entries of an operation that was stopped and then finished by hand.
 
-        One stays open whose branches somebody has worked on since: what the operation itself
+        An entry stays open if its branches have other commits since: what the operation itself
         left there is not known any more.
         """
         for one in self.entries():
@@ -111,7 +111,7 @@ class Journal:
     def left_by(self, entry: Entry, ref: str) -> bool:
         """Return whether a branch is where an operation that did not end has left it.
 
-        The reflog says who moved it last: the rebase or the tool, or else somebody at work.
+        The reflog says who moved it last: the rebase, the tool, or a commit that was made by hand.
         """
         if not ref.startswith("refs/heads/") or self.git.commit(ref) == entry.before.get(ref):
             return True

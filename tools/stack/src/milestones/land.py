@@ -182,7 +182,7 @@ def _refuse_if_moved(git: Git, landing: Landing, remote: str) -> None:
     if there != expected:
         raise StackError(
             f"{branch} is at {(there or 'nothing')[:12]} on {remote}, and not at "
-            f"{(expected or 'nothing')[:12]}: somebody has pushed. Nothing was merged",
+            f"{(expected or 'nothing')[:12]}: there was another push. Nothing was merged",
             [f"See what is new there: git log --oneline {branch}..{remote}/{branch}"],
         )
 
@@ -222,7 +222,7 @@ def _compare(git: Git, landing: Landing, remote: str) -> None:
             f"{name} has the tree {tree[:12]} now, and not {landing.tree[:12]}, which was "
             f"verified; they differ in {', '.join(differ[:5])}{' …' if len(differ) > 5 else ''}",
             [
-                "It was merged all the same. Somebody may have merged in between:",
+                "It was merged all the same. Another merge may have come in between:",
                 f"  git log --oneline {landing.trunk.commit[:12]}..{name}",
             ],
         )

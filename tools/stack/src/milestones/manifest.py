@@ -154,7 +154,7 @@ def load_all(root: Path) -> dict[str, Manifest]:
     Raises
     ------
     ManifestError
-        A file is no TOML, or not as the schema says, or contradicts itself or another one.
+        A file is not TOML, is not as the schema says, or contradicts itself or another one.
     StackError
         There is none.
     """
@@ -230,7 +230,7 @@ def _wording(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return "is missing"
     if error["type"] == "extra_forbidden":
-        return "is no key that is known here"
+        return "is not a key that is known here"
     return f"{error['msg'][0].lower()}{error['msg'][1:]}, not {error['input']!r}"
 
 

@@ -1,8 +1,8 @@
 """Evidence: the record of one run of the gates on one tree.
 
 A record is JSON. Its digest is taken over all of the rest, so that a record that was cut off,
-or edited without much thought, does not count. It is no signature: whoever makes a record up
-can make its digest as well.
+or edited without much thought, does not count. It is not a signature: a person who makes a record
+up can make its digest as well.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class RecordError(ValueError):
-    """A text is no record, or was changed after it had been written."""
+    """A text is not a record, or was changed after it had been written."""
 
 
 class _Json(BaseModel):

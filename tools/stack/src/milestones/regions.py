@@ -69,7 +69,7 @@ def replace(page: str, regions: Mapping[str, str]) -> str:
     if missing := [name for name in regions if name not in present]:
         raise RegionError(f"<!-- stack:{missing[0]} --> is missing")
     if unknown := sorted(present - set(regions)):
-        raise RegionError(f"<!-- stack:{unknown[0]} --> is no region that is known here")
+        raise RegionError(f"<!-- stack:{unknown[0]} --> is not a region that is known here")
     for name, text in regions.items():
         start, end = f"<!-- stack:{name} -->\n", f"<!-- /stack:{name} -->"
         before, _, rest = page.partition(start)

@@ -40,7 +40,7 @@ class _State(BaseModel):
 
 @dataclass(frozen=True)
 class Drift:
-    """Something that is not what it should be; `not_checked` counts what nobody could check."""
+    """Something that is not what it should be; `not_checked` counts what could not be checked."""
 
     problems: tuple[str, ...]
     checked: int
@@ -48,7 +48,7 @@ class Drift:
 
 
 def read_facts(root: Path) -> dict[str, Fact]:
-    """Read the facts that were written down; none, if nobody has done so yet.
+    """Read the facts that were written down; no facts, if that was not done yet.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def _strangers(root: Path, stacks: Mapping[str, Manifest]) -> list[str]:
     }
     claims = [(_state().as_posix(), key) for key in read_facts(root)]
     claims += strangers.items()
-    return [f"{place}: {key} is no milestone" for place, key in claims if key not in known]
+    return [f"{place}: {key} is not a milestone" for place, key in claims if key not in known]
 
 
 def _is_of_something(git: Git, record: Record, trees: Mapping[str, str]) -> bool:

@@ -111,7 +111,7 @@ class Push:
 
     @property
     def command(self) -> str:
-        """The push, which fails if somebody has pushed in between."""
+        """The push, which fails if there was another push in between."""
         if self.lease is None:
             return f"git push --set-upstream {self.remote} {self.branch}"
         lease = f"--force-with-lease=refs/heads/{self.branch}:{self.lease}"
@@ -254,7 +254,7 @@ def _refuse_other_order(git: Git, manifest: Manifest, facts: Mapping[str, Fact])
 
 
 def _has_commits(git: Git, branch: str) -> bool:
-    """Return whether somebody has committed on a branch here, by its reflog."""
+    """Return whether a commit was made on a branch here, by its reflog."""
     said = git.attempt("reflog", "show", "--format=%gs", f"refs/heads/{branch}").stdout
     return any(line.startswith(("commit", "cherry-pick")) for line in said.splitlines())
 
@@ -289,7 +289,7 @@ def _obstacles_of(git: Git, move: Move, entries: Sequence[Entry]) -> list[StackE
     if there is not None and not _was_ours(git, there, move, entries):
         found.append(
             StackError(
-                f"{remote} is at {there[:12]}, which {branch} has never had: somebody pushed it",
+                f"{remote} is at {there[:12]}, which was never on {branch}: there was a push",
                 [
                     f"See what is new there: git log --oneline {branch}..{remote}",
                     f"Take it over: git switch {branch} && git reset --keep {remote}",

@@ -83,7 +83,7 @@ def restack_plan(console: Console, plan: Plan, against: Sequence[StackError]) ->
 def pushes(console: Console, needed: Sequence[Push]) -> None:
     """Print the pushes that bring a remote up to date."""
     if needed:
-        line(console, "to push, each only if nobody else has pushed since:")
+        line(console, "to push, each only if there was no other push since:")
     for one in needed:
         line(console, f"  {one.command}")
 

@@ -1,4 +1,4 @@
-"""The state of each milestone, computed; nobody types it in."""
+"""The state of each milestone, computed, not typed in."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What verifying a milestone came to: a record, or an error that is no evidence."""
+    """What verifying a milestone came to: a record, or an error, which is not evidence."""
 
     job: Job
     record: Record | None

@@ -35,7 +35,7 @@ def outcome_line(outcome: Outcome) -> Text:
 
 
 class Watch:
-    """Shows which gate each milestone is at; as lines, where the output is no terminal.
+    """Shows which gate each milestone is at; as lines, if the output is not a terminal.
 
     Parameters
     ----------
