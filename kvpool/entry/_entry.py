@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, Self
@@ -13,6 +14,7 @@ from typing import Any, Self
 from numpy.typing import ArrayLike, NDArray
 
 from kvpool._checks import check_flag, whole_number
+from kvpool._process import ForkAware, forget_forks, watch_forks
 from kvpool._uncopyable import Uncopyable
 from kvpool.entry._keeper import STANDALONE, Keeper, Room, Standalone
 from kvpool.entry._tokens import TokenCount, as_token_arrays
@@ -173,7 +175,7 @@ class NewTokens:
         return iter(self.geometry.layer_view(self.root, self.layer, self.start, self.count))
 
 
-class KVCacheEntry(PoolEntry):
+class KVCacheEntry(PoolEntry, ForkAware):
     """The keys and values of one session.
 
     Parameters
@@ -228,6 +230,10 @@ class KVCacheEntry(PoolEntry):
         self._geometry = geometry
         self._tokens = TokenCount(geometry.layout.layers)
         self._lock = threading.Lock()  # guards _tokens, _geometry and block
+        watch_forks(weakref.ref(self, forget_forks))
+
+    def _enter_child(self) -> None:
+        self._lock = threading.Lock()  # and the pool refuses what is done under it
 
     @classmethod
     def create(

@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike
 
 import kvpool.receipts
 from kvpool._closing import Closing
+from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry, PoolEntry
 from kvpool.errors import (
@@ -81,7 +82,7 @@ def _is_half_done(error: Exception) -> bool:
     return isinstance(error, MemoryError)
 
 
-class KVCacheManager(Closing):
+class KVCacheManager(Closing, ForkAware):
     """Keeps one entry per session, and evicts entries when a new one needs their bytes.
 
     Parameters
@@ -150,6 +151,10 @@ class KVCacheManager(Closing):
 
     *Cost of what has expired.* Every call looks again at each entry that has expired and stays
     because it is leased or pinned: one or two microseconds for each.
+
+    *Processes.* A manager belongs to the process that made it. In a child that `os.fork` made,
+    every call raises `ForkedProcessError`, except that `close` and `remove_later` do nothing.
+    Make a manager in each process.
 
     *Lifetime.* A manager that nothing refers to any more frees its memory at once, closed or
     not, without waiting for the garbage collector. Entries and views that are still held keep it.
@@ -228,6 +233,12 @@ class KVCacheManager(Closing):
         self._clock = clock
         self._snapshot_interval = interval
         self._next_snapshot = next_snapshot
+        self._owner = current.pid
+        watch_forks(weakref.ref(self, forget_forks))
+
+    def _enter_child(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = True  # so that calls are refused, and what may be ignored is ignored
 
     # -- making and finding entries ------------------------------------------------------
 
@@ -459,7 +470,7 @@ class KVCacheManager(Closing):
 
         Takes no lock, so that a finalizer may call it. What is removed is the entry that the
         key has then; without one nothing happens. An entry that is left when the manager is
-        closed goes with it.
+        closed goes with it. In a child that `os.fork` made it does nothing.
 
         Raises
         ------
@@ -646,7 +657,7 @@ class KVCacheManager(Closing):
     def close(self) -> None:
         """Let all entries go and give the arena up; a second call does nothing.
 
-        Views that are alive stay valid.
+        Views that are alive stay valid. In a child that `os.fork` made it does nothing.
         """
         with self._lock:
             if not self._closed:
@@ -670,7 +681,7 @@ class KVCacheManager(Closing):
         return self._sessions.fork(key, new_key, None, entry)
 
     def _begin(self) -> list[CacheKey]:
-        """Under the lock, before anything else: refuse if closed, do what is due.
+        """Under the lock, before anything else: refuse if closed or inherited, do what is due.
 
         Returns
         -------
@@ -678,6 +689,8 @@ class KVCacheManager(Closing):
             Entries that expired and were evicted.
         """
         if self._closed:
+            if self._owner != current.pid:
+                raise in_child_of(self._owner, "manager")
             raise PoolClosedError("the manager is closed")
         gone = self._sessions.begin()
         if self._next_snapshot < math.inf and self._clock() >= self._next_snapshot:

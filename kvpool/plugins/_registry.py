@@ -9,10 +9,12 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import pluggy
 
+from kvpool._process import ForkAware, forget_forks, watch_forks
 from kvpool.errors import (
     BrokenPluginError,
     PluginConflictError,
@@ -40,7 +42,7 @@ __all__ = ["PluginRegistry"]
 T = TypeVar("T")
 
 
-class PluginRegistry(Generic[T]):
+class PluginRegistry(ForkAware, Generic[T]):
     """Finds the plugins of one kind, chooses one by name, and reports on all of them.
 
     Parameters
@@ -69,6 +71,10 @@ class PluginRegistry(Generic[T]):
         self._discovered: Mapping[str, tuple[Claim, ...]] | None = None
         self._registered: dict[str, Claim] = {}
         self._loaded: dict[Claim, T] = {}
+        watch_forks(weakref.ref(self, forget_forks))
+
+    def _enter_child(self) -> None:
+        self._lock = threading.RLock()
 
     def names(self) -> tuple[str, ...]:
         """Return the names of all plugins in any state, in alphabetical order."""

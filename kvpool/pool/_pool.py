@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from kvpool._checks import byte_count, check_alignment, check_flag, whole_number
 from kvpool._closing import Closing
+from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
 from kvpool.arena import MIN_ALIGNMENT, Arena, ArenaInfo
 from kvpool.backends import create_arena
 from kvpool.errors import (
@@ -29,7 +31,7 @@ from kvpool.stats import MemoryStats
 __all__ = ["MemoryPool"]
 
 
-class MemoryPool(Closing):
+class MemoryPool(Closing, ForkAware):
     """A bounded pool of bytes, handed out as zeroed blocks with zero-copy views.
 
     A pool is *rigid* or *elastic*. A rigid pool charges a block with all its bytes. An elastic
@@ -69,6 +71,9 @@ class MemoryPool(Closing):
     (``__del__``), which may run in the middle of another call. Views may end anywhere. One
     lock guards the accounts; no byte is written under it, unless the pool is `secure`.
 
+    *Processes.* A pool belongs to the process that made it. In a child that `os.fork` made,
+    every call that needs the accounts raises `ForkedProcessError`, and `close` does nothing.
+
     Examples
     --------
     >>> pool = MemoryPool(1 << 20, backend="numpy")
@@ -107,9 +112,19 @@ class MemoryPool(Closing):
         self._closed = False
         self._geometry: StripeGeometry | None = None  # one that was checked: most are the same
         self._ended: deque[RootRef] = deque()  # dead roots of draining blocks, yet to be reaped
+        self._owner = current.pid
+        watch_forks(weakref.ref(self, forget_forks))
+
+    def _enter_child(self) -> None:
+        self._lock = threading.Lock()
+        self._closed = True  # so that calls come to `_reap`, and what may be ignored is ignored
+
+    def _check_process(self) -> None:
+        if self._owner != current.pid:
+            raise in_child_of(self._owner, "pool")
 
     def _books(self) -> Accounting:
-        """Return the accounts: refuse a closed pool, and reap ended leases, before.
+        """Return the accounts: refuse a closed or inherited pool, and reap ended leases, before.
 
         The caller holds the lock. Every method comes to the accounts through this, except for
         figures that never change, and for `lease` and `write_lease`, which every token calls.
@@ -121,6 +136,7 @@ class MemoryPool(Closing):
 
     def _reap(self, books: Accounting) -> None:
         if self._closed:
+            self._check_process()
             raise PoolClosedError(f"the {self._arena.info.backend} pool is closed")
         if books.step:  # a step was interrupted
             books.recover()
@@ -358,6 +374,7 @@ class MemoryPool(Closing):
 
     def is_live(self, block: MemoryBlock) -> bool:
         """Tell whether a block belongs to this pool and was not deallocated."""
+        self._check_process()
         return self._accounting.is_live(block)
 
     # -- bytes ---------------------------------------------------------------------------
@@ -655,7 +672,7 @@ class MemoryPool(Closing):
         """Give back pages of a fork's parent that writing to the fork committed there.
 
         To be called when the bytes are written. Does nothing if the block is not a fork, or if
-        the pool was closed in between.
+        the pool was closed in between, or the process was forked.
 
         Parameters
         ----------
@@ -721,6 +738,7 @@ class MemoryPool(Closing):
 
     def count_copied_fork(self) -> None:
         """Count a fork that had to be a copy."""
+        self._check_process()
         with self._lock:
             self._accounting.copied_forks += 1
 
@@ -851,8 +869,10 @@ class MemoryPool(Closing):
         """Give the arena up; a second call does nothing.
 
         All blocks become unusable. Views that are alive stay valid: their memory goes back
-        to the system with the last of them.
+        to the system with the last of them. In a child that `os.fork` made it does nothing.
         """
+        if self._owner != current.pid:
+            return
         with self._lock:  # each step may be done again, if a call before was interrupted
             self._closed = True
             self._accounting.clear()
@@ -879,7 +899,10 @@ class MemoryPool(Closing):
                     self._books()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else f"{self._accounting.used} used"
+        if self._owner != current.pid:
+            state = f"of process {self._owner}"
+        else:
+            state = "closed" if self._closed else f"{self._accounting.used} used"
         return f"<MemoryPool {self._arena.info.backend}: {self.capacity} bytes, {state}>"
 
     def _check_geometry(self, geometry: StripeGeometry) -> None:
