@@ -260,7 +260,7 @@ class Arena(_OwnedByProcess):
         which the disk has no room ends the process (SIGBUS) unless the page was committed.
         """
         self._check_process()
-        self._check_inside("commit", offset, nbytes)
+        self._check_inside("commit", offset, nbytes, self.info.size)
         if nbytes:
             self._commit(offset, nbytes)
 
@@ -358,10 +358,9 @@ class Arena(_OwnedByProcess):
                 f"cannot {verb} [{offset}, {offset + nbytes}): "
                 f"not a multiple of the page size {info.page_size}"
             )
-        self._check_inside(verb, offset, nbytes)
+        self._check_inside(verb, offset, nbytes, info.size)
 
-    def _check_inside(self, verb: str, offset: int, nbytes: int) -> None:
-        size = self.info.size
+    def _check_inside(self, verb: str, offset: int, nbytes: int, size: int) -> None:
         if offset < 0 or nbytes < 0 or offset + nbytes > size:
             raise ArenaError(f"cannot {verb} [{offset}, {offset + nbytes}): outside of [0, {size})")
 

@@ -69,6 +69,7 @@ class Accounting:
 
     def __init__(self, capacity: int, granule: int) -> None:
         self.allocator = OffsetAllocator(capacity, granule)
+        self._granule = self.allocator.granule
         self.pool_id = next(_pool_ids)
         self.capacity = self.allocator.capacity
         self.touched = 0
@@ -92,8 +93,7 @@ class Accounting:
 
     def charge(self, nbytes: int) -> int:
         """Return the bytes that a request of `nbytes` is charged with."""
-        granule = self.allocator.granule
-        return (nbytes + granule - 1) & -granule  # as `align_up`, without another call
+        return (nbytes + self._granule - 1) & -self._granule  # as `align_up`, without another call
 
     def cost(self, geometry: StripeGeometry, tokens: int) -> int:
         """Return the bytes that an entry is charged with when it holds some tokens."""
@@ -117,7 +117,7 @@ class Accounting:
         if self.find_room is not None:
             self.find_room(offset, nbytes)
         block = MemoryBlock(offset, nbytes, self.pool_id, owner)
-        block.charged = charged = self.allocator.size_at(offset)
+        block.charged = charged = (nbytes + self._granule - 1) & -self._granule  # as `charge`
         self._bytes_allocated += charged
         self._allocations += 1
         self._blocks.add(block)
@@ -132,12 +132,12 @@ class Accounting:
 
     def require_live(self, block: MemoryBlock, verb: str) -> None:
         """Raise unless the block is live and belongs to this pool."""
-        if (
-            block.__class__ is not MemoryBlock
-            or block.state is not LIVE
-            or block not in self._blocks
-        ):
-            self._refuse(block, verb, StaleBlockError)
+        try:
+            if block.state is LIVE and block in self._blocks:
+                return
+        except AttributeError:  # not a block
+            pass
+        self._refuse(block, verb, StaleBlockError)
 
     def is_live(self, block: MemoryBlock) -> bool:
         """Tell whether the block is live and belongs to this pool."""

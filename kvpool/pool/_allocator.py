@@ -199,10 +199,6 @@ class OffsetAllocator:
 
     # -- what is there -------------------------------------------------------------------
 
-    def size_at(self, offset: int) -> int:
-        """Return the bytes taken by the range that starts at `offset`; 0 if none does."""
-        return self._live.get(offset, 0)
-
     def fits(self, nbytes: int, alignment: int = 1) -> bool:
         """Tell whether `allocate` finds room; the arguments and their errors are as there."""
         if nbytes < 1:

@@ -300,14 +300,17 @@ def view_geometry(
 ) -> tuple[np.dtype[Any], tuple[int, ...], int]:
     """Return dtype, shape and offset of a view that is inside the block; raise otherwise."""
     type_ = _dtype(dtype)
-    given = shape if isinstance(shape, Sequence) and not isinstance(shape, bytes) else (shape,)
+    if shape.__class__ is tuple:  # as nearly always
+        given: Sequence[Any] = shape
+    else:
+        given = shape if isinstance(shape, Sequence) and not isinstance(shape, bytes) else (shape,)
     dims = tuple(
-        dim if dim.__class__ is int else byte_count("a dimension of shape", dim) for dim in given
+        [dim if dim.__class__ is int else byte_count("a dimension of shape", dim) for dim in given]
     )
     start = byte_count("offset", offset)
     if type_.hasobject or not type_.itemsize:
         raise InvalidViewError(f"dtype {dtype!r} cannot be stored in plain bytes")
-    if any(dim < 0 for dim in dims):
+    if min(dims, default=0) < 0:
         raise InvalidViewError(f"shape {dims} has a negative dimension")
     if start % type_.alignment:
         raise InvalidViewError(

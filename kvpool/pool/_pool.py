@@ -173,7 +173,8 @@ class MemoryPool(Closing, ForkAware):
         PoolClosedError
             The pool is closed.
         """
-        nbytes = byte_count("nbytes", nbytes)
+        if nbytes.__class__ is not int:  # unlike nearly always
+            nbytes = byte_count("nbytes", nbytes)
         if alignment is not MIN_ALIGNMENT:  # which every arena has
             alignment = self._check_alignment(alignment)
         with self._lock:
@@ -350,7 +351,8 @@ class MemoryPool(Closing, ForkAware):
         PoolClosedError
             The pool is closed.
         """
-        nbytes = byte_count("nbytes", nbytes, least=1)
+        if nbytes.__class__ is not int or nbytes < 1:  # unlike nearly always
+            nbytes = byte_count("nbytes", nbytes, least=1)
         if alignment is not MIN_ALIGNMENT:  # which every arena has
             alignment = self._check_alignment(alignment)
         with self._lock:
