@@ -20,8 +20,11 @@ def check_key(key: object) -> None:
     """
     if isinstance(key, CacheKey) and isinstance(key.namespace, str):
         try:
-            if isinstance(key.id, str) or operator.index(key.id) is not None:
-                return
+            if not isinstance(key.id, str):
+                operator.index(key.id)
+            hash(key)  # unlike that of an array without dimensions
         except TypeError:
             pass  # the id is neither a str nor a whole number
+        else:
+            return
     raise InvalidArgumentError(f"a key must be CacheKey(str, int or str), not {key!r}")

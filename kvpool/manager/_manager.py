@@ -272,11 +272,14 @@ class KVCacheManager(Closing, ForkAware):
         EntryExistsError
             The key has an entry already.
         InvalidLayoutError
-            `max_context_length` is not a whole number of at least 1, or there is no layout.
+            `max_context_length` is not a whole number of at least 1, `layout` is not a `KVLayout`,
+            or there is no layout.
         InvalidTtlError
             `ttl` is not a number above 0.
         PoolExhaustedError
             It would not fit even if every entry that may be evicted were evicted.
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
         PoolClosedError
             The manager is closed.
         """
@@ -293,6 +296,8 @@ class KVCacheManager(Closing, ForkAware):
 
         Raises
         ------
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
         PoolClosedError
             The manager is closed.
         """
@@ -331,6 +336,8 @@ class KVCacheManager(Closing, ForkAware):
         PoolExhaustedError
             The tokens have to be copied, and the copy would not fit even if every other entry
             that may be evicted were evicted.
+        InvalidArgumentError
+            `key` or `new_key` is not a `CacheKey`.
         PoolClosedError
             The manager is closed.
         """
@@ -370,11 +377,14 @@ class KVCacheManager(Closing, ForkAware):
         EntryKindError
             The key has an entry that is raw, or has another layout.
         InvalidLayoutError
-            `max_context_length` is not a whole number of at least 1, or there is no layout.
+            `max_context_length` is not a whole number of at least 1, `layout` is not a `KVLayout`,
+            or there is no layout.
         InvalidTtlError
             `ttl` is not a number above 0.
         PoolExhaustedError
             It would not fit even if every other entry that may be evicted were evicted.
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
         PoolClosedError
             The manager is closed.
         """
@@ -406,6 +416,8 @@ class KVCacheManager(Closing, ForkAware):
             `ttl` is not a number above 0.
         PoolExhaustedError
             It would not fit even if every entry that may be evicted were evicted.
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
         PoolClosedError
             The manager is closed.
         """
@@ -439,6 +451,8 @@ class KVCacheManager(Closing, ForkAware):
             The entry would hold more than its `max_context_length` tokens.
         PoolExhaustedError
             The pool lacks pages, and evicting every entry that may be evicted is not enough.
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
         PoolClosedError
             The manager is closed.
         """
@@ -460,6 +474,8 @@ class KVCacheManager(Closing, ForkAware):
 
         Raises
         ------
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
         PoolClosedError
             The manager is closed.
         """
@@ -566,6 +582,8 @@ class KVCacheManager(Closing, ForkAware):
         ------
         EntryNotFoundError
             The key has no entry.
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
         PoolClosedError
             The manager is closed.
         """
@@ -579,6 +597,8 @@ class KVCacheManager(Closing, ForkAware):
         ------
         EntryNotFoundError
             The key has no entry, or its entry is not pinned.
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
         PoolClosedError
             The manager is closed.
         """
@@ -595,7 +615,15 @@ class KVCacheManager(Closing, ForkAware):
 
     @_turn
     def __contains__(self, key: CacheKey) -> bool:
-        """Tell whether a session has an entry. Neither a use, nor a hit or a miss."""
+        """Tell whether a session has an entry. Neither a use, nor a hit or a miss.
+
+        Raises
+        ------
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
+        PoolClosedError
+            The manager is closed.
+        """
         return key in self._sessions
 
     @_turn

@@ -42,6 +42,8 @@ class ElasticPool(MemoryPool):
         or `address_space` is less than `capacity`.
     UnsupportedError
         The backend has no elastic arenas with these options, or not on this system.
+    InvalidArgumentError
+        `secure` is neither True nor False.
     PluginError
         The backend cannot be chosen.
     ArenaError
@@ -127,6 +129,8 @@ def open_pool(
         `elastic` is True, and the backend has no elastic arenas.
     InvalidSizeError
         `capacity` is not a whole number of bytes, or too small.
+    InvalidArgumentError
+        `elastic` or `secure` is neither True nor False.
     PluginError
         The backend cannot be chosen.
     ArenaError

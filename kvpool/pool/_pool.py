@@ -54,6 +54,8 @@ class MemoryPool(Closing, ForkAware):
     ------
     InvalidSizeError
         `capacity` is not a whole number of bytes, or less than 64.
+    InvalidArgumentError
+        `secure` is neither True nor False.
     PluginError
         The backend cannot be chosen.
     ArenaError
@@ -229,7 +231,9 @@ class MemoryPool(Closing, ForkAware):
         DoubleFreeError
             A victim comes twice.
         ForeignBlockError
-            A victim belongs to another pool.
+            A victim belongs to another pool, or is not a block.
+        InvalidArgumentError
+            `victims` cannot be iterated over, or `deallocations` is not a list.
         PoolClosedError
             The pool is closed.
         """
@@ -264,7 +268,9 @@ class MemoryPool(Closing, ForkAware):
         DoubleFreeError
             The block was deallocated before.
         ForeignBlockError
-            The block belongs to another pool.
+            `block` belongs to another pool, or is not a block.
+        InvalidArgumentError
+            `deallocations` is not a list.
         PoolClosedError
             The pool is closed.
         """
@@ -291,7 +297,9 @@ class MemoryPool(Closing, ForkAware):
         StaleBlockError
             The block was deallocated before.
         ForeignBlockError
-            The block belongs to another pool.
+            `block` belongs to another pool, or is not a block.
+        InvalidArgumentError
+            `deallocations` is not a list.
         PoolClosedError
             The pool is closed.
         """
@@ -347,7 +355,9 @@ class MemoryPool(Closing, ForkAware):
         DoubleFreeError
             A victim comes twice.
         ForeignBlockError
-            A victim belongs to another pool.
+            A victim belongs to another pool, or is not a block.
+        InvalidArgumentError
+            `victims` cannot be iterated over, or `deallocations` is not a list.
         PoolClosedError
             The pool is closed.
         """
@@ -366,7 +376,7 @@ class MemoryPool(Closing, ForkAware):
         StaleBlockError
             The block was deallocated before.
         ForeignBlockError
-            The block belongs to another pool.
+            `block` belongs to another pool, or is not a block.
         PoolClosedError
             The pool is closed.
         """
@@ -398,7 +408,7 @@ class MemoryPool(Closing, ForkAware):
         StaleBlockError
             The block was deallocated before.
         ForeignBlockError
-            The block belongs to another pool.
+            `block` belongs to another pool, or is not a block.
         PoolClosedError
             The pool is closed.
         """
@@ -441,7 +451,7 @@ class MemoryPool(Closing, ForkAware):
         StaleBlockError
             The block was deallocated before.
         ForeignBlockError
-            The block belongs to another pool.
+            `block` belongs to another pool, or is not a block.
         PoolClosedError
             The pool is closed.
         """
@@ -489,7 +499,7 @@ class MemoryPool(Closing, ForkAware):
         StaleBlockError
             The block was deallocated before.
         ForeignBlockError
-            The block belongs to another pool.
+            `block` belongs to another pool, or is not a block.
         PoolClosedError
             The pool is closed.
         """
@@ -617,7 +627,10 @@ class MemoryPool(Closing, ForkAware):
         DoubleFreeError
             A victim comes twice.
         ForeignBlockError
-            A victim belongs to another pool.
+            A victim belongs to another pool, or is not a block.
+        InvalidArgumentError
+            `geometry` does not say where stripes are, `victims` cannot be iterated over, or
+            `deallocations` is not a list.
         PoolClosedError
             The pool is closed.
         """
@@ -661,7 +674,7 @@ class MemoryPool(Closing, ForkAware):
         StaleBlockError
             The block was deallocated before.
         ForeignBlockError
-            The block belongs to another pool.
+            `block` belongs to another pool, or is not a block.
         PoolClosedError
             The pool is closed.
         """
@@ -701,7 +714,7 @@ class MemoryPool(Closing, ForkAware):
         StaleBlockError
             The block was deallocated before.
         ForeignBlockError
-            The block belongs to another pool.
+            `block` belongs to another pool, or is not a block.
         PoolClosedError
             The pool is closed.
         """
@@ -728,7 +741,7 @@ class MemoryPool(Closing, ForkAware):
         StaleBlockError
             The block was deallocated before.
         ForeignBlockError
-            The block belongs to another pool.
+            `block` belongs to another pool, or is not a block.
         PoolClosedError
             The pool is closed.
         """
@@ -767,7 +780,13 @@ class MemoryPool(Closing, ForkAware):
         return self._arena.info
 
     def charge(self, nbytes: int) -> int:
-        """Return the bytes that an allocation of `nbytes` is charged with."""
+        """Return the bytes that an allocation of `nbytes` is charged with.
+
+        Raises
+        ------
+        InvalidSizeError
+            `nbytes` is not a whole number of at least 0.
+        """
         return self._accounting.charge(byte_count("nbytes", nbytes, least=0))
 
     def cost(self, geometry: StripeGeometry, tokens: int) -> int:
@@ -779,6 +798,13 @@ class MemoryPool(Closing, ForkAware):
             Of the entry.
         tokens : int
             Tokens that all layers hold. A rigid pool charges the whole entry anyway.
+
+        Raises
+        ------
+        InvalidArgumentError
+            `geometry` does not say where stripes are.
+        InvalidSizeError
+            `tokens` is not a whole number of at least 0.
         """
         self._check_geometry(geometry)
         return self._accounting.cost(geometry, byte_count("tokens", tokens, least=0))
@@ -792,6 +818,13 @@ class MemoryPool(Closing, ForkAware):
             Of the entry.
         tokens : int
             Tokens that all layers hold.
+
+        Raises
+        ------
+        InvalidArgumentError
+            `geometry` does not say where stripes are.
+        InvalidSizeError
+            `tokens` is not a whole number of at least 0.
         """
         self._check_geometry(geometry)
         return self._accounting.could_hold(geometry, byte_count("tokens", tokens, least=0))

@@ -90,14 +90,16 @@ def open_emitter(receipts: Receipts) -> ReceiptEmitter | None:
 
 
 def _open_all(chosen: Iterable[str | ReceiptSink]) -> list[ReceiptSink]:
-    if not isinstance(chosen, Iterable):
+    try:
+        wanted = iter(chosen)
+    except TypeError:
         raise InvalidArgumentError(
             f"receipts must be True, False, a sink, its name, or several of those, not {chosen!r}"
-        )
+        ) from None
     opened: list[ReceiptSink] = []
     by_name: list[ReceiptSink] = []
     try:
-        for one in chosen:
+        for one in wanted:
             if isinstance(one, str):
                 by_name.append(one := create_sink(one))
             if not isinstance(one, ReceiptSink):

@@ -22,6 +22,7 @@ from tests.support.bad_arguments import (
     without,
 )
 from tests.support.entry_calls import array
+from tests.support.managers import entry_of
 from tests.support.sessions import LAYOUT, key_of, random_tokens
 
 Act = Callable[[KVCacheManager, Any], object]
@@ -42,6 +43,7 @@ NOT_KEYS = (
     odd("chat", 1.5),
     odd("chat", float("nan")),
     odd("chat", []),
+    odd("chat", np.array(3)),
     odd(b"chat", 1),
 )
 TOKENS = random_tokens(LAYOUT, 1).keys
@@ -96,7 +98,7 @@ OPEN: dict[str, tuple[Callable[[Any], object], tuple[Any, ...]]] = {
     "clock": (lambda v: KVCacheManager(1 << 20, "numpy", clock=v), WRONG_OBJECTS),
     "receipts": (
         lambda v: KVCacheManager(1 << 20, "numpy", receipts=v),
-        without(WRONG_OBJECTS, "", *FLAGS[:1], [], {}),
+        (*without(WRONG_OBJECTS, "", *FLAGS[:1], [], {}), np.array(3)),
     ),
     "snapshot_interval": (
         lambda v: KVCacheManager(1 << 20, "numpy", snapshot_interval=v),
@@ -129,6 +131,12 @@ def state(manager: KVCacheManager) -> object:
 @pytest.mark.parametrize(("act", "value"), cases(TABLE))
 def test_a_bad_argument_is_named(manager: KVCacheManager, act: Act, value: Any) -> None:
     check_refused(lambda v: act(manager, v), value, lambda: state(manager))
+
+
+@pytest.mark.parametrize("value", [None, 1.5, float("nan"), b"x", [], {}, np.array(3)], ids=repr)
+def test_a_fork_of_an_entry_under_a_bad_name(manager: KVCacheManager, value: Any) -> None:
+    entry = entry_of(manager, key_of(1))
+    check_refused(entry.fork, value, lambda: state(manager))
 
 
 def test_a_session_that_is_larger_than_any_pool(manager: KVCacheManager) -> None:
