@@ -427,7 +427,7 @@ class KVCacheEntry(PoolEntry, ForkAware):
 
         Examples
         --------
-        >>> import numpy as np
+        >>> from kvpool import KVLayout, MemoryPool
         >>> pool = MemoryPool(1 << 20, backend="numpy")
         >>> layout = KVLayout(layers=1, kv_heads=2, head_dim=4, dtype="float32")
         >>> entry = KVCacheEntry.create(pool, layout, max_context_length=16, session_id="chat-42")
