@@ -146,8 +146,8 @@ class KVCacheManager(Closing, ForkAware):
     *Errors.* Every method is atomic: on any error nothing has changed.
 
     *Threads.* All methods may be called by any thread at any time. Inside a finalizer
-    (``__del__``, the callback of a weak reference) only `remove_later` may be called: it takes
-    no lock, and the garbage collector can run finalizers in the middle of another call.
+    (``__del__``, the callback of a weak reference) or a signal handler only `remove_later` may
+    be called: it takes no lock, and both can run in the middle of another call.
 
     *Cost of what has expired.* Every call looks again at each entry that has expired and stays
     because it is leased or pinned: one or two microseconds for each.
@@ -484,9 +484,9 @@ class KVCacheManager(Closing, ForkAware):
     def remove_later(self, key: CacheKey) -> None:
         """Have the entry of a session removed at the start of the manager's next call.
 
-        Takes no lock, so that a finalizer may call it. What is removed is the entry that the
-        key has then; without one nothing happens. An entry that is left when the manager is
-        closed goes with it. In a child that `os.fork` made it does nothing.
+        Takes no lock, so that a finalizer or a signal handler may call it. What is removed is
+        the entry that the key has then; without one nothing happens. An entry that is left when
+        the manager is closed goes with it. In a child that `os.fork` made it does nothing.
 
         Raises
         ------
