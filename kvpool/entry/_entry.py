@@ -640,8 +640,8 @@ class KVCacheEntry(PoolEntry, ForkAware):
                     if shown < end:  # a fork of a fork: what its parent wrote itself is copied
                         room.commit(block, shown, end)
                     child = KVCacheEntry(self.pool, block, session_id, geometry, keeper)
-                    copied = 0 if shared is None else shown // geometry.token_stride
-                    child._begin_with(geometry.full_view(root, 0, held), copied)
+                    inherited = 0 if shared is None else shown // geometry.token_stride
+                    child._begin_with(root, held, inherited)
                     self._note_use()
                 except BaseException:
                     room.give_up(block)
@@ -652,12 +652,15 @@ class KVCacheEntry(PoolEntry, ForkAware):
             self.pool.count_copied_fork()
         return child
 
-    def _begin_with(self, tokens: NDArray[Any], inherited: int) -> None:
-        """Hold these tokens; the block of this entry shows the first `inherited` already."""
-        count = tokens.shape[-2]
+    def _begin_with(self, root: Bytes, count: int, inherited: int) -> None:
+        """Hold the first tokens of an entry whose bytes these are.
+
+        The block of this entry shows the first `inherited` of them already.
+        """
         if inherited < count:
-            target = self._geometry.full_view(self._lease(), inherited, count - inherited)
-            target[...] = tokens[..., inherited:, :]
+            place = inherited, count - inherited
+            target = self._geometry.full_view(self._lease(), *place)
+            target[...] = self._geometry.full_view(root, *place)
             self.pool.trim_parent(self.block)
         self._tokens.extend(count)
 
