@@ -33,7 +33,7 @@ class Effort:
 
     run_in: float  # how often each live block is replaced beforehand
     rounds: int
-    per_round: int  # so many that what the subject before left in the caches hardly counts
+    per_round: int  # enough that what the subject before left in the caches hardly counts
 
 
 FULL = Effort(run_in=2, rounds=21, per_round=2_000)

@@ -1,7 +1,7 @@
 """What huge pages, prefault and mlock do for an arena of the ctypes backend.
 
 A round makes an arena, writes all of it for the first time, and gives it up; and makes
-another one in which tokens are appended at random: 256 bytes in a page that nobody touched
+another one in which tokens are appended at random: 256 bytes in a page that was not touched before
 before. Every set of options that the system grants is measured in the same rounds; why it
 refuses the others is in the notes.
 """

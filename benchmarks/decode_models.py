@@ -41,7 +41,7 @@ def make_model(case: Case) -> Any:
 
 
 def make_cache(name: str, model: Any, room: int, backend: str = "numpy") -> Any:
-    """Return an empty cache for so many tokens; a pool of its own goes with a `PooledCache`."""
+    """Return an empty cache for `room` tokens; a `PooledCache` has a pool of its own."""
     makers: dict[str, Callable[[], Any]] = {
         DYNAMIC: lambda: DynamicCache(config=model.config),
         STATIC: lambda: StaticCache(config=model.config, max_cache_len=room),
@@ -84,7 +84,7 @@ class Decoder:
         self._token = 0
 
     def decode(self, count: int) -> None:
-        """Decode so many tokens, and keep the logits of the last one."""
+        """Decode that number of tokens, and keep the logits of the last one."""
         for _ in range(count):
             self._token = (self._token + 1) % VOCABULARY
             token = torch.tensor([[self._token]])

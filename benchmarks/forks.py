@@ -134,7 +134,7 @@ def memory(report: Report, backend: str, forks: int) -> None:
         assert isinstance(manager.pool, ElasticPool)
         beyond = (manager.pool.committed_bytes() or 0) - own
         granule = manager.pool.granule
-        touched = forks * 2 * runs(LARGE) * granule
+        touched = forks * 2 * stripes(LARGE) * granule
         manager.check_integrity()
     what = f"{forks} forks of {LARGE_TOKENS:,} tokens, 257 MiB"
     after = f"{what}, {STEP} tokens each"
@@ -236,8 +236,8 @@ def tokens(layout: KVLayout, count: int) -> tuple[np.ndarray, np.ndarray]:
     return np.full(shape, 1, layout.dtype), np.full(shape, 2, layout.dtype)
 
 
-def runs(layout: KVLayout) -> int:
-    """Return the runs of an entry: one for the keys and one for the values of each head."""
+def stripes(layout: KVLayout) -> int:
+    """Return the stripes of an entry: one for the keys and one for the values of each head."""
     return 2 * layout.layers * layout.kv_heads
 
 

@@ -23,7 +23,7 @@ NUMPY = "numpy.zeros"
 BACKENDS = ("numpy", "mmap", "ctypes") if sys.platform == "linux" else ("numpy", "mmap")
 
 Work = Callable[[int], None]
-"""Does something so many times."""
+"""Does something a given number of times."""
 
 
 @dataclass(frozen=True, slots=True)

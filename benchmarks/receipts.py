@@ -6,7 +6,7 @@ token has 12 KiB, as in Qwen2.5-0.5B, one of the smallest models that are served
 evict as often and write more, so the share of the receipts shrinks. Nothing is computed: beside
 a model that makes the tokens, receipts cost a share of this share.
 
-The worst case is what nobody serves: each request takes 4 KiB and writes nothing, so that the
+The worst case does not occur in a server: each request takes 4 KiB and writes nothing, so that the
 eviction and its receipt are all that happens. The target was set for a replay; here it is shown
 all the same.
 

@@ -34,10 +34,10 @@ def wasted(layout: KVLayout, tokens: int) -> float:
 def row(layout: KVLayout) -> str:
     geometry = layout.geometry(1, PAGE_SIZE)
     name = f"{layout.layers} x {layout.kv_heads} x {layout.head_dim} {layout.dtype}"
-    runs = geometry.groups * geometry.stripes_per_group
+    stripes = geometry.groups * geometry.stripes_per_group
     per_page = str(Fraction(PAGE_SIZE, geometry.token_stride))
     shares = (f"{wasted(layout, tokens):.2%}" for tokens in TOKENS)
-    return f"| {' | '.join((name, layout.packing, str(runs), per_page, *shares))} |"
+    return f"| {' | '.join((name, layout.packing, str(stripes), per_page, *shares))} |"
 
 
 def test_the_table_of_page_tails() -> None:
@@ -70,7 +70,7 @@ def test_the_table_of_page_tables(packing: Packing) -> None:
 def test_no_layout_wastes_more_than_a_page_of_each_run(packing: Packing, dtype: str) -> None:
     layout = KVLayout(3, 2, 80, dtype, packing)
     geometry = layout.geometry(5000, PAGE_SIZE)
-    runs = geometry.groups * geometry.stripes_per_group
+    stripes = geometry.groups * geometry.stripes_per_group
     for tokens in (0, 1, 16, 17, 999, 5000):
         nbytes = tokens * layout.bytes_per_token
-        assert nbytes <= geometry.bytes_in_pages(tokens, PAGE_SIZE) < nbytes + runs * PAGE_SIZE
+        assert nbytes <= geometry.bytes_in_pages(tokens, PAGE_SIZE) < nbytes + stripes * PAGE_SIZE

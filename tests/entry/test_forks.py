@@ -153,7 +153,7 @@ def test_forks_cost_what_they_write(backend: str) -> None:
         assert private_bytes(manager.pool) == 0
         for number, child in enumerate(children):
             more_tokens(child, 16, number)
-        touched = 100 * 5 * PAGES * PAGE  # the boundary page, and four new ones, of every run
+        touched = 100 * 5 * PAGES * PAGE  # the boundary page, and four new ones, of every stripe
         assert sum(child.committed_bytes for child in children) == touched
         assert private_bytes(manager.pool) == smaps(manager.pool, "Anonymous") == touched
         assert abs(smaps(manager.pool, "Private_Dirty") - touched) < touched / 20

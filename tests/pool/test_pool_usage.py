@@ -26,7 +26,7 @@ def say(entry: KVCacheEntry, tokens: int) -> None:
 
 
 def figures(pool: MemoryPool) -> list[tuple[int, int, bool, bool]]:
-    """Pages of each run: charged, shared; then whether it is a fork, and live."""
+    """Pages of each stripe: charged, shared; then whether it is a fork, and live."""
     assert sum(usage.committed for usage in pool.usage()) == pool.stats().used
     unit = PAGE * RUNS
     return [

@@ -29,7 +29,7 @@ PAGE = 4096
 PAPER = KVLayout(layers=2, kv_heads=2, head_dim=256, dtype="float32")
 """Four tokens of a head fill a page."""
 PAGES = 2 * 2 * 2
-"""Pages that one more page of every run takes: of keys and values, layers, heads."""
+"""Pages that one more page of every stripe takes: of keys and values, layers, heads."""
 CONTEXT = 64
 
 

@@ -14,7 +14,7 @@ from kvpool.layout import KVLayout
 
 __all__ = ["LAYOUT", "Clock", "Tokens", "bits", "key_of", "random_tokens", "same_bits"]
 
-# Odd numbers, so that a head's run is no multiple of 64 bytes by itself.
+# Odd numbers, so that the stripe of a head is not a multiple of 64 bytes by itself.
 LAYOUT = KVLayout(layers=2, kv_heads=3, head_dim=5, dtype="float32")
 
 
