@@ -34,6 +34,11 @@ class ExpiryQueue:
         """Records in the queue: those of watched sessions, and some that are not valid any more."""
         return len(self._heap)
 
+    def clear(self) -> None:
+        """Stop watching all sessions."""
+        self._heap.clear()
+        self.watched.clear()
+
     def add(self, key: CacheKey, deadline: float) -> None:
         """Watch a session, which expires at `deadline` unless it is used before."""
         serial = self.watched[key] = next(self._next_serial)

@@ -30,7 +30,8 @@ from kvpool.eviction.registry import create_policy
 from kvpool.layout import KVLayout
 from kvpool.manager._keeper import SessionKeeper, UseLog
 from kvpool.manager._keys import check_key
-from kvpool.manager._sessions import Sessions, check_ttl
+from kvpool.manager._session import check_ttl
+from kvpool.manager._sessions import Sessions
 from kvpool.pool import open_pool
 from kvpool.stats import PoolStats
 

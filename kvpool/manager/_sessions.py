@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import logging
 import math
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from numbers import Real
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from kvpool.cache_key import CacheKey
 from kvpool.entry import Keeper, KVCacheEntry, PoolEntry
@@ -24,53 +19,27 @@ from kvpool.errors import (
     EntryRemovedError,
     IntegrityError,
     InvalidLayoutError,
-    InvalidTtlError,
     PoolClosedError,
     PoolExhaustedError,
     StaleBlockError,
 )
 from kvpool.eviction.base import EvictionPolicy, EvictionReason
 from kvpool.layout import EntryGeometry, KVLayout
+from kvpool.manager._departures import Departures
 from kvpool.manager._expiry import ExpiryQueue
 from kvpool.manager._keeper import UseLog
 from kvpool.manager._keys import check_key
-from kvpool.pool import Deallocation, MemoryBlock, MemoryPool
+from kvpool.manager._session import Session, check_ttl
+from kvpool.manager._shortage import explained
+from kvpool.pool import MemoryBlock, MemoryPool
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:
     from kvpool.receipts import ReceiptEmitter
 
-__all__ = ["Session", "Sessions", "check_ttl"]
-
-_log = logging.getLogger(__name__)
+__all__ = ["Sessions"]
 
 E = TypeVar("E", bound=PoolEntry)
-
-
-@dataclass(slots=True)
-class Session:
-    """A session that has an entry.
-
-    Attributes
-    ----------
-    entry : PoolEntry
-    ttl : float
-        Seconds for which it stays without being used; infinite if it stays forever.
-    number : int
-        1 for the first entry that its manager made, and so on.
-    pins : int
-        How often it was pinned more than unpinned; while this is not 0, it is not evicted.
-    """
-
-    entry: PoolEntry
-    ttl: float
-    number: int
-    pins: int = 0
-
-    @property
-    def deadline(self) -> float:
-        """Seconds of the clock at which the session expires unless it is used before."""
-        return self.entry.last_accessed + self.ttl
 
 
 class Sessions:
@@ -134,21 +103,18 @@ class Sessions:
         self._keeper_of = keeper_of
         self._owner = object()  # names the blocks of these books, see `MemoryBlock.owner`
         self._by_key: dict[CacheKey, Session] = {}  # the oldest session first
-        self._departed: deque[CacheKey] = deque()  # left, but the policy still ranks them
         self._expiry = ExpiryQueue()
+        self._departures = Departures(pool, self._by_key, policy, self._expiry, receipts)
         self._hits = self._misses = self._allocations = 0
-        self._evictions = dict.fromkeys(EvictionReason, 0)
         self.in_step = False
-        self._reason = EvictionReason.MANUAL  # of those that the call under way lets go
-        self._deallocations: list[Deallocation] | None = None  # figures of the call under way
 
     def begin(self) -> list[CacheKey]:
         """Do what is due before anything else; return the keys of sessions that expired."""
         if self.in_step:
             self._recover()
         self.in_step = True
-        if self._departed:
-            self._forget_again()
+        if self._departures.ranked:
+            self._departures.forget_again()
         if self._uses:
             self._apply_uses()
         while self._removals:
@@ -298,17 +264,17 @@ class Sessions:
             raise self._exists(key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
         offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations, started = self._let_go(self._policy.reason), time.perf_counter()
+        deallocations = self._departures.begin(self._policy.reason)
         try:
             block, gone = self._pool.allocate_evicting(
                 size, self._victims(offered), deallocations=deallocations, owner=self._owner
             )
         except PoolExhaustedError as shortage:
-            raise self._explained(shortage) from None
+            raise explained(shortage, self._by_key, self._pool.capacity) from None
         try:
             if gone:
                 keys = list(map(offered.__getitem__, gone))
-                self._forget(keys, deallocations, started)
+                self._departures.finish(keys)
             entry = PoolEntry(
                 self._pool, block, str(key), self._keeper_of(key, self._allocations + 1)
             )
@@ -392,7 +358,7 @@ class Sessions:
             Bytes at the start of each stripe to be committed as well.
         """
         offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations, started = self._let_go(self._policy.reason), time.perf_counter()
+        deallocations = self._departures.begin(self._policy.reason)
         try:
             block, gone = self._pool.reserve_evicting(
                 geometry,
@@ -402,11 +368,11 @@ class Sessions:
                 owner=self._owner,
             )
         except PoolExhaustedError as shortage:
-            raise self._explained(shortage) from None
+            raise explained(shortage, self._by_key, self._pool.capacity) from None
         if gone:
             try:
                 keys = list(map(offered.__getitem__, gone))
-                self._forget(keys, deallocations, started)
+                self._departures.finish(keys)
             except BaseException:  # from the policy, which is not ours
                 self.give_up(block)
                 raise
@@ -433,38 +399,14 @@ class Sessions:
     def make_room(self, nbytes: int) -> list[CacheKey]:
         """Evict in the order of the policy until `nbytes` may be used; return the keys."""
         offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations, started = self._let_go(self._policy.reason), time.perf_counter()
+        deallocations = self._departures.begin(self._policy.reason)
         try:
             gone = self._pool.make_room(nbytes, self._victims(offered), deallocations=deallocations)
         except PoolExhaustedError as shortage:
-            raise self._explained(shortage) from None
+            raise explained(shortage, self._by_key, self._pool.capacity) from None
         keys = list(map(offered.__getitem__, gone))
-        self._forget(keys, deallocations, started)
+        self._departures.finish(keys)
         return keys
-
-    def _explained(self, shortage: PoolExhaustedError) -> PoolExhaustedError:
-        """Return a shortage that says which sessions could not be evicted."""
-        leased: dict[CacheKey, MemoryBlock] = {}
-        pinned: dict[CacheKey, MemoryBlock] = {}
-        for key, session in self._by_key.items():
-            block = session.entry.block
-            if block.is_leased:
-                leased[key] = block
-            elif session.pins:
-                pinned[key] = block
-        detail = shortage.detail
-        if shortage.requested <= self._pool.capacity:
-            detail += _held(leased, "leases (live views) keep")
-            detail += _held(pinned, "pins keep")
-        return type(shortage)(
-            shortage.requested,
-            shortage.free,
-            shortage.largest_free,
-            detail,
-            self._pool.capacity,
-            sum(block.charged for block in leased.values()),
-            sum(block.charged for block in pinned.values()),
-        )
 
     # -- pins ----------------------------------------------------------------------------
 
@@ -490,9 +432,9 @@ class Sessions:
         if session is None:
             check_key(key)
             return None
-        deallocations, started = self._let_go(EvictionReason.MANUAL), time.perf_counter()
+        deallocations = self._departures.begin(EvictionReason.MANUAL)
         self._pool.deallocate(session.entry.block, deallocations)
-        self._forget([key], deallocations, started)
+        self._departures.finish([key])
         return session.entry
 
     def _victims(self, offered: dict[MemoryBlock, CacheKey]) -> Iterator[MemoryBlock]:
@@ -528,11 +470,11 @@ class Sessions:
         expired = [key for key in due if not by_key[key].pins]
         if not expired:
             return expired
-        deallocations, started = self._let_go(EvictionReason.TTL), time.perf_counter()
+        deallocations = self._departures.begin(EvictionReason.TTL)
         gone = [
             key for key in expired if self._pool.reclaim(by_key[key].entry.block, deallocations)
         ]
-        self._forget(gone, deallocations, started)
+        self._departures.finish(gone)
         return gone
 
     def close(self) -> None:
@@ -541,15 +483,16 @@ class Sessions:
             with contextlib.suppress(PoolClosedError):
                 self._recover()
         self.in_step = True
-        deallocations, started = self._let_go(EvictionReason.CLOSE), time.perf_counter()
+        deallocations = self._departures.begin(EvictionReason.CLOSE)
         keys = self.keys()
         try:
             for key in keys:
                 self._pool.deallocate(self._by_key[key].entry.block, deallocations)
         except (PoolClosedError, StaleBlockError):  # the pool was used past the manager
             deallocations = None
+            self._departures.without_figures()
         try:
-            self._forget(keys, deallocations, started)
+            self._departures.finish(keys)
             if deallocations is not None:
                 self.emit_snapshot()
         except MemoryError:
@@ -559,66 +502,6 @@ class Sessions:
             raise
         self._pool.close()
 
-    def _let_go(self, reason: EvictionReason) -> list[Deallocation] | None:
-        """Note why sessions are about to leave; return where the pool puts the figures of it.
-
-        Returns
-        -------
-        list of Deallocation or None
-            None if no sink listens.
-        """
-        receipts = self._receipts
-        self._reason = reason
-        listens = receipts is not None and receipts.stream.is_listening
-        self._deallocations = [] if listens else None
-        return self._deallocations
-
-    def _forget(
-        self, keys: list[CacheKey], deallocations: list[Deallocation] | None, started: float
-    ) -> None:
-        """Forget sessions whose blocks were deallocated, and make their receipts."""
-        reason = self._reason
-        for index, key in enumerate(keys):
-            session = self._by_key[key]
-            self._departed.append(key)
-            if session.ttl < math.inf:
-                self._expiry.discard(key)
-            if deallocations is not None and self._receipts is not None:
-                self._receipts.emit_eviction_receipt(
-                    session.entry.session_id,
-                    session.number,
-                    reason,
-                    charged=deallocations[index].charged,
-                    before=deallocations[index].before,
-                    after=deallocations[index].after,
-                    sessions_before=len(self._by_key),
-                )
-            del self._by_key[key]
-        self._evictions[reason] += len(keys)
-        if deallocations and len(deallocations) > 1 and self._receipts is not None:
-            self._receipts.emit_batch_eviction_receipt(
-                len(deallocations),
-                # A sum: between two members, other threads append tokens and commit pages.
-                sum(one.before.used - one.after.used for one in deallocations),
-                before=deallocations[0].before,
-                after=deallocations[-1].after,
-                seconds=time.perf_counter() - started,
-            )
-
-        while self._departed:  # last, because a policy is not ours, and may raise
-            self._policy.remove(self._departed[0])
-            self._departed.popleft()
-
-    def _forget_again(self) -> None:
-        """Have the policy forget those at which it raised; if it raises again, leave it so.
-
-        Then it ranks a session that is gone: `check_integrity` says so, and so does an eviction.
-        """
-        while self._departed:
-            with contextlib.suppress(Exception):
-                self._policy.remove(self._departed[0])
-            self._departed.popleft()
-
     # -- after an interrupt --------------------------------------------------------------
 
     def _recover(self) -> None:
@@ -626,73 +509,21 @@ class Sessions:
 
         If this is interrupted too, the next call does it again.
         """
-        pool, figures = self._pool, {one.block: one for one in self._deallocations or ()}
+        pool = self._pool
         for session in self._by_key.values():
             session.entry.use_noted = False  # the note may be lost
             self._allocations = max(self._allocations, session.number)
-        ended = {
-            session.entry.block: key
-            for key, session in self._by_key.items()
-            if not pool.is_live(session.entry.block)
-        }
-        pending = {usage.block: usage.committed for usage in pool.usage() if not usage.is_live}
-        # In the order in which the blocks ended; those without figures were the last.
-        for block in [*(one for one in figures if one in ended), *(ended.keys() - figures.keys())]:
-            self._forget_interrupted(ended[block], figures.get(block), pending.get(block, 0))
+        self._departures.finish_interrupted()
         mine = {session.entry.block for session in self._by_key.values()}
         for usage in pool.usage():
             if usage.is_live and usage.block.owner is self._owner and usage.block not in mine:
                 pool.deallocate(usage.block)
-        self._rank_again()
-        self._expiry = ExpiryQueue()
+        self._expiry.clear()
         for key, session in self._by_key.items():
             if session.ttl < math.inf:
                 self._expiry.add(key, session.deadline)
-        gone = self._allocations - len(self._by_key)
-        self._evictions[self._reason] += gone - sum(self._evictions.values())
-        if self._receipts is not None:
-            self._receipts.note_unexplained(pool.stats())
+        self._departures.recount(self._allocations)
         self.in_step = False
-
-    def _forget_interrupted(
-        self, key: CacheKey, figures: Deallocation | None, pending: int
-    ) -> None:
-        """Forget a session whose block has ended, and make its receipt if that is not queued.
-
-        Without figures, the receipt says that the bytes that are still charged are pending.
-        """
-        session, receipts = self._by_key[key], self._receipts
-        is_told = receipts is None or receipts.has_told_of(session.number)
-        if receipts is not None and self._deallocations is not None and not is_told:
-            if figures is None:
-                now = self._pool.stats()
-                receipts.note_unexplained(now)
-                figures = Deallocation(session.entry.block, pending, now, now)
-            receipts.emit_eviction_receipt(
-                session.entry.session_id,
-                session.number,
-                self._reason,
-                charged=figures.charged,
-                before=figures.before,
-                after=figures.after,
-                sessions_before=len(self._by_key),
-            )
-        del self._by_key[key]
-
-    def _rank_again(self) -> None:
-        """Have the policy rank the sessions that are there, and no others, unless it raises."""
-        self._departed.clear()
-        try:
-            ranked = set(self._policy.victims())
-            for key in ranked - self._by_key.keys():
-                self._policy.remove(key)
-            for key, session in self._by_key.items():
-                if key not in ranked:
-                    self._policy.admit(key, session.entry.block.size)
-        except MemoryError:
-            raise  # the next call does it again
-        except Exception:  # from the policy, which is not ours; `check_integrity` tells
-            _log.exception("the eviction policy %s failed", type(self._policy).__name__)
 
     # -- the whole -----------------------------------------------------------------------
 
@@ -711,8 +542,8 @@ class Sessions:
             pinned_entries=sum(1 for session in self._by_key.values() if session.pins),
             parting_entries=memory.parting_blocks,
             allocations=self._allocations,
-            evictions=sum(self._evictions.values()),
-            evictions_by_reason=MappingProxyType(dict(self._evictions)),
+            evictions=self._departures.total,
+            evictions_by_reason=MappingProxyType(dict(self._departures.by_reason)),
             fragmentation=memory.fragmentation,
             hits=self._hits,
             misses=self._misses,
@@ -750,38 +581,9 @@ class Sessions:
         dead = {block for block in blocks if not self._pool.is_live(block)}
         if len(blocks) != len(self._by_key) or dead:
             raise IntegrityError(f"entries without a live block of their own: {dead}")
-        left = self._allocations - sum(self._evictions.values())
+        left = self._allocations - self._departures.total
         if left != len(self._by_key):
             raise IntegrityError(
-                f"{self._allocations} entries were made and {sum(self._evictions.values())} left, "
+                f"{self._allocations} entries were made and {self._departures.total} left, "
                 f"but there are {len(self._by_key)}"
             )
-
-
-def _held(blocks: dict[CacheKey, MemoryBlock], what_keeps: str) -> str:
-    """Say how many bytes are kept, and of which sessions; nothing if none are."""
-    if not blocks:
-        return ""
-    names = [str(key) for key in itertools.islice(blocks, 5)]
-    if len(blocks) > len(names):
-        names.append(f"{len(blocks) - len(names)} others")
-    total = sum(block.charged for block in blocks.values())
-    return f"; {what_keeps} {total} bytes of {', '.join(names)}"
-
-
-def check_ttl(ttl: Any, what: str = "a time to live") -> float:
-    """Return a time to live in seconds, infinite for None.
-
-    Raises
-    ------
-    InvalidTtlError
-        It is not a number above 0.
-    """
-    if ttl is None:
-        return math.inf
-    if not isinstance(ttl, bool) and isinstance(ttl, Real):
-        with contextlib.suppress(OverflowError):  # an int that no float can hold
-            seconds = float(ttl)
-            if seconds > 0:
-                return seconds
-    raise InvalidTtlError(f"{what} must be above 0 seconds, not {ttl!r}")

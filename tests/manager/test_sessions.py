@@ -21,7 +21,8 @@ from kvpool.errors import (
 )
 from kvpool.eviction.lru import LruPolicy
 from kvpool.manager._keeper import SessionKeeper, UseLog
-from kvpool.manager._sessions import Sessions, check_ttl
+from kvpool.manager._session import check_ttl
+from kvpool.manager._sessions import Sessions
 from kvpool.pool import MemoryBlock, MemoryPool
 from tests.support.sessions import LAYOUT, Clock, key_of
 
