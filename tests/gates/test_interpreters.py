@@ -76,7 +76,7 @@ def test_a_liar_is_found_out(tmp_path: Path) -> None:
     found = search("3.99", environment(tmp_path, liar.parent, mute.parent), running=None)
     assert found.path is None
     assert found.tried[0] == f"{liar}: is Python {HERE}"
-    assert found.tried[1].startswith(f"{mute}: is no Python: it said 'hello")
+    assert found.tried[1].startswith(f"{mute}: is not Python: it printed 'hello")
 
 
 def test_a_missing_interpreter_is_told_with_every_place(tmp_path: Path) -> None:
