@@ -17,12 +17,11 @@ import tempfile
 from pathlib import Path
 
 import nox
-from nox.command import CommandFailed
 from nox.virtualenv import find_uv
 
 sys.path.insert(0, str(Path(__file__).parent))  # `scripts` is not installed anywhere
 
-from scripts.gates import distribution, interpreters, locks, runner, sources
+from scripts.gates import distribution, interpreters, locks, runner, sources, steps
 
 ROOT = Path(__file__).parent
 
@@ -39,8 +38,6 @@ BACKENDS = ("numpy", "mmap", "ctypes")
 WITH_TORCH = "docs/transformers.md"  # its examples need torch: `transformers` runs them
 MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
 
-# A process of tests on each processor; one that has run out of tests takes some of another's.
-PARALLEL = () if sys.platform == "win32" else ("--numprocesses=auto", "--dist=worksteal")
 COVERAGE = ("--cov", "--cov-report=term")
 
 # The choice of a backend is a test's own; the profile makes hypothesis repeat itself.
@@ -59,7 +56,7 @@ def build(session: nox.Session) -> None:
     wheel alone in a bare environment outside of the tree, where every module of it is imported,
     every entry point resolves and `kvpool backends` runs.
     """
-    require(session, NEWEST)
+    python = steps.require(session, NEWEST)
     session.install("-r", "requirements/build.txt")
     with tempfile.TemporaryDirectory(prefix="kvpool-build-") as scratch:
         output = Path(scratch) / "dist"
@@ -70,7 +67,7 @@ def build(session: nox.Session) -> None:
         problems += distribution.wheel_problems(wheel, ROOT)
         if problems:
             session.error("\n".join(["the distribution is not as it should be:", *problems]))
-        use_wheel(session, wheel, Path(scratch) / "bare")
+        steps.use_wheel(session, wheel, Path(scratch) / "bare", python, BACKENDS)
 
 
 @nox.session(python=NEWEST.for_nox, tags=["gate"])
@@ -85,11 +82,11 @@ def test(session: nox.Session) -> None:
     kvpool and its backends they take; below 95 % the gate fails. What needs torch is measured
     by `transformers`.
     """
-    require(session, NEWEST)
+    steps.require(session, NEWEST)
     measured = sys.platform == "linux" and not session.posargs
     run_tests(session, "requirements/test.txt", *(COVERAGE if measured else ()))
     if not session.posargs and os.name != "nt":  # the tests of the stack tool: once, and here
-        own = ["-c", "tools/stack/pyproject.toml", *PARALLEL, "tools/stack/tests"]
+        own = ["-c", "tools/stack/pyproject.toml", *steps.PARALLEL, "tools/stack/tests"]
         session.run("pytest", *own, env=TEST_ENVIRONMENT)
 
 
@@ -102,7 +99,7 @@ def lint(session: nox.Session) -> None:
     It runs on the oldest Python, whose syntax and standard library are what all code must
     do with. `nox -s lint -- --fix` hands its arguments to ruff.
     """
-    require(session, OLDEST)
+    steps.require(session, OLDEST)
     session.install("-r", "requirements/lint.txt")
     session.run("ruff", "check", *session.posargs, ".")
     problems = sources.silencing_problems(ROOT) + sources.shell_problems(ROOT)
@@ -128,12 +125,12 @@ def docs(session: nox.Session) -> None:
     the benchmarks are what their records say, and the table of packages is what they import. All
     of them are in `docs/_build/html` afterwards.
     """
-    require(session, NEWEST)
-    install_project(session, "requirements/docs.txt")
+    steps.require(session, NEWEST)
+    steps.install_project(session, "requirements/docs.txt")
     shutil.rmtree(ROOT / "docs/generated", ignore_errors=True)  # pages of modules that are gone
     options = ["--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet"]
     session.run("sphinx-build", *options, "--builder", "html", "docs", "docs/_build/html")
-    examples = pages_with_examples()
+    examples = steps.pages_with_examples(ROOT, WITH_TORCH)
     if problems := sources.examples_problems(map(Path, examples), interpreters.SUPPORTED[0]):
         session.error("\n".join(problems))
     session.run("python", "-m", "scripts.stack", "render", "--check")
@@ -150,10 +147,11 @@ def min_python(session: nox.Session) -> None:
     An old dependency that warns is not excused: its lower bound rises. The tests of many
     threads for several seconds are left to `test`.
     """
-    require(session, OLDEST)
+    steps.require(session, OLDEST)
     run_tests(session, "requirements/min-python.txt", without="stress")
     if not session.posargs:
-        session.run("pytest", "--quiet", *pages_with_examples(), env=TEST_ENVIRONMENT)
+        examples = steps.pages_with_examples(ROOT, WITH_TORCH)
+        session.run("pytest", "--quiet", *examples, env=TEST_ENVIRONMENT)
 
 
 @nox.session(venv_backend="none")
@@ -173,10 +171,9 @@ def integration(session: nox.Session) -> None:
     pip makes this environment, not uv: a machine may have its build of torch where only
     pip's configuration says.
     """
-    require(session, OLDEST)
-    install_project(session, "requirements/test.txt")
-    pyproject = nox.project.load_toml(ROOT / "pyproject.toml")
-    session.install(*nox.project.dependency_groups(pyproject, "integration"))
+    steps.require(session, OLDEST)
+    steps.install_project(session, "requirements/test.txt")
+    steps.install_groups(session, "integration")
     required = {"KVPOOL_REQUIRE": "traces,torch"}
     session.run("pytest", "-m", "integration", *session.posargs, env=TEST_ENVIRONMENT | required)
 
@@ -190,17 +187,9 @@ def transformers(session: nox.Session) -> None:
     says so; with CI set in the environment that is a failure. pip makes this environment, as that
     of `integration`.
     """
-    require(session, OLDEST)
-    install_project(session, "requirements/test.txt")
-    pyproject = nox.project.load_toml(ROOT / "pyproject.toml")
-    group = nox.project.dependency_groups(pyproject, "transformers")
-    try:
-        session.install(*group)
-    except CommandFailed:
-        refusal = f"pip cannot install {' and '.join(group)} here; its words are above"
-        if os.environ.get("CI"):
-            session.error(refusal)
-        session.skip(refusal)
+    steps.require(session, OLDEST)
+    steps.install_project(session, "requirements/test.txt")
+    steps.install_or_skip(session, "transformers")
     environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": "transformers"}
     measured = [*COVERAGE, "--cov-config=tests/integrations/coverage.toml"]
     options = session.posargs or measured
@@ -217,10 +206,8 @@ def bench(session: nox.Session) -> None:
     shows that all of them work, `-- eviction` runs one, `-- --publish` makes the performance
     page of the docs anew, and `-- --help` tells the rest.
     """
-    require(session, OLDEST)
-    session.install("-r", "requirements/bench.txt")
-    # `python -m` takes kvpool from the tree, so the backends must come from there as well.
-    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
+    steps.require(session, OLDEST)
+    steps.install_editable(session, "requirements/bench.txt")
     record = str(session.cache_dir / "bench.json")
     session.run("python", "-m", "benchmarks", "--json", record, *session.posargs)
 
@@ -233,11 +220,8 @@ def bench_decode(session: nox.Session) -> None:
     performance page, and the plot of the README is made anew. pip makes this environment, as that
     of `integration`.
     """
-    require(session, OLDEST)
-    session.install("-r", "requirements/bench.txt")
-    pyproject = nox.project.load_toml(ROOT / "pyproject.toml")
-    session.install(*nox.project.dependency_groups(pyproject, "transformers", "plot"))
-    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
+    steps.require(session, OLDEST)
+    steps.install_editable(session, "requirements/bench.txt", "transformers", "plot")
     record = str(session.cache_dir / "bench-decode.json")
     session.run("python", "-m", "benchmarks", "decode", "--json", record, *session.posargs)
     if "--publish" in session.posargs:  # record and plot have their places in the docs
@@ -254,9 +238,8 @@ def nightly(session: nox.Session) -> None:
     A violation is a failure, and so is a ledger of 8 threads that does not verify.
     It takes some minutes. `nox -s bench` makes a part of each.
     """
-    require(session, OLDEST)
-    session.install("-r", "requirements/bench.txt")
-    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
+    steps.require(session, OLDEST)
+    steps.install_editable(session, "requirements/bench.txt")
     arguments = ["stateful", "interrupts", "--check", *session.posargs]
     session.run("python", "-m", "benchmarks", *arguments, env={"KVPOOL_NIGHTLY": "1"})
 
@@ -267,8 +250,8 @@ def stack(session: nox.Session) -> None:
 
     The tool is `tools/stack`. Its environment is made once and again when its lock file changes.
     """
-    require(session, OLDEST)
-    install_once(session, "requirements/stack.txt")
+    steps.require(session, OLDEST)
+    steps.install_once(session, "requirements/stack.txt")
     session.run("python", "-m", "scripts.stack", *session.posargs)
 
 
@@ -285,73 +268,12 @@ def lock(session: nox.Session) -> None:
     locks.write_all(uv, ROOT, interpreters.SUPPORTED[0], session.posargs)
 
 
-def require(session: nox.Session, found: interpreters.Search) -> None:
-    """Fail with what was looked for and where, if an interpreter is missing."""
-    if found.path is None:
-        session.error(found.explain())
-
-
-def pages_with_examples() -> list[str]:
-    """Return the pages whose Python blocks are run; those that need torch are elsewhere."""
-    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]
-    made = {"_build", "generated"}
-    names = [path.relative_to(ROOT).as_posix() for path in pages if not made & set(path.parts)]
-    return sorted(name for name in names if name != WITH_TORCH)
-
-
-def install_project(session: nox.Session, lock_file: str) -> None:
-    """Install locked tools and dependencies, then kvpool itself as a user gets it."""
-    session.install("-r", lock_file)
-    session.install("--no-deps", "--no-build-isolation", ".")
-
-
-def install_once(session: nox.Session, lock_file: str) -> None:
-    """Install locked tools, unless they are what the environment was made from."""
-    made_from = Path(session.virtualenv.location) / "made-from.txt"
-    wanted = (ROOT / lock_file).read_bytes()
-    if not made_from.exists() or made_from.read_bytes() != wanted:
-        session.install("-r", lock_file)
-        made_from.write_bytes(wanted)
-
-
 def run_tests(session: nox.Session, lock_file: str, *options: str, without: str = "") -> None:
     """Run the tests on all processors, but for those that need what is not at hand everywhere.
 
     `nox -s stack -- verify` leaves out what a manifest excludes, and records that.
     """
-    install_project(session, lock_file)
+    steps.install_project(session, lock_file)
     excluded = os.environ.get("KVPOOL_EXCLUDED_TESTS", "").splitlines()
-    markers = ["integration", "transformers", *([without] if without else [])]
-    options = (
-        *("-m", " and ".join(f"not {marker}" for marker in markers)),
-        *(f"--deselect={test}" for test in excluded),
-        *PARALLEL,
-        *options,
-    )
-    session.run("pytest", *options, *session.posargs, env=TEST_ENVIRONMENT)
-
-
-def use_wheel(session: nox.Session, wheel: Path, location: Path) -> None:
-    """Install a wheel into an environment of its own, away from the tree, and use it."""
-    python = str(location / ("Scripts" if os.name == "nt" else "bin") / "python")
-    runtime = str(ROOT / "requirements/runtime.txt")
-    with session.chdir(wheel.parent):
-        if session.venv_backend == "uv":
-            _, uv, _ = find_uv()
-            make = [uv, "venv", "--quiet", "--python", str(NEWEST.path), str(location)]
-            install = [uv, "pip", "install", "--quiet", "--python", python]
-        else:
-            make = [str(NEWEST.path), "-m", "venv", str(location)]
-            install = [python, "-m", "pip", "install", "--quiet"]
-        session.run(*make, external=True)
-        # The locked versions first, then the wheel: what they lack would be fetched, and
-        # `kvpool backends` below runs with what the metadata of the wheel asks for.
-        session.run(*install, "-r", runtime, external=True)
-        session.run(*install, str(wheel), external=True)
-        script = str(ROOT / "scripts/gates/use_wheel.py")
-        session.run(python, "-I", "-W", "error", script, "kvpool", external=True)
-        command = [str(Path(python).with_name("kvpool")), "backends"]
-        listed = session.run(*command, external=True, silent=True)
-    session.log(listed)
-    if missing := [name for name in BACKENDS if name not in str(listed)]:
-        session.error(f"`kvpool backends` does not list {', '.join(missing)}")
+    chosen = steps.pytest_options(excluded, without)
+    session.run("pytest", *chosen, *options, *session.posargs, env=TEST_ENVIRONMENT)

@@ -1,0 +1,164 @@
+"""Steps that sessions of the noxfile have in common.
+
+Paths of lock files are relative to the noxfile, whose directory nox runs in.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import nox
+from nox.command import CommandFailed
+from nox.virtualenv import find_uv
+
+from scripts.gates.interpreters import Search
+
+__all__ = [
+    "install_editable",
+    "install_groups",
+    "install_once",
+    "install_or_skip",
+    "install_project",
+    "missing_backends",
+    "pages_with_examples",
+    "pytest_options",
+    "require",
+    "use_wheel",
+]
+
+ROOT = Path(__file__).parents[2]
+
+# A process of tests on each processor; one that has run out of tests takes some of another's.
+PARALLEL = () if sys.platform == "win32" else ("--numprocesses=auto", "--dist=worksteal")
+
+
+def require(session: nox.Session, found: Search) -> Path:
+    """Return the path of an interpreter; fail with where it was looked for if it is missing."""
+    if found.path is None:
+        session.error(found.explain())
+    return found.path
+
+
+def install_project(session: nox.Session, lock_file: str) -> None:
+    """Install locked tools and dependencies, then kvpool itself as a user gets it."""
+    session.install("-r", lock_file)
+    session.install("--no-deps", "--no-build-isolation", ".")
+
+
+def install_editable(session: nox.Session, lock_file: str, *groups: str) -> None:
+    """Install locked tools, the dependency groups, and kvpool with its backends from the tree.
+
+    `python -m` takes kvpool from the tree, so the backends must come from there as well.
+    """
+    session.install("-r", lock_file)
+    if groups:
+        install_groups(session, *groups)
+    session.install("--no-deps", "--no-build-isolation", "--editable", ".")
+
+
+def install_groups(session: nox.Session, *groups: str) -> None:
+    """Install dependency groups that have no lock file."""
+    session.install(*_needed(groups))
+
+
+def install_or_skip(session: nox.Session, *groups: str) -> None:
+    """Install dependency groups; skip the session if that fails, unless CI is set."""
+    try:
+        install_groups(session, *groups)
+    except CommandFailed:
+        refusal = f"pip cannot install {' and '.join(_needed(groups))} here; its words are above"
+        if os.environ.get("CI"):
+            session.error(refusal)
+        session.skip(refusal)
+
+
+def install_once(session: nox.Session, lock_file: str) -> None:
+    """Install locked tools, unless they are what the environment was made from."""
+    made_from = Path(session.virtualenv.location) / "made-from.txt"
+    wanted = Path(lock_file).read_bytes()
+    if not made_from.exists() or made_from.read_bytes() != wanted:
+        session.install("-r", lock_file)
+        made_from.write_bytes(wanted)
+
+
+def pytest_options(excluded: Iterable[str], without: str) -> list[str]:
+    """Return the options of pytest for the tests that every machine can run.
+
+    Parameters
+    ----------
+    excluded : iterable of str
+        Tests to leave out, each as pytest names it.
+    without : str
+        A marker of tests to leave out as well; empty if there is none.
+    """
+    markers = ["integration", "transformers", *([without] if without else [])]
+    marked = ["-m", " and ".join(f"not {marker}" for marker in markers)]
+    return [*marked, *(f"--deselect={test}" for test in excluded), *PARALLEL]
+
+
+def pages_with_examples(root: Path, without: str) -> list[str]:
+    """Return the Markdown pages of a tree whose Python blocks are run, relative to its root.
+
+    Parameters
+    ----------
+    root : Path
+        The root of the tree. Its pages are there and in ``docs``; those that a build has made
+        do not count.
+    without : str
+        The page whose blocks are run elsewhere.
+    """
+    pages = [*root.glob("*.md"), *(root / "docs").rglob("*.md")]
+    names = [path.relative_to(root) for path in pages]
+    kept = [name.as_posix() for name in names if not {"_build", "generated"} & set(name.parts)]
+    return sorted(name for name in kept if name != without)
+
+
+def use_wheel(
+    session: nox.Session, wheel: Path, location: Path, python: Path, backends: Iterable[str]
+) -> None:
+    """Install a wheel into an environment of its own, away from the tree, and use it.
+
+    Parameters
+    ----------
+    session : nox.Session
+        The session that built the wheel. It fails if a step does, or a backend is not listed.
+    wheel, location : Path
+        The wheel, and where to make the environment.
+    python : Path
+        The interpreter of the environment.
+    backends : iterable of str
+        What `kvpool backends` must list.
+    """
+    scripts = location / ("Scripts" if os.name == "nt" else "bin")
+    inside = str(scripts / "python")
+    if session.venv_backend == "uv":
+        _, uv, _ = find_uv()
+        make = [uv, "venv", "--quiet", "--python", str(python), str(location)]
+        install = [uv, "pip", "install", "--quiet", "--python", inside]
+    else:
+        make = [str(python), "-m", "venv", str(location)]
+        install = [inside, "-m", "pip", "install", "--quiet"]
+    check = [inside, "-I", "-W", "error", str(ROOT / "scripts/gates/use_wheel.py"), "kvpool"]
+    with session.chdir(wheel.parent):
+        session.run(*make, external=True)
+        # The locked versions first, then the wheel: what they lack would be fetched, and
+        # `kvpool backends` below runs with what the metadata of the wheel asks for.
+        session.run(*install, "-r", str(ROOT / "requirements/runtime.txt"), external=True)
+        session.run(*install, str(wheel), external=True)
+        session.run(*check, external=True)
+        listed = session.run(str(scripts / "kvpool"), "backends", external=True, silent=True)
+    session.log(listed)
+    if missing := missing_backends(str(listed), backends):
+        session.error(f"`kvpool backends` does not list {', '.join(missing)}")
+
+
+def missing_backends(listed: str, backends: Iterable[str]) -> list[str]:
+    """Return the backends that a text of `kvpool backends` does not name."""
+    return [name for name in backends if name not in listed]
+
+
+def _needed(groups: Iterable[str]) -> tuple[str, ...]:
+    return nox.project.dependency_groups(nox.project.load_toml("pyproject.toml"), *groups)
