@@ -58,6 +58,7 @@ def _turn(
         try:
             with self._lock:
                 self._begin()
+                self._sessions.in_step = True
                 try:
                     result = method(self, *args, **kwargs)
                 except Exception as error:

@@ -120,7 +120,9 @@ class Sessions:
         while self._removals:
             self.remove(self._removals[0])
             self._removals.popleft()
-        return self._evict_expired() if self._expiry.watched else []
+        gone = self._evict_expired() if self._expiry.watched else []
+        self.in_step = False
+        return gone
 
     def _apply_uses(self) -> None:
         """Tell the policy of the uses in the log, in the order of each entry's last use."""

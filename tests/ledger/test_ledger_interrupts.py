@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -22,6 +23,7 @@ from kvpool.stats import PoolStats
 from tests.support.injection import Injection, Kind, error_of
 from tests.support.ledgers import PRIVATE
 
+MANY = 60  # places; more than most calls have
 LIMIT = 10_000  # places; more than any of these calls has
 
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -81,11 +83,16 @@ class Written:
 
 
 def everywhere(kind: Kind) -> Iterator[Injection]:
-    """Yield injections, each one place further, until there is no such place."""
+    """Yield injections, each one place further, until there is no such place.
+
+    From Python 3.12 on, the instructions of a function count only once it was traced before, so
+    places are missed there, and the end is not told by the first that is not found.
+    """
+    is_exact = sys.version_info < (3, 12)
     for at in itertools.count(1):
         injection = Injection(at, kind)
         yield injection
-        if injection.where is None:
+        if injection.where is None and (is_exact or at > MANY):
             assert 10 < at < LIMIT
             return
 

@@ -67,8 +67,10 @@ class Injection:
         self.where: str | None = None
         self._left = at
         self._kind: Kind = kind
+        self._before: Any = None
 
     def __enter__(self) -> Self:
+        self._before = sys.gettrace()  # such as the one that measures coverage
         sys.settrace(self._enter_frame)
         return self
 
@@ -78,7 +80,7 @@ class Injection:
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        sys.settrace(None)
+        sys.settrace(self._before)
 
     def _enter_frame(self, frame: FrameType, event: str, arg: object) -> Any:
         del event, arg
