@@ -40,7 +40,7 @@ def whole_number(
         number: int = value
     else:
         try:
-            if isinstance(value, bool):
+            if isinstance(value, (bool, np.bool)):  # both count as an index, NumPy's until 2.2
                 raise TypeError
             number = operator.index(value)
         except TypeError:
