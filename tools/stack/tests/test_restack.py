@@ -442,7 +442,7 @@ def test_a_force_push_that_was_fetched_is_detected(pushed: Scratch, tmp_path: Pa
     before = pushed.heads()
     said = pushed.run("restack", "--execute")
     assert said.exit_code == 1
-    assert said.text.startswith(f"origin/feat/demo-2 is at {theirs[:12]}, which feat/demo-2 has")
+    assert said.text.startswith(f"origin/feat/demo-2 is at {theirs[:12]}, which was never")
     assert pushed.heads() == before
     for command in said.hint[1].partition(": ")[2].split(" && "):
         pushed.git(*shlex.split(command)[1:])
