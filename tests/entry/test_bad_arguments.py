@@ -16,8 +16,9 @@ from tests.support.bad_arguments import (
     NOT_WHOLE,
     TOO_MUCH,
     WRONG_OBJECTS,
+    Values,
     cases,
-    check_refused,
+    check_all_refused,
     pool_state,
     without,
 )
@@ -54,11 +55,11 @@ CREATE: dict[str, tuple[Callable[[MemoryPool, Any], object], tuple[Any, ...]]] =
 }
 
 
-@pytest.mark.parametrize(("act", "value"), cases(TABLE))
-def test_a_bad_argument_is_named(started: KVCacheEntry, act: Act, value: Any) -> None:
+@pytest.mark.parametrize(("act", "values"), cases(TABLE))
+def test_a_bad_argument_is_named(started: KVCacheEntry, act: Act, values: Values) -> None:
     before = content(started)
     used = started.last_accessed, started.last_use
-    check_refused(lambda v: act(started, v), value, lambda: pool_state(started.pool))
+    check_all_refused(lambda v: act(started, v), values, lambda: pool_state(started.pool))
     assert (started.last_accessed, started.last_use) == used
     assert content(started) == before
 
@@ -75,11 +76,11 @@ def test_tokens_that_are_not_arrays(started: KVCacheEntry, value: Any) -> None:
     started.pool.check_integrity()
 
 
-@pytest.mark.parametrize(("act", "value"), cases(CREATE))
+@pytest.mark.parametrize(("act", "values"), cases(CREATE))
 def test_an_entry_that_cannot_be_made(
-    pool: MemoryPool, act: Callable[[MemoryPool, Any], object], value: Any
+    pool: MemoryPool, act: Callable[[MemoryPool, Any], object], values: Values
 ) -> None:
-    check_refused(lambda v: act(pool, v), value, lambda: pool_state(pool))
+    check_all_refused(lambda v: act(pool, v), values, lambda: pool_state(pool))
 
 
 def test_whole_numbers_of_numpy_are_accepted(started: KVCacheEntry) -> None:

@@ -13,8 +13,9 @@ from tests.support.bad_arguments import (
     BELOW_ZERO,
     NOT_WHOLE,
     WRONG_OBJECTS,
+    Values,
     cases,
-    check_refused,
+    check_all_refused,
     without,
 )
 
@@ -36,6 +37,6 @@ TABLE: dict[str, tuple[Callable[[Any], object], tuple[Any, ...]]] = {
 }
 
 
-@pytest.mark.parametrize(("act", "value"), cases(TABLE))
-def test_a_bad_argument_is_named(act: Callable[[Any], object], value: Any) -> None:
-    check_refused(act, value, lambda: None)
+@pytest.mark.parametrize(("act", "values"), cases(TABLE))
+def test_a_bad_argument_is_named(act: Callable[[Any], object], values: Values) -> None:
+    check_all_refused(act, values, lambda: None)

@@ -16,7 +16,9 @@ from tests.support.bad_arguments import (
     NOT_WHOLE,
     TOO_MUCH,
     WRONG_OBJECTS,
+    Values,
     cases,
+    check_all_refused,
     check_refused,
     pool_state,
     without,
@@ -128,9 +130,9 @@ def state(manager: KVCacheManager) -> object:
     return manager.get_stats(), manager.session_keys(), pool_state(manager.pool)
 
 
-@pytest.mark.parametrize(("act", "value"), cases(TABLE))
-def test_a_bad_argument_is_named(manager: KVCacheManager, act: Act, value: Any) -> None:
-    check_refused(lambda v: act(manager, v), value, lambda: state(manager))
+@pytest.mark.parametrize(("act", "values"), cases(TABLE))
+def test_a_bad_argument_is_named(manager: KVCacheManager, act: Act, values: Values) -> None:
+    check_all_refused(lambda v: act(manager, v), values, lambda: state(manager))
 
 
 @pytest.mark.parametrize("value", [None, 1.5, float("nan"), b"x", [], {}, np.array(3)], ids=repr)
@@ -150,9 +152,9 @@ def test_a_session_that_is_larger_than_any_pool(manager: KVCacheManager) -> None
     assert state(manager) == before
 
 
-@pytest.mark.parametrize(("act", "value"), cases(OPEN))
-def test_a_manager_that_cannot_be_opened(act: Callable[[Any], object], value: Any) -> None:
-    check_refused(act, value, lambda: None)
+@pytest.mark.parametrize(("act", "values"), cases(OPEN))
+def test_a_manager_that_cannot_be_opened(act: Callable[[Any], object], values: Values) -> None:
+    check_all_refused(act, values, lambda: None)
 
 
 def test_numbers_of_numpy_are_accepted(manager: KVCacheManager) -> None:

@@ -17,7 +17,9 @@ from tests.support.bad_arguments import (
     NOT_WHOLE,
     TOO_MUCH,
     WRONG_OBJECTS,
+    Values,
     cases,
+    check_all_refused,
     check_refused,
     pool_state,
     without,
@@ -120,17 +122,17 @@ def started(pool: MemoryPool) -> MemoryBlock:
     return block
 
 
-@pytest.mark.parametrize(("act", "value"), cases(NUMBERS))
-def test_numbers(pool: MemoryPool, act: Act, value: Any) -> None:
+@pytest.mark.parametrize(("act", "values"), cases(NUMBERS))
+def test_numbers(pool: MemoryPool, act: Act, values: Values) -> None:
     block = started(pool)
-    check_refused(lambda v: act(pool, block, v), value, lambda: pool_state(pool))
+    check_all_refused(lambda v: act(pool, block, v), values, lambda: pool_state(pool))
     assert pool.lease(block)[:64].tolist() == [7] * 64
 
 
-@pytest.mark.parametrize(("act", "value"), cases(RANGES))
-def test_ranges_that_the_block_does_not_have(elastic: MemoryPool, act: Act, value: Any) -> None:
+@pytest.mark.parametrize(("act", "values"), cases(RANGES))
+def test_ranges_that_the_block_does_not_have(elastic: MemoryPool, act: Act, values: Values) -> None:
     block, other = elastic.reserve(LAYOUT.geometry(CONTEXT, 4096)), started(elastic)
-    check_refused(lambda v: act(elastic, block, v), value, lambda: pool_state(elastic))
+    check_all_refused(lambda v: act(elastic, block, v), values, lambda: pool_state(elastic))
     elastic.trim(block, 0)
     assert elastic.lease(other)[:64].tolist() == [7] * 64
 

@@ -16,11 +16,15 @@ __all__ = [
     "NOT_WHOLE",
     "TOO_MUCH",
     "WRONG_OBJECTS",
+    "Values",
     "cases",
+    "check_all_refused",
     "check_refused",
     "pool_state",
     "without",
 ]
+
+Values = tuple[Any, ...]
 
 WRONG_OBJECTS: tuple[Any, ...] = (
     None,
@@ -66,12 +70,20 @@ def without(values: tuple[Any, ...], *accepted: Any) -> tuple[Any, ...]:
 
 
 def cases(table: Mapping[str, tuple[Callable[..., object], tuple[Any, ...]]]) -> list[Any]:
-    """Return a parameter set for each call of a table with each of its bad values."""
-    return [
-        pytest.param(act, value, id=f"{name}: {repr(value)[:24]}")
-        for name, (act, values) in table.items()
-        for value in values
-    ]
+    """Return a parameter set for each call of a table: the call, and all of its bad values."""
+    return [pytest.param(act, values, id=name) for name, (act, values) in table.items()]
+
+
+def check_all_refused(
+    act: Callable[[Any], object], values: tuple[Any, ...], state: Callable[[], object]
+) -> None:
+    """Prove what `check_refused` does for each of several bad values, one after the other."""
+    for value in values:
+        try:
+            check_refused(act, value, state)
+        except BaseException as error:
+            error.add_note(f"with the value {value!r}")
+            raise
 
 
 def check_refused(act: Callable[[Any], object], value: Any, state: Callable[[], object]) -> None:
