@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import re
@@ -71,10 +72,23 @@ class Terminal:
             assert self._read(), f"it ended before {pattern!r} came: {self.shown!r}"
         return self.shown[self._seen :]
 
-    def leave(self) -> int:
-        """Wait for the end of the process; return its exit code."""
+    def leave(self, keys: str = "") -> int:
+        """Wait for the end of the process; return its exit code.
+
+        Parameters
+        ----------
+        keys : str
+            Pressed each second until then. A Ctrl-C can be lost: Python only prints one that
+            comes while an object ends.
+        """
+        start = pressed = time.monotonic()
         while self._read():
-            pass
+            now = time.monotonic()
+            assert now < start + _PATIENCE, f"it never ended: {self.shown!r}"
+            if keys and now > pressed + 1:
+                pressed = now
+                with contextlib.suppress(OSError):  # it ended just now
+                    os.write(self._ours, keys.encode())
         return self._process.wait(_PATIENCE)
 
     def _read(self) -> bool:

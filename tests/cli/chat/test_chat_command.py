@@ -177,6 +177,6 @@ def test_ctrl_c_while_the_model_is_loaded_leaves_the_cursor(model_dir: Path) -> 
     with Terminal("chat", str(model_dir)) as terminal:
         terminal.wait_for("loading")
         terminal.press("\x03")
-        assert terminal.leave() == 130
+        assert terminal.leave("\x03") == 130
     assert "Traceback" not in terminal.shown
     assert terminal.raw.count("\x1b[?25h") >= terminal.raw.count("\x1b[?25l")
