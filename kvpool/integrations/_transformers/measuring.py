@@ -118,7 +118,10 @@ def cache_argument(model: Any) -> str:
     It is ``"past_key_values"`` up to transformers 5.23, and ``"cache"`` from 5.24 on.
     """
     names = inspect.signature(model.forward).parameters
-    return "cache" if "cache" in names else "past_key_values"
+    cache = names.get("cache")
+    # XLM has a `cache` of another kind, which is a dictionary.
+    is_one = cache is not None and "dict" not in str(cache.annotation)
+    return "cache" if is_one else "past_key_values"
 
 
 def _measure(model: Any) -> MeasuredModel:
