@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from kvpool.eviction.base import EvictionPolicy, EvictionReason, PolicyFactory
+from kvpool.eviction.base import (
+    EvictionPolicy,
+    EvictionReason,
+    PolicyFactory,
+    cost_of,
+    names_of,
+)
 
-__all__ = ["EvictionPolicy", "EvictionReason", "PolicyFactory"]
+__all__ = ["EvictionPolicy", "EvictionReason", "PolicyFactory", "cost_of", "names_of"]

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from kvpool.cache_key import CacheKey
-
-__all__ = ["EvictionPolicy", "EvictionReason", "PolicyFactory"]
+__all__ = ["EvictionPolicy", "EvictionReason", "PolicyFactory", "cost_of", "names_of"]
 
 
 class EvictionReason(enum.StrEnum):
@@ -28,11 +26,48 @@ class EvictionReason(enum.StrEnum):
     """The manager was closed."""
 
 
-class EvictionPolicy(ABC):
-    """Decides in which order sessions are evicted when memory is needed.
+def names_of(item: Hashable) -> Sequence[Hashable]:
+    """Return the names by which the parts of an item are known when they come back.
 
-    A policy knows only keys and sizes. The caller skips sessions that cannot be evicted, because
-    they are leased or pinned.
+    Parameters
+    ----------
+    item : hashable
+
+    Returns
+    -------
+    sequence of hashable
+        The attribute `names` of the item: one name for each part, the first part first, all parts
+        of one size. For an item without that attribute, the item alone.
+    """
+    names: Sequence[Hashable] | None = getattr(item, "names", None)
+    return (item,) if names is None else names
+
+
+def cost_of(item: Hashable, nbytes: int) -> float:
+    """Return the work to make an item again.
+
+    Parameters
+    ----------
+    item : hashable
+    nbytes : int
+        The bytes that it holds.
+
+    Returns
+    -------
+    float
+        The attribute `cost` of the item, in the unit in which a byte of other items costs 1. For
+        an item without that attribute, its bytes.
+    """
+    cost: float | None = getattr(item, "cost", None)
+    return nbytes if cost is None else cost
+
+
+class EvictionPolicy(ABC):
+    """Decides in which order items are evicted when memory is needed.
+
+    An item is a session, by its `kvpool.CacheKey`, or a segment of a prefix tree. A policy may
+    know of an item what `names_of` and `cost_of` tell, and its size; it needs to know neither.
+    The caller skips items that cannot be evicted, because they are leased or pinned.
 
     Attributes
     ----------
@@ -41,6 +76,11 @@ class EvictionPolicy(ABC):
 
     Notes
     -----
+    The order of calls at one use of the segments A, B, C of a path, A at the root:
+    ``touch(C)``, ``touch(B)``, ``touch(A)``, so that of items with equal histories the one at the
+    end of the path is the least recently used. Segments that are new are admitted after those.
+    If the use ends inside of C, `split` comes first: its head is touched, and the rest is not.
+
     Not thread-safe: the manager holds its lock around every call. The conformance suite
     `kvpool.testing.PolicyConformance` contains this contract as tests.
     """
@@ -48,29 +88,53 @@ class EvictionPolicy(ABC):
     reason: ClassVar[EvictionReason] = EvictionReason.POLICY
 
     @abstractmethod
-    def admit(self, key: CacheKey, nbytes: int, /) -> None:
-        """Add a new session, which holds `nbytes` bytes. It counts as used now."""
+    def admit(self, item: Hashable, nbytes: int, /) -> None:
+        """Add a new item, which holds `nbytes` bytes. It counts as used now."""
 
     @abstractmethod
-    def touch(self, key: CacheKey, /) -> None:
-        """Note that a session was used. Calls come in the order of the uses."""
+    def touch(self, item: Hashable, /) -> None:
+        """Note that an item was used. Calls come in the order of the uses."""
 
     @abstractmethod
-    def remove(self, key: CacheKey, /) -> None:
-        """Remove a session that left the pool, for any reason."""
+    def remove(self, item: Hashable, /) -> None:
+        """Remove an item that left the pool, for any reason. Its names are still those it had."""
 
     @abstractmethod
-    def victims(self) -> Iterator[CacheKey]:
-        """Yield every session, in the order in which they should be evicted.
+    def victims(self) -> Iterator[Hashable]:
+        """Yield every item, in the order in which they should be evicted.
 
-        The caller stops as soon as enough memory is free, so the first victims must be cheap:
-        O(log n) or better each. Iterating must not change the policy, and the policy is not
-        changed during an iteration.
+        The caller stops as soon as enough memory is free, and asks again after a change. So the
+        first victims must be cheap: O(log n) or better each. Iterating must not change the
+        policy, and the policy is not changed during an iteration.
         """
 
     @abstractmethod
-    def resize(self, key: CacheKey, nbytes: int, /) -> None:
-        """Note that a session now holds `nbytes` bytes."""
+    def resize(self, item: Hashable, nbytes: int, /) -> None:
+        """Note that an item now holds `nbytes` bytes.
+
+        If they are fewer than before, its last parts were evicted. The names of the item are
+        still those that it had, so that a policy can note which parts went.
+        """
+
+    def split(self, item: Hashable, head: Hashable, nbytes: int, head_nbytes: int, /) -> None:
+        """Note that the first part of an item is now an item of its own, with the same history.
+
+        Parameters
+        ----------
+        item : hashable
+            An item that is ranked. It stands for the rest from now on.
+        head : hashable
+            The new item. It is used right after.
+        nbytes, head_nbytes : int
+            The bytes that `item` and `head` hold now.
+
+        Notes
+        -----
+        A policy that does not override this resizes `item` and admits `head`. Override it if the
+        policy counts uses, or remembers anything else of an item.
+        """
+        self.resize(item, nbytes)
+        self.admit(head, head_nbytes)
 
 
 @dataclass(frozen=True, slots=True)

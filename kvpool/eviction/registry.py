@@ -15,7 +15,7 @@ registry = PluginRegistry(
         hook="kvpool_eviction_policy",
         spec=EvictionPolicySpec,
         provides=PolicyFactory,
-        builtins={"lru": "kvpool.eviction.lru"},
+        builtins={name: f"kvpool.eviction.{name}" for name in ("lfu", "lru")},
         default="lru",
         disabled_variable="KVPOOL_DISABLED_POLICIES",
     )

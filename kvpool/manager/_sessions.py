@@ -450,9 +450,9 @@ class Sessions:
             The policy yields a key twice, or one that is not the key of a session.
         """
         for key in self._policy.victims():
-            session = self._by_key.get(key)
-            if session is None:
+            if not isinstance(key, CacheKey) or key not in self._by_key:
                 raise self._broken(f"yields {key!s}, which has no entry")
+            session = self._by_key[key]
             if not session.pins:
                 block = session.entry.block
                 if block in offered:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 
 import pytest
 
-from kvpool.cache_key import CacheKey
 from kvpool.errors import BrokenPluginError
 from kvpool.eviction.lru import LruPolicy
 from kvpool.manager import KVCacheManager
@@ -37,24 +36,24 @@ class Broken(LruPolicy):
             if self.left == 0:
                 raise BrokenError
 
-    def admit(self, key: CacheKey, nbytes: int, /) -> None:
+    def admit(self, key: Hashable, nbytes: int, /) -> None:
         self.tick("admit")
         super().admit(key, nbytes)
 
-    def touch(self, key: CacheKey, /) -> None:
+    def touch(self, key: Hashable, /) -> None:
         self.tick("touch")
         super().touch(key)
 
-    def remove(self, key: CacheKey, /) -> None:
+    def remove(self, key: Hashable, /) -> None:
         self.tick("remove")
         super().remove(key)
         self.tick("after remove")
 
-    def resize(self, key: CacheKey, nbytes: int, /) -> None:
+    def resize(self, key: Hashable, nbytes: int, /) -> None:
         self.tick("resize")
         super().resize(key, nbytes)
 
-    def victims(self) -> Iterator[CacheKey]:
+    def victims(self) -> Iterator[Hashable]:
         for key in super().victims():
             self.tick("victims")
             yield key
@@ -139,14 +138,14 @@ def test_closing_gives_the_pool_up(backend: str, where: str) -> None:
 class Repeating(LruPolicy):
     """Yields every key twice."""
 
-    def victims(self) -> Iterator[CacheKey]:
+    def victims(self) -> Iterator[Hashable]:
         return itertools.chain.from_iterable((key, key) for key in super().victims())
 
 
 class Inventing(LruPolicy):
     """Yields a key that nobody has."""
 
-    def victims(self) -> Iterator[CacheKey]:
+    def victims(self) -> Iterator[Hashable]:
         return itertools.chain([key_of("nobody")], super().victims())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 
 import pytest
 
@@ -53,7 +53,7 @@ def entry_of(manager: KVCacheManager, number: int) -> KVCacheEntry:
     return entry
 
 
-def order(manager: KVCacheManager, policy: LruPolicy) -> list[CacheKey]:
+def order(manager: KVCacheManager, policy: LruPolicy) -> list[Hashable]:
     manager.get_stats()  # which lets the manager take note of uses
     return list(policy.victims())
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import ClassVar
 
 import pytest
@@ -36,11 +36,11 @@ class Conversation:
 class CollectingPolicy(LruPolicy):
     """Runs the garbage collector in the middle of the manager's calls."""
 
-    def touch(self, key: CacheKey, /) -> None:
+    def touch(self, key: Hashable, /) -> None:
         gc.collect()
         super().touch(key)
 
-    def victims(self) -> Iterator[CacheKey]:
+    def victims(self) -> Iterator[Hashable]:
         gc.collect()
         return super().victims()
 
@@ -82,7 +82,7 @@ class DroppingPolicy(LruPolicy):
         super().__init__()
         self.anchors: list[Anchor] = []
 
-    def touch(self, key: CacheKey, /) -> None:
+    def touch(self, key: Hashable, /) -> None:
         self.anchors.clear()
         super().touch(key)
 

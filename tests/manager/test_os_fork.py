@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import PoolExhaustedError
 from kvpool.eviction.lru import LruPolicy
@@ -58,11 +57,11 @@ class WaitingPolicy(LruPolicy):
         self.before_touch: Callable[[], object] = LruPolicy
         self.before_victims: Callable[[], object] = LruPolicy
 
-    def touch(self, key: CacheKey, /) -> None:
+    def touch(self, key: Hashable, /) -> None:
         self.before_touch()
         super().touch(key)
 
-    def victims(self) -> Iterator[CacheKey]:
+    def victims(self) -> Iterator[Hashable]:
         self.before_victims()
         yield from super().victims()
 

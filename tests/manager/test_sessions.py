@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import pytest
@@ -73,7 +73,7 @@ class World:
     def block_of(self, number: int) -> MemoryBlock:
         return self.sessions.require(key_of(number)).entry.block
 
-    def order(self) -> list[CacheKey]:
+    def order(self) -> list[Hashable]:
         self.sessions.begin()
         return list(self.policy.victims())
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from types import FrameType
 
 import pytest
 
-from kvpool.cache_key import CacheKey
 from kvpool.eviction.lru import LruPolicy
 from kvpool.manager import KVCacheManager
 from tests.support.sessions import key_of
@@ -20,11 +19,11 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no 
 class SignallingPolicy(LruPolicy):
     """Sends this process a signal while the manager, or its pool too, holds its lock."""
 
-    def touch(self, key: CacheKey, /) -> None:
+    def touch(self, key: Hashable, /) -> None:
         signal.raise_signal(signal.SIGUSR1)
         super().touch(key)
 
-    def victims(self) -> Iterator[CacheKey]:
+    def victims(self) -> Iterator[Hashable]:
         signal.raise_signal(signal.SIGUSR1)
         yield from super().victims()
 
