@@ -162,7 +162,7 @@ def _places(
     """Yield each place with its candidate commands, the likeliest first."""
     if running is not None:
         yield f"the interpreter that runs this: {running}", [[running]]
-    path = environ.get("PATH", "")
+    path = _without_shims(version, environ)
     yield f"PATH, as python{version}: {path}", _on_path(f"python{version}", path)
     for root, pattern in _version_managers(version, environ):
         yield f"{root / pattern}", _installed(root, pattern)
@@ -194,6 +194,19 @@ def _version_managers(version: str, environ: Mapping[str, str]) -> Iterator[tupl
         Path(environ.get("UV_PYTHON_INSTALL_DIR") or share / "uv/python"),
         f"cpython-{version}*/{executable}",
     )
+
+
+def _without_shims(version: str, environ: Mapping[str, str]) -> str:
+    """Return PATH without the shims of managers whose installations are searched anyway.
+
+    A shim takes half a second to say which of those it starts, or that it starts none.
+    """
+    shims = {
+        (root.parent if root.name == "versions" else root.parent.parent) / "shims"
+        for root, _ in _version_managers(version, environ)
+    }
+    directories = environ.get("PATH", "").split(os.pathsep)
+    return os.pathsep.join(one for one in directories if Path(one) not in shims)
 
 
 def _on_path(name: str, path: str) -> list[list[str]]:

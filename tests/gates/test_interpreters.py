@@ -47,6 +47,19 @@ def test_a_shim_that_does_not_resolve_is_passed_over(tmp_path: Path) -> None:
     assert found.tried == (f"{shim}: exit status 127: pyenv: python{HERE}: command not found",)
 
 
+def test_a_shim_of_a_manager_whose_installations_are_searched_is_not_started(
+    tmp_path: Path,
+) -> None:
+    shim = write_executable(tmp_path / "pyenv/shims" / f"python{HERE}", "#!/bin/sh\nexit 1\n")
+    installed = tmp_path / "pyenv/versions" / f"{HERE}.99/bin/python{HERE}"
+    installed.parent.mkdir(parents=True)
+    installed.symlink_to(BASE)
+    environ = environment(tmp_path, shim.parent) | {"PYENV_ROOT": str(tmp_path / "pyenv")}
+    found = search(HERE, environ, running=None)
+    assert found.path is not None
+    assert found.tried == ()
+
+
 def test_a_later_place_on_the_path_serves_where_an_earlier_is_a_shim(tmp_path: Path) -> None:
     shim = write_shim(tmp_path / "shims" / f"python{HERE}")
     real = tmp_path / "real" / f"python{HERE}"

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -227,6 +228,7 @@ def test_the_record_of_a_squash_is_that_of_the_branch(scratch: Scratch, tip: str
 ADD = """
 import sys
 from pathlib import Path
+from pathlib import Path
 from milestones.evidence import Store
 from milestones.git import Git
 from milestones.records import parse
@@ -257,3 +259,66 @@ def test_records_that_are_saved_at_the_same_moment_are_all_kept(scratch: Scratch
     kept = [one.record for one in Store(scratch.repository).read()]
     assert sorted(kept, key=lambda one: one.seconds if one else 0) == made
     assert list(scratch.repository.refs("refs/notes/")) == [NOTES]
+
+
+def failed_record(scratch: Scratch, commit: str, **changed: str) -> Record:
+    gates = [result(gate, passed=gate != "test") for gate in GATES]
+    return record_of(scratch.repository, commit, gates=gates, exit_code=1, **changed)
+
+
+@pytest.mark.parametrize("clock", ["2001-01-01T00:00:00Z", "2099-01-01T00:00:00Z"])
+def test_the_run_that_was_added_last_decides_whatever_its_clock_said(
+    scratch: Scratch, tip: str, clock: str
+) -> None:
+    store = Store(scratch.repository)
+    store.add(record_of(scratch.repository, tip))
+    store.add(failed_record(scratch, tip, started=clock))
+    assert verdict(scratch) == "failed"
+    store.add(record_of(scratch.repository, tip, started="2000-01-01T00:00:00Z"))
+    assert verdict(scratch) == "green"
+
+
+def test_of_two_commits_with_one_tree_the_descendant_has_the_newer_record(
+    scratch: Scratch, tip: str
+) -> None:
+    scratch.git("switch", "--quiet", "feat/demo-1")
+    scratch.commit("Nothing new")
+    store = Store(scratch.repository)
+    store.add(failed_record(scratch, "feat/demo-1"))
+    store.add(record_of(scratch.repository, tip, started="2099-01-01T00:00:00Z"))
+    assert verdict(scratch) == "failed"
+
+
+def test_a_signed_copy_keeps_the_place_of_its_record(scratch: Scratch, tip: str) -> None:
+    """The file that was exported long ago does not make its record older than the notes say."""
+    store = Store(scratch.repository)
+    store.add(failed_record(scratch, tip))
+    last = record_of(scratch.repository, tip, started="2000-01-01T00:00:00Z")
+    store.add(last)
+    store.export(last)
+    assert verdict(scratch) == "green"
+    old = failed_record(scratch, tip, started="2099-01-01T00:00:00Z")
+    store.export(old)  # of another clone: what the notes have not seen counts as older
+    assert verdict(scratch) == "green"
+
+
+def test_a_record_more_costs_at_most_one_question_to_git(
+    scratch: Scratch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def questions() -> int:
+        trace = tmp_path / f"trace-{len(list(tmp_path.glob('trace-*')))}"
+        with monkeypatch.context() as patch:
+            patch.setenv("GIT_TRACE2_EVENT", str(trace))
+            scratch.status()
+        return trace.read_text(encoding="utf-8").count('"event":"start"')
+
+    store = Store(scratch.repository)
+    for number in (1, 2):
+        key = f"demo/{number}"
+        store.add(record_of(scratch.repository, f"feat/demo-{number}", milestone=key))
+    before = questions()
+    store.add(record_of(scratch.repository, "feat/demo-3", milestone="demo/3"))
+    for day in range(1, 6):
+        started = f"2026-01-0{day}T00:00:00Z"
+        store.add(record_of(scratch.repository, "feat/demo-1", started=started))
+    assert questions() <= before + 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from datetime import date
 
@@ -66,8 +67,18 @@ def test_six_of_six_is_green() -> None:
         {"gates": [result(gate, passed=gate != "docs") for gate in GATES]},
         {"gates": [*(result(gate) for gate in GATES), result("test", passed=False)]},
         {"gates": []},
+        {"started": ""},
+        {"started": "2026-01-02T03:04:05"},
+        {"seconds": 0.0},
+        {"tools": {}},
+        {"interpreters": {}},
+        {"log": hashlib.sha256(b"").hexdigest()},
+        {"log": "0" * 64},
     ],
-    ids=["quick", "exit", "five", "failed", "twice", "none"],
+    ids=[
+        *("quick", "exit", "five", "failed", "twice", "none", "no time", "no zone", "no seconds"),
+        *("no tools", "no Pythons", "empty log", "no log"),
+    ],
 )
 def test_anything_less_is_not_green(changed: dict[str, object]) -> None:
     assert not record(**changed).green

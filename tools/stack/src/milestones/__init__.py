@@ -12,6 +12,7 @@ The rooms, lowest first; each knows only those above it in this list:
 * `git`: the repository, through the git command;
 * `records`, `environment`: evidence of one run of gates, and what it depends on;
 * `signing`: signatures of records;
+* `order`: which record is newer than another;
 * `evidence`: where records are kept, and which of them count;
 * `facts`: what git says of each milestone; `forks`: where a branch left its parent;
 * `status`: the state of each milestone, computed from all of the above;

@@ -116,8 +116,24 @@ def python_of(worktree: Path, gate: str) -> str:
 
 
 def _hash_of(git: Git, tree: str, paths: tuple[str, ...]) -> str:
-    listing = git.run("ls-tree", "-r", "--full-tree", tree, "--", *paths)
-    return hashlib.sha256(listing.encode()).hexdigest()
+    chosen = settings.current()
+    every = (
+        *chosen.definitions,
+        *chosen.locks,
+        *(p for row in chosen.former_definitions for p in row),
+    )
+    wanted = tuple(path.rstrip("/") for path in paths)
+    # Git is asked once for all that is hashed of a tree.
+    lines = [
+        line
+        for line in git.listing(tree, tuple(dict.fromkeys(every)))
+        if _is_below(line.partition("\t")[2].removeprefix('"'), wanted)
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _is_below(name: str, paths: tuple[str, ...]) -> bool:
+    return any(path in ("", ".") or f"{name}/".startswith(f"{path}/") for path in paths)
 
 
 @functools.cache

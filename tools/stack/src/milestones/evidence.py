@@ -10,14 +10,15 @@ from __future__ import annotations
 import random
 import time
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from milestones import environment, settings, signing
+from milestones import environment, order, settings, signing
 from milestones.errors import StackError
 from milestones.git import IDENTITY, NOTHING, Git
+from milestones.order import Found
 from milestones.records import Keys, Record, RecordError, parse, to_line, to_page
 
 __all__ = [
@@ -36,28 +37,6 @@ NOTES = "refs/notes/gates"
 _ATTEMPTS = 200  # of writing a note while others write theirs
 
 Verdict = Literal["green", "failed", "quick", "other", "none"]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What was found where a record should be.
-
-    Parameters
-    ----------
-    place : str
-        Where it was.
-    milestone : str
-        The milestone that it claims to be of, or is kept for; empty if it is not known.
-    record : Record or None
-        The record, if it is one.
-    fault : str
-        Why it does not count; empty if it does.
-    """
-
-    place: str
-    milestone: str
-    record: Record | None
-    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,13 +98,21 @@ class Store:
         self._of_tree: dict[str, tuple[frozenset[str], str]] = {}
 
     def read(self) -> list[Found]:
-        """Read everything that could be a record, with what speaks against it."""
+        """Read everything that could be a record, with what speaks against it; the oldest first.
+
+        A record is older than another one of its tree if its commit is an ancestor of that one's,
+        else if it was added to the notes before. What a clock said does not matter.
+        """
         found = [*self._read_notes(), *read_pages(self.git.root)]
-        return self.checked(found)
+        return self.checked(order.oldest_first(self.git, NOTES, found))
 
     def checked(self, found: Iterable[Found]) -> list[Found]:
         """Compare records with the repository, as far as that has what they are about."""
-        return [self._checked(one) for one in found]
+        every = list(found)
+        records = [one.record for one in every if one.record is not None]
+        ids = [id_ for record in records for id_ in (record.commit, record.tree)]
+        trees = self.git.trees(ids)
+        return [self._checked(one, trees) for one in every]
 
     def add(self, record: Record) -> None:
         """Add a record to the note of its commit; several processes may do so at once.
@@ -155,8 +142,8 @@ class Store:
             kept = present.stdout.splitlines() if present.returncode == 0 else []
             text = "".join(f"{line}\n" for line in sorted({*kept, to_line(record)}))
             blob = self.git.run("hash-object", "-w", "--stdin", stdin=text)
-            order = ("notes", "--ref", beside, "add", "--force", "--reuse-message", blob)
-            self.git.run(*order, record.commit, env=IDENTITY)
+            add = ("notes", "--ref", beside, "add", "--force", "--reuse-message", blob)
+            self.git.run(*add, record.commit, env=IDENTITY)
             swap = ("update-ref", NOTES, self.git.run("rev-parse", beside), before or NOTHING)
             return self.git.attempt(*swap).returncode == 0
         finally:
@@ -172,23 +159,24 @@ class Store:
     def _read_notes(self) -> Iterable[Found]:
         if self.git.commit(NOTES) is None:
             return
-        for line in self.git.lines("notes", "--ref", NOTES, "list"):
-            blob, commit = line.split()
+        listed = [line.split() for line in self.git.lines("notes", "--ref", NOTES, "list")]
+        texts = self.git.texts(blob for blob, _ in listed)
+        for blob, commit in listed:
             place = f"the note of {commit[:12]}"
-            for text in self.git.lines("cat-file", "blob", blob):
+            for text in texts[blob].splitlines():
                 if text:
                     yield _parsed(place, "", text, commit)
 
-    def _checked(self, found: Found) -> Found:
+    def _checked(self, found: Found, trees: Mapping[str, str]) -> Found:
         record = found.record
         if record is None or found.fault:
             return found
         fault = ""
         if record.signature is not None and not signing.is_valid(record):
             return Found(found.place, found.milestone, record, "its signature does not fit")
-        if self.git.knows(record.commit) and self.git.tree(record.commit) != record.tree:
+        if trees.get(record.commit, record.tree) != record.tree:
             fault = f"names the tree {record.tree[:12]}, which is not that of its commit"
-        elif self.git.knows(record.tree) and not self._fits_its_tree(record):
+        elif record.tree in trees and not self._fits_its_tree(record):
             fault = "names gates or locks that are not those of its tree"
         return Found(found.place, found.milestone, record, fault)
 
@@ -217,17 +205,17 @@ def read_pages(root: Path) -> list[Found]:
 
 
 def judge(found: Sequence[Found], milestone: str, tree: str) -> Evidence:
-    """Say what the records come to for one tree of a milestone."""
+    """Say what the records come to for one tree of a milestone; they come the oldest first."""
     ours = [one for one in found if one.milestone == milestone]
     faults = tuple(f"{one.place}: {one.fault}" for one in ours if one.fault)
     # The same record may stand in a note and in a file.
     good: dict[str, Record] = {}
     for one in ours:
         if one.record is not None and not one.fault:
-            present = good.get(one.record.digest)
-            if present is None or present.signature is None:
-                good[one.record.digest] = one.record
-    newest_first = sorted(good.values(), key=lambda one: one.started, reverse=True)
+            present = good.pop(one.record.digest, None)
+            signed = present is not None and present.signature is not None
+            good[one.record.digest] = present if present is not None and signed else one.record
+    newest_first = list(reversed(good.values()))
     here = [one for one in newest_first if one.tree == tree]
     full = [one for one in here if one.scope == "full"]
     if full:

@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -27,7 +27,6 @@ __all__ = [
     "History",
     "Trunk",
     "base_of",
-    "changed_gates",
     "dropped",
     "find_trunk",
     "left_trunk",
@@ -141,6 +140,7 @@ def survey(git: Git, stacks: Mapping[str, Manifest]) -> dict[str, Fact]:
     """Find every milestone that is there, by its key."""
     git.need_history()
     facts: dict[str, Fact] = {}
+    before: dict[str, tuple[str, str]] = {}
     branches = _Branches(git)
     trunks = {name: find_trunk(git, name) for name in {one.trunk for one in stacks.values()}}
     merged = {name: History(git, trunk) for name, trunk in trunks.items() if trunk is not None}
@@ -149,16 +149,18 @@ def survey(git: Git, stacks: Mapping[str, Manifest]) -> dict[str, Fact]:
         for one in manifest.milestones:
             ref = branches.find(one.branch)
             commit = history.find(one.key, branches.tips[ref] if ref else None) if history else None
-            if trunk is not None and commit is not None:
+            if trunk is not None and history is not None and commit is not None:
+                tree, parent = history.places[commit]
+                if parent in history.places:
+                    before[one.key] = history.places[parent].tree, tree
                 facts[one.key] = Fact(
                     commit=commit,
-                    tree=git.tree(commit),
+                    tree=tree,
                     ref=trunk.name,
                     merged=True,
                     base=trunk.name,
                     on_parent=True,
                     behind=0,
-                    gates_changed=changed_gates(git, git.commit(f"{commit}^"), commit),
                 )
             elif ref is not None:
                 base = base_of(manifest, one, facts)
@@ -174,22 +176,18 @@ def survey(git: Git, stacks: Mapping[str, Manifest]) -> dict[str, Fact]:
                         git.is_ancestor(base[1].commit, commit) and not _carries(git, base, commit)
                     ),
                     behind=git.count(f"{commit}..{trunk.commit}") if trunk is not None else 0,
-                    gates_changed=changed_gates(git, left_trunk(git, trunk, commit), commit),
                 )
+                if left := left_trunk(git, trunk, commit):
+                    before[one.key] = git.tree(left), tree
+    changed = git.changed(list(before.values()), settings.current().definitions)
+    for key, pair in before.items():
+        facts[key] = facts[key].model_copy(update={"gates_changed": changed[pair]})
     return facts
 
 
 def left_trunk(git: Git, trunk: Trunk | None, commit: str) -> str | None:
     """Return the commit of the trunk that a branch goes back to; None if there is none."""
     return git.merge_base(trunk.commit, commit) if trunk is not None else None
-
-
-def changed_gates(git: Git, before: str | None, commit: str) -> list[str]:
-    """Return the files that define the gates and differ between two commits."""
-    if before is None:
-        return []
-    paths = settings.current().definitions
-    return git.lines("diff", "--name-only", "--no-renames", before, commit, "--", *paths)
 
 
 def _carries(git: Git, base: tuple[Milestone, Fact], commit: str) -> bool:
@@ -224,6 +222,13 @@ def dropped(git: Git, parent: str, tip: str) -> str | None:
     return once
 
 
+class Place(NamedTuple):
+    """A commit of a trunk: its tree, and its first parent; empty for the first commit."""
+
+    tree: str
+    parent: str
+
+
 class History:
     """The commits of a trunk: which milestone each of them is.
 
@@ -242,13 +247,18 @@ class History:
     def __init__(self, git: Git, trunk: Trunk) -> None:
         self.git = git
         self.keys: dict[str, str] = {}
+        self.places: dict[str, Place] = {}
         self._trees: dict[str, str] = {}
         reverted: set[str] = set()
         values = f"%(trailers:key={TRAILER},valueonly,separator=%x20)"
-        for entry in git.run("log", f"--format=%H %T%n{values}%n%B%x00", trunk.commit).split("\0"):
+        said = git.run("log", f"--format=%H %T %P%n{values}%n%B%x00", trunk.commit)
+        for entry in said.split("\0"):
             first, _, rest = entry.strip("\n").partition("\n")
-            commit, _, tree = first.partition(" ")
-            if not commit or commit in reverted:
+            commit, tree, parent = (*first.split(), "", "", "")[:3]
+            if not commit:
+                continue
+            self.places[commit] = Place(tree, parent)
+            if commit in reverted:
                 continue
             keys, _, body = rest.partition("\n")
             reverted.update(_REVERTED.findall(body))

@@ -99,6 +99,8 @@ class Git:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._trees: dict[str, str] = {}  # of commits; an object never changes
+        self._listings: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
     @classmethod
     def at(cls, place: Path) -> Git:
@@ -156,7 +158,64 @@ class Git:
 
     def tree(self, commit: str) -> str:
         """Return the id of the tree of a commit."""
+        if commit in self._trees:
+            return self._trees[commit]
         return self.run("rev-parse", "--verify", f"{commit}^{{tree}}")
+
+    def trees(self, ids: Iterable[str]) -> dict[str, str]:
+        """Return the tree of each commit or tree that is here, by its id; asks git once."""
+        wanted = list(dict.fromkeys(ids))
+        asked = "".join(f"{one}^{{tree}}\n" for one in wanted)
+        order = ("cat-file", "--batch-check=%(objectname)")
+        answers = self.run(*order, stdin=asked).splitlines() if wanted else []
+        found = {
+            one: answer
+            for one, answer in zip(wanted, answers, strict=True)
+            if not answer.endswith(" missing")
+        }
+        self._trees.update(found)
+        return found
+
+    def texts(self, blobs: Iterable[str]) -> dict[str, str]:
+        """Return the text of each blob, by its id; asks git once."""
+        wanted = list(dict.fromkeys(blobs))
+        done = subprocess.run(
+            ["git", "cat-file", "--batch"],
+            cwd=self.root,
+            input="".join(f"{one}\n" for one in wanted).encode(),
+            env=environment(),
+            capture_output=True,
+            check=True,
+        )
+        found, rest = dict[str, str](), done.stdout
+        for one in wanted:
+            header, _, rest = rest.partition(b"\n")
+            size = int(header.split()[2])
+            found[one], rest = rest[:size].decode("utf-8", "replace"), rest[size + 1 :]
+        return found
+
+    def listing(self, tree: str, paths: Sequence[str]) -> list[str]:
+        """Return what a tree has below some paths: mode, type, id and name, a line each."""
+        asked = tree, tuple(paths)
+        if asked not in self._listings:
+            self._listings[asked] = self.lines("ls-tree", "-r", "--full-tree", tree, "--", *paths)
+        return self._listings[asked]
+
+    def changed(
+        self, pairs: Sequence[tuple[str, str]], paths: Sequence[str]
+    ) -> dict[tuple[str, str], list[str]]:
+        """Return the files that differ in each pair of trees, below some paths; asks git once."""
+        order = ("diff-tree", "--stdin", "-r", "--name-only", "--no-renames", "--", *paths)
+        asked = "".join(f"{old} {new}\n" for old, new in pairs)
+        found: dict[tuple[str, str], list[str]] = {pair: [] for pair in pairs}
+        headers = {f"{old} {new}": (old, new) for old, new in pairs}
+        names: list[str] = []
+        for line in self.run(*order, stdin=asked).splitlines() if pairs else ():
+            if line in headers:
+                names = found[headers[line]] = []
+            else:
+                names.append(line)
+        return found
 
     def knows(self, name: str) -> bool:
         """Return whether an object is in this repository."""
