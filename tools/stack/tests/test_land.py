@@ -154,7 +154,12 @@ def forge(ready: Scratch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         "def git(*words): subprocess.run(['git', *words], check=True)\n"
         "if 'view' in sys.argv:\n"
         "    state = 'CLOSED' if '66' in sys.argv else 'OPEN'\n"
-        "    print(json.dumps({'state': state, 'baseRefName': 'main'}))\n"
+        "    base = 'feat/demo-0' if '67' in sys.argv else 'main'\n"
+        "    told = {'number': int(sys.argv[3]), 'state': state, 'baseRefName': base}\n"
+        "    told |= {'isDraft': False, 'title': '', 'body': '', 'labels': []}\n"
+        "    print(json.dumps(told))\n"
+        "if 'list' in sys.argv:\n"
+        "    print('[]')\n"
         "if 'merge' in sys.argv:\n"
         "    subject, body = sys.argv[-3], sys.argv[-1]\n"
         f"    git('clone', '--quiet', {str(tmp_path / 'origin')!r}, {str(tmp_path / 'work')!r})\n"
@@ -176,7 +181,7 @@ def calls(called: Path) -> list[list[str]]:
 
 BODY = "* The part 1\n\nPart of #7\n\nMilestone: demo/1"
 MERGE = ["pr", "merge", "51", "--squash", "--delete-branch", "--match-head-commit"]
-VIEW = ["pr", "view", "51", "--json", "state,baseRefName"]
+VIEW = ["pr", "view", "51", "--json", "number,state,isDraft,baseRefName,title,body,labels"]
 
 
 def on_forge(tip: str) -> list[list[str]]:
@@ -234,11 +239,22 @@ def test_checks_that_fail_keep_it_from_being_merged(ready: Scratch, forge: Path)
     ]
 
 
-def test_a_pull_request_that_is_closed_is_refused(ready: Scratch, forge: Path) -> None:
-    ready.change_manifest("pr = 51", "pr = 66")
+@pytest.mark.parametrize(
+    ("pr", "why"),
+    [
+        ("pr = 66", "the pull request 66 is closed: nothing was merged"),
+        ("pr = 67", "the pull request 67 is against 'feat/demo-0', and not against 'main'"),
+        ("", "feat/demo-1 has no pull request: nothing was merged"),
+    ],
+)
+def test_a_pull_request_that_cannot_be_merged_is_refused(
+    ready: Scratch, forge: Path, pr: str, why: str
+) -> None:
+    ready.change_manifest("pr = 51", pr)
     said = ready.run("land", "demo/1", "--execute")
     assert said.exit_code == 1
-    assert said.text.startswith("the pull request 66 has state 'CLOSED', and not 'OPEN'")
+    assert said.text.startswith(why)
+    assert said.text.endswith("nothing was merged")
     assert len(calls(forge)) == 1
 
 

@@ -18,10 +18,12 @@ The rooms, lowest first; each knows only those above it in this list:
 * `status`: the state of each milestone, computed from all of the above;
 * `gaterun`, `verify`: running gates in worktrees;
 * `journal`, `restack`, `replay`, `undo`, `land`: moving branches so that nothing is lost;
-* `handover`: fork points, written into the manifests;
+* `edits`, `handover`: what is written into the manifests, such as fork points;
 * `regions`, `pages`, `render`: the pages of `docs/stack`;
+* `forge`, `github`, `bare`, `forges`: adapters of forges, and the choice among them;
+* `requests`, `submit`: pull requests of a stack;
 * `walk`: a stack as a tree, and up and down in it;
-* `here`, `show`, `watch`, `cli`: the command line.
+* `here`, `show`, `watch`, `cli_forge`, `cli`: the command line.
 """
 
 from __future__ import annotations

@@ -9,7 +9,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from milestones import handover, replay, restack, settings, show, signing, undo, walk, watch
+from milestones import (
+    cli_forge,
+    handover,
+    replay,
+    restack,
+    settings,
+    show,
+    signing,
+    undo,
+    walk,
+    watch,
+)
 from milestones import land as landing
 from milestones import render as rendering
 from milestones import verify as verifying
@@ -29,6 +40,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+cli_forge.register(app)
 
 Stacks = Annotated[list[str] | None, typer.Argument(help="Names of stacks; none: all.")]
 Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this: only the plan.")]

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import tomlkit
-import tomlkit.items
+from tomlkit.items import AoT
 
-from milestones import settings
+from milestones.edits import edit
 from milestones.facts import Fact, find_trunk
 from milestones.forks import Fork, find_fork
 from milestones.git import Git
@@ -44,14 +43,11 @@ def write(root: Path, manifest: Manifest, points: Mapping[int, Fork]) -> Path:
     Path
         The file, relative to the root.
     """
-    path = settings.current().directory / f"{manifest.stack}.toml"
-    line_end = "\r\n" if b"\r\n" in (root / path).read_bytes() else "\n"
-    document = tomlkit.parse((root / path).read_text(encoding="utf-8"))
-    tables = document["milestone"]
-    assert isinstance(tables, tomlkit.items.AoT)  # the schema says so
-    for table in tables:
-        fork = points.get(int(table["id"]))
-        if fork is not None:
-            table["fork_point"] = fork.commit
-    (root / path).write_text(tomlkit.dumps(document), encoding="utf-8", newline=line_end)
-    return path
+
+    def change(tables: AoT) -> None:
+        for table in tables:
+            fork = points.get(int(table["id"]))
+            if fork is not None:
+                table["fork_point"] = fork.commit
+
+    return edit(root, manifest.stack, change)

@@ -6,7 +6,6 @@ the tree of the branch itself. So what passed the gates is what will be on the t
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 import subprocess
@@ -18,6 +17,7 @@ from milestones.errors import StackError
 from milestones.facts import TRAILER, Trunk, base_of, find_trunk
 from milestones.forks import ref_of
 from milestones.git import Change, Git
+from milestones.github import GitHub
 from milestones.journal import Journal
 from milestones.manifest import Manifest, Milestone
 from milestones.restack import Push, pushes
@@ -190,25 +190,21 @@ def _refuse_if_moved(git: Git, landing: Landing, remote: str) -> None:
 def _refuse_if_closed(git: Git, landing: Landing) -> None:
     """Ask the forge for the state of the pull request, before anything depends on it."""
     one = landing.milestone
-    name = str(one.pr) if one.pr is not None else one.branch
-    command = ["gh", "pr", "view", name, "--json", "state,baseRefName"]
-    asked = subprocess.run(command, cwd=git.root, capture_output=True, text=True, check=False)
-    if asked.returncode != 0:
+    standing = GitHub().look(git, one.branch, one.pr)
+    if standing is None:
+        tool = settings.current().command
         raise StackError(
-            f"{shlex.join(command)} ended with {asked.returncode}: {asked.stderr.strip()}",
-            ["Nothing was merged."],
+            f"{one.branch} has no pull request: nothing was merged",
+            [f"{tool} submit {landing.manifest.stack} --execute"],
         )
-    try:
-        told = json.loads(asked.stdout or "{}")
-    except ValueError:
-        told = {}
-    wanted = {"state": "OPEN", "baseRefName": landing.trunk.name}
-    for field, value in wanted.items():
-        if told.get(field, value) != value:
-            raise StackError(
-                f"the pull request {name} has {field} {told[field]!r}, and not {value!r}: "
-                "nothing was merged"
-            )
+    name = str(standing.number)
+    if standing.state != "open":
+        raise StackError(f"the pull request {name} is {standing.state}: nothing was merged")
+    if standing.base != landing.trunk.name:
+        raise StackError(
+            f"the pull request {name} is against {standing.base!r}, and not against "
+            f"{landing.trunk.name!r}: nothing was merged"
+        )
 
 
 def _compare(git: Git, landing: Landing, remote: str) -> None:

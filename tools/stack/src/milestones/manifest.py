@@ -64,6 +64,7 @@ class Milestone(_Table):
     )
     issue: Number | None = Field(None, description="The issue that it is a part of.")
     pr: Number | None = Field(None, description="Its pull request.")
+    labels: list[Line] = Field([], description="Labels of its pull request.")
     scope: list[Line] = Field(min_length=1, description="What it contains, one line each.")
     depends: list[Key] = Field([], description="Milestones of other stacks that it needs.")
     next: Line = Field(description="What comes after it.")
@@ -101,6 +102,7 @@ class Manifest(_Table):
     title: Line = Field(description="The name for people.")
     about: Line = Field(description="What the stack is for.")
     trunk: Branch = Field("main", description="The branch that milestones are merged into.")
+    labels: list[Line] = Field([], description="Labels of all its pull requests.")
     milestones: list[Milestone] = Field(alias="milestone", min_length=1, description="In order.")
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from milestones.git import Git
 from milestones.journal import Entry, Journal
 from milestones.manifest import Manifest, Milestone
 
-__all__ = ["Move", "Plan", "Push", "Segment", "obstacles", "plan", "pushes"]
+__all__ = ["Move", "Plan", "Push", "Segment", "foreign_push", "obstacles", "plan", "pushes"]
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,15 @@ class Push:
     @property
     def command(self) -> str:
         """The push, which fails if there was another push in between."""
+        return shlex.join(self.words)
+
+    @property
+    def words(self) -> list[str]:
+        """The push as words."""
         if self.lease is None:
-            return f"git push --set-upstream {self.remote} {self.branch}"
+            return ["git", "push", "--set-upstream", self.remote, self.branch]
         lease = f"--force-with-lease=refs/heads/{self.branch}:{self.lease}"
-        return f"git push {lease} {self.remote} {self.branch}"
+        return ["git", "push", lease, self.remote, self.branch]
 
 
 def plan(git: Git, manifest: Manifest, facts: Mapping[str, Fact]) -> Plan:
@@ -284,26 +289,39 @@ def _obstacles_of(git: Git, move: Move, entries: Sequence[Entry]) -> list[StackE
                 ["Make its history a line first."],
             )
         )
-    remote = f"{git.remote_of(branch)}/{branch}"
-    there = git.commit(f"refs/remotes/{remote}")
-    if there is not None and not _was_ours(git, there, move, entries):
-        found.append(
-            StackError(
-                f"{remote} is at {there[:12]}, which was never on {branch}: there was a push",
-                [
-                    f"See what is new there: git log --oneline {branch}..{remote}",
-                    f"Take it over: git switch {branch} && git reset --keep {remote}",
-                    f"or, to keep both: git rebase {remote} {branch}",
-                ],
-            )
-        )
+    if pushed := foreign_push(git, branch, move.tip, entries):
+        found.append(pushed)
     return found
 
 
-def _was_ours(git: Git, there: str, move: Move, entries: Sequence[Entry]) -> bool:
+def foreign_push(git: Git, branch: str, tip: str, entries: Sequence[Entry]) -> StackError | None:
+    """Return what to say of a push of somebody else to a branch; None if there was none.
+
+    Parameters
+    ----------
+    git, branch, tip
+        The repository, the branch, and its commit here.
+    entries : sequence of Entry
+        The journal: a remote may have what a branch once had.
+    """
+    remote = f"{git.remote_of(branch)}/{branch}"
+    there = git.commit(f"refs/remotes/{remote}")
+    if there is None or _was_ours(git, there, f"refs/heads/{branch}", tip, entries):
+        return None
+    return StackError(
+        f"{remote} is at {there[:12]}, which was never on {branch}: there was a push",
+        [
+            f"See what is new there: git log --oneline {branch}..{remote}",
+            f"Take it over: git switch {branch} && git reset --keep {remote}",
+            f"or, to keep both: git rebase {remote} {branch}",
+        ],
+    )
+
+
+def _was_ours(git: Git, there: str, ref: str, tip: str, entries: Sequence[Entry]) -> bool:
     """Return whether what the remote has, the branch has or once had here."""
-    reflog = git.attempt("reflog", "show", "--format=%H", move.ref)
+    reflog = git.attempt("reflog", "show", "--format=%H", ref)
     pages = [refs for entry in entries for refs in (entry.before, entry.after or {})]
-    written = [refs[move.ref] for refs in pages if move.ref in refs]
-    once = {move.tip, *reflog.stdout.split(), *written}
+    written = [refs[ref] for refs in pages if ref in refs]
+    once = {tip, *reflog.stdout.split(), *written}
     return there in once or any(git.knows(one) and git.is_ancestor(there, one) for one in once)

@@ -27,6 +27,9 @@ class Settings(BaseModel):
         default="nox -s stack --",
         description="How the tool is started here; stands before each command.",
     )
+    forge: str = Field(
+        default="gh", description="The adapter of the forge: `gh`, `bare`, or that of a plugin."
+    )
     script: str = Field(
         default="scripts/ci-local.sh",
         description="Runs the gates with bash: all of them, or with the argument `quick` some.",
