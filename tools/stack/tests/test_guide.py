@@ -29,7 +29,12 @@ def origin(tmp_path: Path) -> Path:
 
 def test_what_is_not_run_is_little_and_says_why() -> None:
     _, left_out = steps(GUIDE)
-    assert left_out == ["needs a network", "needs a forge", "only after a conflict"]
+    assert left_out == [
+        "needs a network",
+        "needs a forge",
+        "needs a forge",
+        "only after a conflict",
+    ]
 
 
 class Desk:

@@ -21,7 +21,7 @@ The rooms, lowest first; each knows only those above it in this list:
 * `edits`, `handover`: what is written into the manifests, such as fork points;
 * `regions`, `pages`, `render`: the pages of `docs/stack`;
 * `forge`, `github`, `bare`, `forges`: adapters of forges, and the choice among them;
-* `requests`, `submit`: pull requests of a stack;
+* `requests`, `submit`, `sync`: pull requests of a stack, and what comes from the remote;
 * `walk`: a stack as a tree, and up and down in it;
 * `here`, `show`, `watch`, `cli_forge`, `cli`: the command line.
 """

@@ -17,6 +17,7 @@ from milestones import (
     settings,
     show,
     signing,
+    sync,
     undo,
     walk,
     watch,
@@ -110,7 +111,7 @@ def restack_(stacks: Stacks = None, execute: Execute = False) -> None:
         journal = Journal(here.git)
         plan = restack.plan(here.git, manifest, here.facts)
         if execute and not here.git.rebase_in_progress():
-            journal.settle(f"restack {manifest.stack}")
+            journal.settle(f"restack {manifest.stack}", sync.OPERATION)
         show.restack_plan(console, plan, restack.obstacles(here.git, plan, journal))
         if plan.segments and execute:
             with here.git.alone():

@@ -97,16 +97,16 @@ class Journal:
         """Write down every ref after an operation that came to its end."""
         self._write(self._page(operation, ends=entry))
 
-    def settle(self, operation: str) -> None:
-        """Close the entries of an operation that was stopped and then finished by hand.
+    def settle(self, *operations: str) -> None:
+        """Close the entries of operations that were stopped and then finished by hand.
 
         An entry stays open if its branches have other commits since: what the operation itself
         left there is not known any more.
         """
         for one in self.entries():
-            is_open = one.after is None and one.operation == operation
+            is_open = one.after is None and one.operation in operations
             if is_open and all(self.left_by(one, ref) for ref in one.moves):
-                self.end(one.id, operation)
+                self.end(one.id, one.operation)
 
     def left_by(self, entry: Entry, ref: str) -> bool:
         """Return whether a branch is where an operation that did not end has left it.

@@ -12,7 +12,15 @@ from milestones.git import Change, Git, GitError
 from milestones.journal import Journal
 from milestones.restack import Move, Plan, Segment, obstacles
 
-__all__ = ["ConflictError", "execute", "range_diff", "way_back"]
+__all__ = [
+    "ConflictError",
+    "carry_out",
+    "execute",
+    "range_diff",
+    "refs_of",
+    "refuse",
+    "way_back",
+]
 
 
 def way_back() -> str:
@@ -47,19 +55,56 @@ def execute(git: Git, plan: Plan, journal: Journal, say: Callable[[str], None]) 
         Something speaks against the plan, and nothing has been done; or a branch is not
         where it should be, and the hint says how to go back.
     """
-    if found := obstacles(git, plan, journal):
-        hint = [line for one in found for line in one.hint]
-        raise StackError("\n".join(str(one) for one in found), hint)
+    refuse(obstacles(git, plan, journal))
     head = git.head()
     operation = f"restack {plan.manifest.stack}"
+    entry = journal.begin(operation, refs_of(plan))
+    carry_out(git, plan, operation, head, say)
+    git.go_to(head)
+    journal.end(entry, operation)
+
+
+def refuse(found: Sequence[StackError]) -> None:
+    """Raise one error for all of several; none, if there is none.
+
+    Raises
+    ------
+    StackError
+        There is at least one.
+    """
+    if found:
+        hint = [line for one in found for line in one.hint]
+        raise StackError("\n".join(str(one) for one in found), hint)
+
+
+def refs_of(plan: Plan) -> list[str]:
+    """Return every ref that a plan moves, for the journal."""
     refs = [move.ref for move in plan.moves]
-    refs += [ref_of(move.milestone) for move in plan.moves]
-    entry = journal.begin(operation, refs)
+    return refs + [ref_of(move.milestone) for move in plan.moves]
+
+
+def carry_out(git: Git, plan: Plan, operation: str, head: str, say: Callable[[str], None]) -> None:
+    """Move the branches of a plan as a part of an operation that is in the journal already.
+
+    Parameters
+    ----------
+    git, plan
+        The repository, and what to do; the caller has looked for obstacles.
+    operation : str
+        The operation.
+    head : str
+        What is to be checked out in the end; that is left to the caller.
+    say : callable
+        Is told each command before it runs.
+
+    Raises
+    ------
+    ConflictError, StackError
+        As those of `execute`.
+    """
     for segment in plan.segments:
         _rebase(git, plan, segment, head, say)
-    git.go_to(head)
     git.move([_fork_change(git, move) for move in plan.moves], operation)
-    journal.end(entry, operation)
 
 
 def range_diff(git: Git, move: Move) -> str:
