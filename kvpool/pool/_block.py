@@ -20,6 +20,7 @@ __all__ = [
     "DRAINING",
     "GONE",
     "LIVE",
+    "ArenaBytes",
     "BlockState",
     "Bytes",
     "MemoryBlock",
@@ -47,7 +48,24 @@ LIVE: Final = BlockState.LIVE
 DRAINING: Final = BlockState.DRAINING
 GONE: Final = BlockState.GONE
 
+_ARRAY: Final = np.ndarray
 _BYTE: Final[np.dtype[np.uint8]] = np.dtype(np.uint8)  # NumPy looks a scalar type up at each call
+
+
+class ArenaBytes(np.ndarray[tuple[int], np.dtype[np.uint8]]):
+    """All bytes of an arena, or those of one block, without a way from the block to the arena.
+
+    A root array has the bytes of its block as its `base`, in an array of this type. There the
+    chain ends: whoever has a view of one session does not get at the bytes of the others.
+    """
+
+    # NumPy shortens a chain of arrays, but not across a change of type. So the root array must be
+    # made of a slice of such an array: a view of the root array then keeps the root array.
+
+    @property
+    def base(self) -> None:
+        """None, although the memory belongs to the arena."""
+        return None
 
 
 class RootRef(weakref.ref[Bytes]):
@@ -109,6 +127,7 @@ class MemoryBlock:
         "_children",
         "_mapping",
         "_parent",
+        "_private",
         "charged",
         "offset",
         "owner",
@@ -130,6 +149,7 @@ class MemoryBlock:
         self.root_ref: RootRef | None = None
         self._parent: weakref.ref[MemoryBlock] | None = None
         self._mapping: ArenaFork | None = None  # the private mapping of a fork
+        self._private: ArenaBytes | None = None  # its bytes, from the first view on
         self._children = _NO_CHILDREN  # forks, and the bytes of each stripe that they read
 
     def __repr__(self) -> str:
@@ -143,22 +163,24 @@ class MemoryBlock:
         ref = self.root_ref
         return ref is not None and ref() is not None
 
-    def make_root(self, arena: memoryview, on_end: Callable[[RootRef], None]) -> Bytes:
+    def make_root(self, arena: ArenaBytes, on_end: Callable[[RootRef], None]) -> Bytes:
         """Make the root array; the caller has checked that no view is alive.
 
         Parameters
         ----------
-        arena : memoryview
+        arena : ArenaBytes
             All bytes of the arena.
         on_end : callable
             Called with the reference when the root array has died: in any thread, at any time.
         """
-        mapping = self._mapping
-        if mapping is None:
-            # Of a slice, so that the `base` of a view leads to the bytes of this block alone.
-            root = np.frombuffer(arena[self.offset : self.offset + self.size], _BYTE)
-        else:
-            root = np.frombuffer(mapping.buffer, _BYTE, self.size)
+        shown = self._private
+        if shown is None:
+            if self._mapping is None:
+                shown = arena[self.offset : self.offset + self.size]
+            else:
+                private = np.frombuffer(self._mapping.buffer, _BYTE).view(ArenaBytes)
+                self._private = shown = private[: self.size]
+        root = shown.view(_ARRAY)
         self.root_ref = ref = RootRef(root, on_end)
         ref.block = self
         return root
@@ -234,7 +256,7 @@ class MemoryBlock:
 
     def become_child(self, parent: MemoryBlock, pages: CommittedPages, mapping: ArenaFork) -> None:
         """Read the inherited bytes of `pages` from a parent, through a private mapping."""
-        self._mapping, self.pages = mapping, pages
+        self._mapping, self._private, self.pages = mapping, None, pages
         self.follow(parent)
         parent.share(self, pages.inherited_bytes)
 
@@ -279,7 +301,7 @@ class MemoryBlock:
     def let_go(self) -> None:
         """Be gone: views that are alive keep the mapping of a fork, the block does not."""
         self.state = GONE
-        self._mapping = None
+        self._mapping = self._private = None
         self._children = _NO_CHILDREN
 
     @property

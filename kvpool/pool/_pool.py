@@ -23,7 +23,15 @@ from kvpool.errors import (
     PoolClosedError,
 )
 from kvpool.pool._accounting import Accounting
-from kvpool.pool._block import DRAINING, Bytes, MemoryBlock, RootRef, not_a_block, view_geometry
+from kvpool.pool._block import (
+    DRAINING,
+    ArenaBytes,
+    Bytes,
+    MemoryBlock,
+    RootRef,
+    not_a_block,
+    view_geometry,
+)
 from kvpool.pool._pages import StripeGeometry, check_geometry, stripe_bytes
 from kvpool.pool._usage import BlockUsage, Deallocation
 from kvpool.stats import MemoryStats
@@ -108,8 +116,8 @@ class MemoryPool(Closing, ForkAware):
     def _open(self, arena: Arena, accounting: Accounting) -> None:
         self._accounting = accounting
         self._arena = arena
-        self._buffer = arena.buffer
-        self._bytes: Bytes = np.frombuffer(self._buffer, np.uint8)
+        self._bytes: Bytes = np.frombuffer(arena.buffer, np.uint8)
+        self._narrow = self._bytes.view(ArenaBytes)  # which root arrays are made of
         self._lock = threading.Lock()
         self._closed = False
         self._geometry: StripeGeometry | None = None  # one that was checked: most are the same
@@ -419,7 +427,7 @@ class MemoryPool(Closing, ForkAware):
             books.require_live(block, "view")
             ref = block.root_ref
             root = None if ref is None else ref()
-            return block.make_root(self._buffer, self._lease_ended) if root is None else root
+            return block.make_root(self._narrow, self._lease_ended) if root is None else root
 
     def write_lease(
         self, block: MemoryBlock, group: int | None, start: int, end: int
@@ -463,7 +471,7 @@ class MemoryPool(Closing, ForkAware):
             ref = block.root_ref
             root = None if ref is None else ref()
             if root is None:
-                root = block.make_root(self._buffer, self._lease_ended)
+                root = block.make_root(self._narrow, self._lease_ended)
             return root, took_pages
 
     def view(
@@ -912,7 +920,7 @@ class MemoryPool(Closing, ForkAware):
             self._closed = True
             self._accounting.clear()
             self._bytes = np.empty(0, np.uint8)
-            self._buffer = memoryview(b"")
+            self._narrow = self._bytes.view(ArenaBytes)
             self._arena.close()
 
     def _lease_ended(self, ended: RootRef) -> None:

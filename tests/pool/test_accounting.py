@@ -13,12 +13,12 @@ import pytest
 from kvpool.backends import create_arena
 from kvpool.errors import IntegrityError
 from kvpool.pool._accounting import Accounting
-from kvpool.pool._block import DRAINING, GONE, MemoryBlock, RootRef
+from kvpool.pool._block import DRAINING, GONE, ArenaBytes, MemoryBlock, RootRef
 from kvpool.pool._elastic import ElasticAccounting
 from kvpool.pool._pages import CommittedPages
 from tests.support.elastic_sessions import PAGE, PAPER
 
-ARENA = memoryview(bytearray(4096))
+ARENA = np.zeros(4096, np.uint8).view(ArenaBytes)
 Damage = Callable[[Accounting, MemoryBlock], object]
 
 

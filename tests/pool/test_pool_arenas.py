@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from kvpool.layout import KVLayout
 from kvpool.pool import ElasticPool, open_pool
@@ -26,13 +27,37 @@ def test_a_view_leads_to_the_bytes_of_its_block_alone(backend: str, elastic: boo
     with open_pool(1 << 20, backend, elastic) as pool:
         block, other = pool.allocate(4096), pool.allocate(4096)
         pool.view(other, "uint8", 4096)[:] = 9
-        view = pool.view(block, "float32", 16)
-        root = view.base
-        assert isinstance(root, np.ndarray)
-        outer: Any = root.base
-        assert isinstance(outer, memoryview)
-        assert root.nbytes == outer.nbytes == 4096
-        assert not np.frombuffer(outer, np.uint8).any()
+        check_narrow(pool.view(block, "float32", 16))
+
+
+@linux_only
+@pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+def test_a_view_of_a_fork_leads_to_its_own_bytes_alone(backend: str) -> None:
+    geometry = KVLayout(1, 1, 16, "float32").geometry(32, 2048)
+    with ElasticPool(1 << 20, backend) as pool:
+        made = pool.fork(pool.reserve(geometry), 64)
+        assert isinstance(made, tuple)
+        for _ in range(2):
+            check_narrow(pool.view(made[0], "float32", 16))
+
+
+def check_narrow(view: NDArray[Any]) -> None:
+    chain = chain_of(view)
+    assert len(chain) > 2
+    assert [memory.nbytes for memory in chain[1:]] == [4096] * len(chain[1:])
+    for memory in chain:
+        assert not np.frombuffer(memory, np.uint8).any()
+        leads = chain_of(memoryview(memory)[:16])
+        assert all(one.nbytes <= 4096 for one in leads)
+
+
+def chain_of(view: Any) -> list[Any]:
+    """Return an array or memoryview, and all that its `base` and `obj` lead to."""
+    chain = []
+    while view is not None:
+        chain.append(view)
+        view = view.obj if isinstance(view, memoryview) else view.base
+    return chain
 
 
 DISK = """
