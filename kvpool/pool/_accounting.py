@@ -370,6 +370,8 @@ class Accounting:
         for child in block.children:
             if child not in self._blocks or child.parent is not block:
                 raise IntegrityError(f"{block!r} has the child {child!r}, which is not a fork")
+        if block.shared_bytes != max(map(block.shared_with, block.children), default=0):
+            raise IntegrityError(f"{block!r} has lost count of what its forks read")
         inherited = block.pages.inherited_bytes if block.pages is not None else 0
         if block.is_fork and (block.parent or block).shared_with(block) < inherited:
             raise IntegrityError(f"{block!r} is a fork that reads more than its parent keeps")
@@ -395,6 +397,8 @@ class Accounting:
         not there. If this is interrupted too, the next call does it again.
         """
         self._finish_step()
+        for block in self._blocks:
+            block.recount()
         owners = [block for block in self._blocks if not block.is_fork]
         taken = [(block.offset, block.size) for block in owners]
         before = self.allocator

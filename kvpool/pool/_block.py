@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import weakref
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final, SupportsIndex
 
@@ -56,7 +57,7 @@ class ArenaBytes(np.ndarray[tuple[int], np.dtype[np.uint8]]):
     """All bytes of an arena, or those of one block, without a way from the block to the arena.
 
     A root array has the bytes of its block as its `base`, in an array of this type. There the
-    chain ends: whoever has a view of one session does not get at the bytes of the others.
+    chain ends, so a view of one session does not lead to the bytes of the others.
     """
 
     # NumPy shortens a chain of arrays, but not across a change of type. So the root array must be
@@ -119,12 +120,14 @@ class MemoryBlock:
     #   fork        a block has a mapping if and only if it has a parent
     #   children    every child is known to the pool, and `child.parent is self`
     #   shared      _children[child] >= child.pages.inherited_bytes
+    #   lengths     _lengths counts the values of _children
     #   ownership   the pool keeps parents alive: a child refers to its parent weakly, so that
     #               a pool without references is freed at once, with the mappings of its forks
 
     __slots__ = (
         "__weakref__",
         "_children",
+        "_lengths",
         "_mapping",
         "_parent",
         "_private",
@@ -149,8 +152,9 @@ class MemoryBlock:
         self.root_ref: RootRef | None = None
         self._parent: weakref.ref[MemoryBlock] | None = None
         self._mapping: ArenaFork | None = None  # the private mapping of a fork
-        self._private: ArenaBytes | None = None  # its bytes, from the first view on
+        self._private: Bytes | None = None  # its bytes, from the first view on
         self._children = _NO_CHILDREN  # forks, and the bytes of each stripe that they read
+        self._lengths = _NO_LENGTHS  # and how many read so many bytes: thousands may be equal
 
     def __repr__(self) -> str:
         return f"MemoryBlock(offset={self.offset}, size={self.size})"
@@ -173,7 +177,7 @@ class MemoryBlock:
         on_end : callable
             Called with the reference when the root array has died: in any thread, at any time.
         """
-        shown = self._private
+        shown: Bytes | None = self._private
         if shown is None:
             if self._mapping is None:
                 shown = arena[self.offset : self.offset + self.size]
@@ -227,9 +231,9 @@ class MemoryBlock:
     @property
     def shared_bytes(self) -> int:
         """Bytes at the start of each stripe that children read."""
-        if not self._children:
+        if not self._lengths:
             return 0  # as for most blocks
-        return max(self._children.values(), default=0)  # one call: forks end in other threads
+        return max(self._lengths, default=0)  # one call: forks end in other threads
 
     def shared_with(self, child: MemoryBlock) -> int:
         """Return the bytes at the start of each stripe that one child reads; -1 if not a child."""
@@ -245,14 +249,34 @@ class MemoryBlock:
         """
         if self.pages is None or not self._children:
             return 0
+        if not ended:
+            return self.pages.pages(self.shared_bytes)
         shared = (nbytes for child, nbytes in self._children.items() if child not in ended)
         return self.pages.pages(max(shared, default=0))
 
     def share(self, child: MemoryBlock, nbytes: int) -> None:
         """Note that a child reads the first `nbytes` of each stripe, or less than before."""
         if not self._children:
-            self._children = {}
-        self._children[child] = nbytes
+            self._children, self._lengths = {}, {}
+        before = self._children.get(child, -1)
+        if before != nbytes:
+            self._children[child] = nbytes
+            self._lengths[nbytes] = self._lengths.get(nbytes, 0) + 1
+            self._forget_length(before)
+
+    def _forget_length(self, nbytes: int) -> None:
+        left = self._lengths.get(nbytes, 0) - 1
+        if left > 0:
+            self._lengths[nbytes] = left
+        else:
+            self._lengths.pop(nbytes, None)
+
+    def recount(self) -> None:
+        """Count anew how many children read how much, after a step that was interrupted."""
+        if self._children:
+            self._lengths = dict(Counter(self._children.values()))
+        else:
+            self._children, self._lengths = _NO_CHILDREN, _NO_LENGTHS
 
     def become_child(self, parent: MemoryBlock, pages: CommittedPages, mapping: ArenaFork) -> None:
         """Read the inherited bytes of `pages` from a parent, through a private mapping."""
@@ -266,7 +290,11 @@ class MemoryBlock:
 
     def disown(self, child: MemoryBlock) -> bool:
         """Forget a child, which is gone; tell whether it was known."""
-        return self._children.pop(child, None) is not None
+        nbytes = self._children.pop(child, None)
+        if nbytes is None:
+            return False
+        self._forget_length(nbytes)
+        return True
 
     def decommit(self, offset: int, nbytes: int) -> None:
         """Give back a fork's own pages of a range: bytes from the start of the block."""
@@ -278,7 +306,8 @@ class MemoryBlock:
         heir = MemoryBlock(self.offset, self.size, self.pool_id)
         heir.state = DRAINING
         heir.pages, heir.charged = self.pages, self.charged
-        heir.root_ref, heir._children = self.root_ref, self._children
+        heir.root_ref = self.root_ref
+        heir._children, heir._lengths = self._children, self._lengths
         return heir
 
     def hand_over(
@@ -294,7 +323,8 @@ class MemoryBlock:
         root = heir.root_ref
         if root is not None and root() is not None:
             root.block = heir
-        self.root_ref, self._children, self.charged = None, _NO_CHILDREN, 0
+        self.root_ref, self.charged = None, 0
+        self._children, self._lengths = _NO_CHILDREN, _NO_LENGTHS
         self.become_child(heir, pages, mapping)
         return heir
 
@@ -302,7 +332,7 @@ class MemoryBlock:
         """Be gone: views that are alive keep the mapping of a fork, the block does not."""
         self.state = GONE
         self._mapping = self._private = None
-        self._children = _NO_CHILDREN
+        self._children, self._lengths = _NO_CHILDREN, _NO_LENGTHS
 
     @property
     def is_mapped(self) -> bool:
@@ -311,6 +341,7 @@ class MemoryBlock:
 
 
 _NO_CHILDREN: dict[MemoryBlock, int] = {}
+_NO_LENGTHS: dict[int, int] = {}
 # What every block without children has, because most blocks have none. Never changed.
 
 

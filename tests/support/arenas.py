@@ -21,7 +21,7 @@ def all_bytes(pool: MemoryPool) -> Bytes:
     A block is allocated for it, and given back.
     """
     block = pool.allocate(1)
-    shown = pool.lease(block).base
+    shown: Any = pool.lease(block).base
     pool.deallocate(block)
     # Past the class of `shown`, whose own `base` leads nowhere.
     arena: Any = vars(np.ndarray)["base"].__get__(shown)
