@@ -35,6 +35,7 @@ The tree, with the built-in exception that each class is as well::
         ContextOverflowError            ValueError
         EntryRemovedError               LookupError
         EntryExistsError                ValueError
+          CacheInUseError
         EntryNotFoundError              KeyError
         EntryKindError                  TypeError
       InvalidTtlError                   ValueError
@@ -54,6 +55,7 @@ __all__ = [
     "ArenaError",
     "ArenaFullError",
     "BrokenPluginError",
+    "CacheInUseError",
     "ContextOverflowError",
     "DoubleFreeError",
     "EntryError",
@@ -297,6 +299,10 @@ class EntryRemovedError(EntryError, LookupError):
 
 class EntryExistsError(EntryError, ValueError):
     """An entry with this key already exists."""
+
+
+class CacheInUseError(EntryExistsError):
+    """The session is open already: another user of it has to close it first."""
 
 
 class EntryNotFoundError(EntryError, KeyError):

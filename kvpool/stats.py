@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from kvpool.eviction.base import EvictionReason
 
-__all__ = ["MemoryStats", "PoolStats"]
+__all__ = ["MemoryStats", "PoolStats", "PrefixStats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +75,37 @@ class MemoryStats:
 
 
 @dataclass(frozen=True, slots=True)
+class PrefixStats:
+    """The figures of prefix reuse: of `KVCacheManager.open_session`.
+
+    Attributes
+    ----------
+    lookups : int
+        Sessions opened.
+    tokens_asked : int
+        Tokens with which they were opened.
+    tokens_reused : int
+        Of those, the ones that the pool held, so that they need not be computed.
+    tokens_by_source : mapping of str to int
+        How many came from an earlier turn (``"continued"``), from pages shared with another
+        session (``"forked"``), or from a copy of its bytes (``"copied"``).
+    tokens_held : int
+        Tokens that can be reused now; those that several sessions hold count once.
+    """
+
+    lookups: int = 0
+    tokens_asked: int = 0
+    tokens_reused: int = 0
+    tokens_by_source: Mapping[str, int] = field(default_factory=dict)
+    tokens_held: int = 0
+
+    @property
+    def reuse_ratio(self) -> float:
+        """``tokens_reused / tokens_asked``; 0 before the first look-up."""
+        return self.tokens_reused / self.tokens_asked if self.tokens_asked else 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class PoolStats:
     """The figures of a `KVCacheManager`, from its `get_stats`. A pool has its own, `MemoryStats`.
 
@@ -115,6 +146,8 @@ class PoolStats:
         Forks that share pages now.
     copied_forks : int
         How often a fork had to be a copy so far.
+    prefix : PrefixStats
+        What `open_session` found.
     """
 
     total_capacity: int
@@ -135,6 +168,7 @@ class PoolStats:
     address_space: int
     forks: int
     copied_forks: int
+    prefix: PrefixStats = field(default_factory=PrefixStats)
 
     @property
     def utilization(self) -> float:

@@ -76,6 +76,11 @@ class PoolEntry(Uncopyable):
         self._keeper = keeper
 
     @property
+    def keeper(self) -> Keeper:
+        """The manager, as the entry sees it."""
+        return self._keeper
+
+    @property
     def size_bytes(self) -> int:
         """Bytes of the block."""
         return self.block.size
@@ -293,6 +298,11 @@ class KVCacheEntry(PoolEntry, ForkAware):
     def token_count(self) -> int:
         """Tokens that every layer holds."""
         return self._tokens.complete
+
+    @property
+    def steady_count(self) -> int:
+        """Tokens at the start that every layer has held since the entry was made."""
+        return int(min(self._tokens.lowest, self._tokens.complete))
 
     @property
     def committed_bytes(self) -> int:
@@ -569,6 +579,23 @@ class KVCacheEntry(PoolEntry, ForkAware):
         with self._lock:
             self._trim()
 
+    def drop(self, token_count: int) -> None:
+        """Drop the tokens from a position on for the keeper: not a use, and no lease is taken.
+
+        Parameters
+        ----------
+        token_count : int
+            Tokens to keep; if the entry holds fewer, all of them are kept.
+
+        Raises
+        ------
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        with self._lock:
+            self._tokens.truncate(min(token_count, self._tokens.complete))
+            self._trim()
+
     def _trim(self) -> None:
         try:
             self.pool.trim(self.block, self._tokens.longest * self._geometry.token_stride)
@@ -607,7 +634,9 @@ class KVCacheEntry(PoolEntry, ForkAware):
         """
         return self._keeper.fork(self, session_id)
 
-    def fork_for(self, session_id: str, keeper: Keeper, room: Room) -> KVCacheEntry:
+    def fork_for(
+        self, session_id: str, keeper: Keeper, room: Room, token_count: int | None = None
+    ) -> KVCacheEntry:
         """Make a fork as `fork` does, for a keeper that takes it in.
 
         Parameters
@@ -618,6 +647,8 @@ class KVCacheEntry(PoolEntry, ForkAware):
             Of the fork.
         room : Room
             Where the bytes come from that cannot be shared.
+        token_count : int, optional
+            At most so many tokens are forked, the first ones. [default: all that all layers hold]
 
         Raises
         ------
@@ -628,6 +659,8 @@ class KVCacheEntry(PoolEntry, ForkAware):
         """
         with self._lock:
             root, held = self._lease(), self._tokens.complete
+            if token_count is not None:
+                held = min(token_count, held)
             try:
                 geometry = self._geometry
                 end = held * geometry.token_stride
@@ -663,6 +696,25 @@ class KVCacheEntry(PoolEntry, ForkAware):
             target[...] = self._geometry.full_view(root, *place)
             self.pool.trim_parent(self.block)
         self._tokens.extend(count)
+
+    def passed_to(self, session_id: str, keeper: Keeper) -> KVCacheEntry:
+        """Return another entry with the same block and tokens, for a keeper that ends this one.
+
+        Parameters
+        ----------
+        session_id : str
+        keeper : Keeper
+            Of the new entry.
+        """
+        with self._lock:
+            entry = KVCacheEntry(self.pool, self.block, session_id, self._geometry, keeper)
+            entry._tokens.extend(self._tokens.complete)
+            return entry
+
+    def end(self) -> None:
+        """Let go of the block, which another entry has; every later call is refused."""
+        with self._lock:
+            self.block = self.block.ended()
 
     def relocate(self, geometry: EntryGeometry, room: Room) -> MemoryBlock:
         """Move the tokens into another block of the same pool, laid out anew.

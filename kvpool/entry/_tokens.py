@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -27,14 +28,17 @@ class TokenCount:
     ----------
     complete : int
         Tokens that every layer holds.
+    lowest : float
+        The fewest tokens that a truncation has left; infinite without one.
     """
 
     # Invariant: a layer in `_ahead` holds complete + _step tokens, every other one `complete`.
     # It holds after an interrupt, too: nothing can interrupt between two stores of one statement.
-    __slots__ = ("_ahead", "_layers", "_step", "complete")
+    __slots__ = ("_ahead", "_layers", "_step", "complete", "lowest")
 
     def __init__(self, layers: int) -> None:
         self.complete = 0
+        self.lowest = math.inf
         self._layers = layers
         self._step = 0
         self._ahead: set[int] = set()
@@ -105,6 +109,7 @@ class TokenCount:
 
     def truncate(self, count: int) -> None:
         """Let every layer hold `count` tokens, which is at most `complete`."""
+        self.lowest = min(self.lowest, count)  # first: after an interrupt it may be too low
         self.complete, self._ahead = count, set()
 
 

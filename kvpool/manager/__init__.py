@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kvpool import _exports
 from kvpool.manager._manager import KVCacheManager
+from kvpool.manager._reuse import OpenedSession
 
-__all__ = ["KVCacheManager"]
+__all__ = ["KVCacheManager", "OpenedSession"]
 
 _exports.publish(__name__)

@@ -10,10 +10,11 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from kvpool.cache_key import CacheKey
-from kvpool.eviction.base import EvictionPolicy, EvictionReason
+from kvpool.eviction import EvictionReason
 from kvpool.manager._expiry import ExpiryQueue
 from kvpool.manager._session import Session
 from kvpool.pool import Deallocation, MemoryPool
+from kvpool.prefix import Ranking
 
 if TYPE_CHECKING:
     from kvpool.receipts import ReceiptEmitter
@@ -34,7 +35,7 @@ class Departures:
     pool : MemoryPool
     sessions : dict of CacheKey to Session
         The sessions that are there. Those that leave are taken out.
-    policy : EvictionPolicy
+    ranking : Ranking
     expiry : ExpiryQueue
     receipts : ReceiptEmitter or None
         Makes a receipt of every session that leaves.
@@ -54,7 +55,7 @@ class Departures:
         self,
         pool: MemoryPool,
         sessions: dict[CacheKey, Session],
-        policy: EvictionPolicy,
+        ranking: Ranking,
         expiry: ExpiryQueue,
         receipts: ReceiptEmitter | None,
     ) -> None:
@@ -62,7 +63,7 @@ class Departures:
         self.ranked: deque[CacheKey] = deque()
         self._pool = pool
         self._sessions = sessions
-        self._policy = policy
+        self._ranking = ranking
         self._expiry = expiry
         self._receipts = receipts
         self._reason = EvictionReason.MANUAL  # of the call under way
@@ -115,7 +116,7 @@ class Departures:
                 seconds=time.perf_counter() - self._started,
             )
         while self.ranked:  # last, because a policy is not ours, and may raise
-            self._policy.remove(self.ranked[0])
+            self._ranking.remove(self.ranked[0])
             self.ranked.popleft()
 
     def _tell(self, receipts: ReceiptEmitter, session: Session, figures: Deallocation) -> None:
@@ -136,7 +137,7 @@ class Departures:
         """
         while self.ranked:
             with contextlib.suppress(Exception):
-                self._policy.remove(self.ranked[0])
+                self._ranking.remove(self.ranked[0])
             self.ranked.popleft()
 
     # -- after an interrupt --------------------------------------------------------------
@@ -171,16 +172,24 @@ class Departures:
         """Have the policy rank the sessions that are there, and no others, unless it raises."""
         self.ranked.clear()
         try:
-            ranked = set(self._policy.victims())
-            for key in ranked - self._sessions.keys():
-                self._policy.remove(key)
-            for key, session in self._sessions.items():
-                if key not in ranked:
-                    self._policy.admit(key, session.entry.block.size)
+            self._ranking.restore(
+                [
+                    (key, session.entry.block.size)
+                    for key, session in self._sessions.items()
+                    if session.held is None
+                ],
+                [
+                    (key, *held)
+                    for key, session in sorted(
+                        self._sessions.items(), key=lambda item: item[1].entry.last_use
+                    )
+                    if (held := session.held) is not None
+                ],
+            )
         except MemoryError:
             raise  # the next call does it again
         except Exception:  # from the policy, which is not ours; `check_integrity` tells
-            _log.exception("the eviction policy %s failed", type(self._policy).__name__)
+            _log.exception("the eviction policy %s failed", type(self._ranking.policy).__name__)
 
     def recount(self, made: int) -> None:
         """Count those that have left: all that were made and are not there.

@@ -35,9 +35,13 @@ class SessionKeeper:
     key : CacheKey
     number : int
         Of the session.
+
+    Attributes
+    ----------
+    key : CacheKey
     """
 
-    __slots__ = ("_fork", "_key", "_make_room", "_number", "_uses", "now")
+    __slots__ = ("_fork", "_make_room", "_number", "_uses", "key", "now")
 
     def __init__(
         self,
@@ -52,12 +56,12 @@ class SessionKeeper:
         self._fork = fork
         self._uses = uses
         self.now = now
-        self._key = key
+        self.key = key
         self._number = number
 
     def note_use(self, _entry: PoolEntry, /) -> None:
         """Append the session to the log, which the manager's next call reads."""
-        self._uses.append((self._key, self._number))
+        self._uses.append((self.key, self._number))
 
     def make_room(self, _entry: PoolEntry, nbytes: int, /) -> None:
         """Evict other entries; see `KVCacheManager.make_room`."""
@@ -71,9 +75,9 @@ class SessionKeeper:
         fork = self._fork()
         if fork is None:
             raise self._orphaned()
-        return fork(entry, self._key, CacheKey(self._key.namespace, session_id))
+        return fork(entry, self.key, CacheKey(self.key.namespace, session_id))
 
     def _orphaned(self) -> PoolClosedError:
         return PoolClosedError(
-            f"the manager that kept the entry of {self._key!s} does not exist any more"
+            f"the manager that kept the entry of {self.key!s} does not exist any more"
         )

@@ -9,11 +9,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from numpy.typing import ArrayLike
 
 import kvpool.receipts
+from kvpool._checks import whole_number
 from kvpool._closing import Closing
 from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
 from kvpool.cache_key import CacheKey
@@ -22,6 +24,7 @@ from kvpool.errors import (
     ArenaError,
     InvalidArgumentError,
     InvalidLayoutError,
+    InvalidSizeError,
     KVPoolError,
     PoolClosedError,
 )
@@ -30,9 +33,11 @@ from kvpool.eviction.registry import create_policy
 from kvpool.layout import KVLayout
 from kvpool.manager._keeper import SessionKeeper, UseLog
 from kvpool.manager._keys import check_key
+from kvpool.manager._reuse import OpenedSession, OpenOptions, Reuse
 from kvpool.manager._session import check_ttl
 from kvpool.manager._sessions import Sessions
 from kvpool.pool import open_pool
+from kvpool.prefix import Ranking, TokenIds
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -113,6 +118,10 @@ class KVCacheManager(Closing, ForkAware):
         default by page if the backend has elastic arenas; see `ElasticPool`.
     secure : bool, default False
         Whether bytes are set to zero as soon as they are free; see `MemoryPool`.
+    chunk_tokens : int, default 64
+        Tokens of a chunk. The tokens that closed sessions hold are evicted by the chunk.
+    prefix_tokens : int, optional
+        Tokens that closed sessions may hold. By default the capacity decides alone.
     **backend_options
         Handed to the backend; an elastic pool takes ``address_space`` too.
 
@@ -186,6 +195,8 @@ class KVCacheManager(Closing, ForkAware):
         snapshot_interval: float | None = None,
         elastic: bool | None = None,
         secure: bool = False,
+        chunk_tokens: int = 64,
+        prefix_tokens: int | None = None,
         **backend_options: Any,
     ) -> None:
         seconds = check_ttl(ttl)
@@ -197,6 +208,12 @@ class KVCacheManager(Closing, ForkAware):
             raise InvalidArgumentError(
                 f"policy must be an EvictionPolicy or a name, not {policy!r}"
             )
+        chunk = whole_number("chunk_tokens", chunk_tokens, InvalidSizeError, least=1)
+        most_tokens = (
+            None
+            if prefix_tokens is None
+            else whole_number("prefix_tokens", prefix_tokens, InvalidSizeError, least=1)
+        )
         try:
             next_snapshot = clock() + interval
         except TypeError as error:
@@ -221,7 +238,7 @@ class KVCacheManager(Closing, ForkAware):
         )
         self._sessions = Sessions(
             self.pool,
-            chosen,
+            Ranking(chosen, chunk),
             layout,
             seconds,
             clock,
@@ -230,6 +247,7 @@ class KVCacheManager(Closing, ForkAware):
             self._removals,
             keeper_of,
         )
+        self._reuse = Reuse(self._sessions, layout, most_tokens)
         self._lock = threading.Lock()  # guards _sessions and what follows
         self._closed = False
         self._clock = clock
@@ -391,6 +409,103 @@ class KVCacheManager(Closing, ForkAware):
             The manager is closed.
         """
         return self._sessions.find_or_create(key, max_context_length, layout, ttl)
+
+    @_turn
+    def open_session(
+        self,
+        tokens: TokenIds,
+        key: CacheKey | None = None,
+        *,
+        model_id: str = "",
+        salt: str = "",
+        layout: KVLayout | None = None,
+        max_context_length: int | None = None,
+        ttl: float | None = None,
+        min_left: int = 1,
+    ) -> OpenedSession:
+        """Open a session with the longest prefix of its tokens that the pool holds.
+
+        A session that was closed and is a prefix of `tokens` is continued in place; from any
+        other the tokens are forked, which copies no bytes where the pool can share pages. A
+        session under a key is cut at the first token that differs from what it held.
+
+        Parameters
+        ----------
+        tokens : sequence of int, or array of int, shape (n,)
+            Of the prompt, in order: of all turns so far. Arrays are faster than lists.
+        key : CacheKey, optional
+            Names the session. [default: a new key in the namespace "prefix"]
+        model_id : str
+            Weights, adapter and revision. Sessions of different models share nothing.
+        salt : str
+            Sessions with different salts share nothing, and cannot tell what others hold.
+        layout : KVLayout, optional
+            By default the manager's.
+        max_context_length : int, optional
+            Tokens that the entry has room for. [default: a power of two above the given tokens]
+        ttl : float, optional
+            Seconds for which the session stays without being used; by default the manager's.
+        min_left : int, default 1
+            At least so many of the last tokens are left to compute: a model needs the logits of
+            the last one.
+
+        Returns
+        -------
+        OpenedSession
+            ``entry, tokens_left``: an entry with the first tokens, and how many of `tokens` are
+            to be computed and appended. Until `close_session` it is not evicted for room.
+
+        Raises
+        ------
+        CacheInUseError
+            The session is open already.
+        EntryExistsError
+            The key has an entry that was not made by `open_session`.
+        InvalidTokensError
+            `tokens` are not whole numbers in one dimension, or `min_left` is not one of at least 0.
+        ContextOverflowError
+            There are more than `max_context_length` tokens.
+        InvalidLayoutError
+            `max_context_length` is not a whole number of at least 1, `layout` is not a `KVLayout`,
+            or there is no layout.
+        InvalidTtlError
+            `ttl` is not a number above 0.
+        PoolExhaustedError
+            It would not fit even if every entry that may be evicted were evicted.
+        InvalidArgumentError
+            `key` is not a `CacheKey`; `model_id` or `salt` is not a str.
+        PoolClosedError
+            The manager is closed.
+        """
+        options = OpenOptions(model_id, salt, layout, max_context_length, ttl, min_left)
+        return self._reuse.open(tokens, key, options)
+
+    @_turn
+    def close_session(self, entry: KVCacheEntry, tokens: TokenIds) -> None:
+        """Keep the tokens of a session, for later turns and for others that begin alike.
+
+        The entry that `open_session` returned refuses every later call.
+
+        Parameters
+        ----------
+        entry : KVCacheEntry
+        tokens : sequence of int, or array of int, shape (n,)
+            Of the session: of the prompt, and what was generated. Those that the entry holds are
+            kept, so that the last one may be missing in it; what it holds past them is dropped.
+
+        Raises
+        ------
+        InvalidTokensError
+            `tokens` do not begin with the tokens that were reused, or are not whole numbers in one
+            dimension.
+        EntryRemovedError
+            The session was closed, removed, or has expired.
+        InvalidArgumentError
+            `entry` does not come from `open_session` of this manager.
+        PoolClosedError
+            The manager is closed.
+        """
+        self._reuse.close(entry, tokens)
 
     @_turn
     def allocate_entry(self, key: CacheKey, size: int, *, ttl: float | None = None) -> PoolEntry:
@@ -648,7 +763,7 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
-        return self._sessions.stats()
+        return replace(self._sessions.stats(), prefix=self._reuse.stats())
 
     def stats(self) -> PoolStats:
         """Return the figures of the manager and its pool: another name of `get_stats`.

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
-from kvpool.entry import PoolEntry
+from kvpool.entry import KVCacheEntry, PoolEntry
 from kvpool.errors import InvalidTtlError
+from kvpool.prefix import TOKEN_BYTES, Identity
 
 __all__ = ["Session", "check_ttl"]
 
@@ -27,12 +28,39 @@ class Session:
         1 for the first entry that its manager made, and so on.
     pins : int
         How often it was pinned more than unpinned; while this is not 0, it is not evicted.
+    identity : Identity or None
+        Of the tokens; None if nobody told which tokens the session holds.
+    tokens : bytes
+        Tokens that the session holds, as far as it is known.
+    is_open : bool
+        Whether it is between `open_session` and `close_session`. Then it is not evicted for room.
     """
 
     entry: PoolEntry
     ttl: float
     number: int
     pins: int = 0
+    identity: Identity | None = None
+    tokens: bytes = b""
+    is_open: bool = False
+
+    @property
+    def known_tokens(self) -> bytes:
+        """The tokens that are known, without those that were dropped from the entry since."""
+        if not isinstance(self.entry, KVCacheEntry):
+            return b""
+        return self.tokens[: self.entry.steady_count * TOKEN_BYTES]
+
+    @property
+    def held(self) -> tuple[Identity, bytes] | None:
+        """The tokens that the session holds, and whose they are; None if that is not known."""
+        tokens = self.known_tokens
+        return (self.identity, tokens) if tokens and self.identity is not None else None
+
+    @property
+    def is_evictable(self) -> bool:
+        """Whether it may be evicted for room, unless a view of its entry is alive."""
+        return not self.pins and not self.is_open
 
     @property
     def deadline(self) -> float:

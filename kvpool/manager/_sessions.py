@@ -23,7 +23,7 @@ from kvpool.errors import (
     PoolExhaustedError,
     StaleBlockError,
 )
-from kvpool.eviction.base import EvictionPolicy, EvictionReason
+from kvpool.eviction import EvictionReason
 from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.manager._departures import Departures
 from kvpool.manager._expiry import ExpiryQueue
@@ -32,6 +32,7 @@ from kvpool.manager._keys import check_key
 from kvpool.manager._session import Session, check_ttl
 from kvpool.manager._shortage import explained
 from kvpool.pool import MemoryBlock, MemoryPool
+from kvpool.prefix import TOKEN_BYTES, Cut, Ranking
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class Sessions:
     Parameters
     ----------
     pool : MemoryPool
-    policy : EvictionPolicy
+    ranking : Ranking
+        In which order sessions and the tokens that they hold are evicted.
     layout : KVLayout or None
         For entries that are created without one.
     ttl : float
@@ -68,6 +70,7 @@ class Sessions:
 
     Attributes
     ----------
+    ranking : Ranking
     in_step : bool
         True while a call of the manager is under way. A call that finds it True knows that the
         one before was interrupted: `begin` then makes the books right.
@@ -82,7 +85,7 @@ class Sessions:
     def __init__(
         self,
         pool: MemoryPool,
-        policy: EvictionPolicy,
+        ranking: Ranking,
         layout: KVLayout | None,
         ttl: float,
         clock: Callable[[], float],
@@ -93,7 +96,7 @@ class Sessions:
     ) -> None:
         self._pool = pool
         self._granule = pool.granule
-        self._policy = policy
+        self.ranking = ranking
         self._layout = layout
         self._ttl = ttl
         self._clock = clock
@@ -104,8 +107,9 @@ class Sessions:
         self._owner = object()  # names the blocks of these books, see `MemoryBlock.owner`
         self._by_key: dict[CacheKey, Session] = {}  # the oldest session first
         self._expiry = ExpiryQueue()
-        self._departures = Departures(pool, self._by_key, policy, self._expiry, receipts)
+        self._departures = Departures(pool, self._by_key, ranking, self._expiry, receipts)
         self._hits = self._misses = self._allocations = 0
+        self._passed: tuple[KVCacheEntry, KVCacheEntry] | None = None  # see `pass_on`
         self.in_step = False
 
     def begin(self) -> list[CacheKey]:
@@ -134,7 +138,7 @@ class Sessions:
                 session.entry.use_noted = False
                 used.append((session.entry.last_use, key))
         for _, key in sorted(used):
-            self._policy.touch(key)
+            self.ranking.touch(key)
 
     # -- which sessions there are --------------------------------------------------------
 
@@ -224,9 +228,7 @@ class Sessions:
         entry = self.cache_entry(key, self._layout if layout is None else layout)
         is_int = max_context_length.__class__ is int
         if not (is_int and 0 < max_context_length <= entry.max_context_length):  # unlike most hits
-            geometry = entry.layout.geometry(max_context_length, self._granule)
-            if geometry.max_context_length > entry.max_context_length:
-                self._grow(key, entry, geometry)
+            self.grow(key, entry, max_context_length)
         return self._hit(key, entry)
 
     def create(
@@ -265,8 +267,10 @@ class Sessions:
         if key in self._by_key:
             raise self._exists(key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
+        if self.ranking.tree:
+            self.shrink(self._pool.charge(size))
         offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations = self._departures.begin(self._policy.reason)
+        deallocations = self._departures.begin(self.ranking.reason)
         try:
             block, gone = self._pool.allocate_evicting(
                 size, self._victims(offered), deallocations=deallocations, owner=self._owner
@@ -287,7 +291,12 @@ class Sessions:
         return entry
 
     def fork(
-        self, key: CacheKey, new_key: CacheKey, ttl: float | None, of: PoolEntry | None = None
+        self,
+        key: CacheKey,
+        new_key: CacheKey,
+        ttl: float | None,
+        of: PoolEntry | None = None,
+        token_count: int | None = None,
     ) -> KVCacheEntry:
         """Make a session that begins with the tokens of another.
 
@@ -297,6 +306,8 @@ class Sessions:
         ttl : float or None
         of : PoolEntry, optional
             The entry that the key must have.
+        token_count : int, optional
+            At most so many tokens are forked.
 
         Raises
         ------
@@ -313,7 +324,7 @@ class Sessions:
             raise self._exists(new_key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
         keeper = self._keeper_of(new_key, self._allocations + 1)
-        child = parent.fork_for(str(new_key), keeper, self)
+        child = parent.fork_for(str(new_key), keeper, self, token_count)
         try:
             self._let_in(new_key, child, seconds)
         except BaseException:  # from the policy, which is not ours
@@ -321,16 +332,55 @@ class Sessions:
             raise
         return child
 
+    def pass_on(self, key: CacheKey, new_key: CacheKey) -> KVCacheEntry:
+        """Give a session a new entry over the same bytes, under the same key or another.
+
+        The old entry refuses every later call, so that nobody writes to it unseen.
+        """
+        session = self._by_key[key]
+        old = self.cache_entry(key)
+        new = old.passed_to(str(new_key), self._keeper_of(new_key, session.number))
+        self._passed = old, new
+        session.entry = new
+        if new_key != key:
+            if key in self.ranking.tree:
+                self.ranking.tree.rename(key, new_key)
+            else:
+                self.ranking.remove(key)
+                self.ranking.admit(new_key, new.block.size)
+            self._by_key[new_key] = session
+            del self._by_key[key]
+            if session.ttl < math.inf:
+                self._expiry.discard(key)
+                self._expiry.add(new_key, session.deadline)
+        old.end()
+        self._passed = None
+        return new
+
+    def set_ttl(self, key: CacheKey, ttl: float) -> None:
+        """Give a session another time to live."""
+        session = self._by_key[key]
+        self._expiry.discard(key)
+        session.ttl = ttl
+        if ttl < math.inf:
+            self._expiry.add(key, session.deadline)
+
+    def grow(self, key: CacheKey, entry: KVCacheEntry, max_context_length: int) -> None:
+        """Give an entry room for so many tokens, unless it has it."""
+        geometry = entry.layout.geometry(max_context_length, self._granule)
+        if geometry.max_context_length > entry.max_context_length:
+            self._grow(key, entry, geometry)
+
     def _grow(self, key: CacheKey, entry: KVCacheEntry, geometry: EntryGeometry) -> None:
         self.give_up(entry.relocate(geometry, self))
-        self._policy.resize(key, entry.block.size)
+        self.ranking.resize(key, entry.block.size)
 
     def _exists(self, key: CacheKey) -> EntryExistsError:
         return EntryExistsError(f"{key!s} has an entry of {self._by_key[key].entry!r} already")
 
     def _hit(self, key: CacheKey, entry: E) -> E:
         entry.last_accessed = self._clock()
-        self._policy.touch(key)
+        self.ranking.touch(key)
         self._hits += 1
         return entry
 
@@ -338,10 +388,10 @@ class Sessions:
         """Note the entry of a new session. If the policy raises, it is not noted."""
         session = Session(entry, ttl, self._allocations + 1)
         try:
-            self._policy.admit(key, entry.block.size)
+            self.ranking.admit(key, entry.block.size)
         except BaseException:
             with contextlib.suppress(Exception):
-                self._policy.remove(key)  # it may know the key already
+                self.ranking.remove(key)  # it may know the key already
             raise
         self._by_key[key] = session
         if ttl < math.inf:
@@ -359,8 +409,10 @@ class Sessions:
         committed : int, default 0
             Bytes at the start of each stripe to be committed as well.
         """
+        if committed and self.ranking.tree:
+            self.shrink(self._pool.cost(geometry, committed // geometry.token_stride))
         offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations = self._departures.begin(self._policy.reason)
+        deallocations = self._departures.begin(self.ranking.reason)
         try:
             block, gone = self._pool.reserve_evicting(
                 geometry,
@@ -400,15 +452,71 @@ class Sessions:
 
     def make_room(self, nbytes: int) -> list[CacheKey]:
         """Evict in the order of the policy until `nbytes` may be used; return the keys."""
+        ended = self.shrink(nbytes) if self.ranking.tree else []
         offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations = self._departures.begin(self._policy.reason)
+        deallocations = self._departures.begin(self.ranking.reason)
         try:
             gone = self._pool.make_room(nbytes, self._victims(offered), deallocations=deallocations)
         except PoolExhaustedError as shortage:
             raise explained(shortage, self._by_key, self._pool.capacity) from None
         keys = list(map(offered.__getitem__, gone))
         self._departures.finish(keys)
-        return keys
+        return ended + keys
+
+    def shrink(self, nbytes: int) -> list[CacheKey]:
+        """Drop tails of held tokens until `nbytes` may be used, if that is enough.
+
+        Only in an elastic pool: in a rigid one a tail frees nothing.
+
+        Returns
+        -------
+        list of CacheKey
+            Sessions that ended.
+        """
+        ended: list[CacheKey] = []
+        free = self._pool.stats().free if self._pool.is_elastic else nbytes
+        while free < nbytes:
+            plan = self.ranking.plan(nbytes - free, self._charged, self.may_end)
+            if plan is None:
+                break  # the pool knows better what is shared; it ends whole sessions
+            ended += self._carry_out(plan)
+            before, free = free, self._pool.stats().free
+            if free <= before:
+                break
+        return ended
+
+    def shrink_to(self, tokens: int) -> None:
+        """Drop tails of held tokens until at most so many are held, as far as that is possible."""
+        while (missing := self.ranking.tree.token_count - tokens) > 0:
+            plan = self.ranking.plan(missing, self._charged, self.may_end, by_tokens=True)
+            if plan is None:
+                break
+            self._carry_out(plan)
+
+    def _charged(self, key: CacheKey) -> int:
+        return self._by_key[key].entry.block.charged
+
+    def may_end(self, key: CacheKey) -> bool:
+        """Tell whether a session may be evicted for room now."""
+        session = self._by_key[key]
+        return session.is_evictable and not session.entry.block.is_leased
+
+    def _carry_out(self, plan: list[Cut | CacheKey]) -> list[CacheKey]:
+        """Do what `Ranking.plan` chose; return the keys of the sessions that ended."""
+        ended: list[CacheKey] = []
+        for step in plan:
+            gone = [step]
+            if isinstance(step, Cut):
+                shortened, gone = self.ranking.tree.cut(step)
+                for key in shortened:
+                    self.cache_entry(key).drop(step.end)
+                    self._by_key[key].tokens = self._by_key[key].tokens[: step.end * TOKEN_BYTES]
+            deallocations = self._departures.begin(self.ranking.reason)
+            for key in gone:
+                self._pool.deallocate(self._by_key[key].entry.block, deallocations)
+            self._departures.finish(gone)
+            ended += gone
+        return ended
 
     # -- pins ----------------------------------------------------------------------------
 
@@ -449,11 +557,11 @@ class Sessions:
         BrokenPluginError
             The policy yields a key twice, or one that is not the key of a session.
         """
-        for key in self._policy.victims():
+        for key in self.ranking.victims():
             if not isinstance(key, CacheKey) or key not in self._by_key:
                 raise self._broken(f"yields {key!s}, which has no entry")
             session = self._by_key[key]
-            if not session.pins:
+            if session.is_evictable:
                 block = session.entry.block
                 if block in offered:
                     raise self._broken(f"yields {key!s} twice")
@@ -462,7 +570,7 @@ class Sessions:
 
     def _broken(self, how: str) -> BrokenPluginError:
         return BrokenPluginError(
-            f"the eviction policy {type(self._policy).__name__} {how}; nothing was evicted"
+            f"the eviction policy {type(self.ranking.policy).__name__} {how}; nothing was evicted"
         )
 
     def _evict_expired(self) -> list[CacheKey]:
@@ -512,6 +620,7 @@ class Sessions:
         If this is interrupted too, the next call does it again.
         """
         pool = self._pool
+        self._finish_passing_on()
         for session in self._by_key.values():
             session.entry.use_noted = False  # the note may be lost
             self._allocations = max(self._allocations, session.number)
@@ -526,6 +635,17 @@ class Sessions:
                 self._expiry.add(key, session.deadline)
         self._departures.recount(self._allocations)
         self.in_step = False
+
+    def _finish_passing_on(self) -> None:
+        """Let one of two entries over the same bytes go: the old one, if the new one is known."""
+        if self._passed is None:
+            return
+        old, new = self._passed
+        keys = [key for key, session in self._by_key.items() if session.entry is new]
+        for key in keys[:-1]:  # the session has its new key too
+            del self._by_key[key]
+        (old if keys else new).end()
+        self._passed = None
 
     # -- the whole -----------------------------------------------------------------------
 
@@ -566,10 +686,11 @@ class Sessions:
         IntegrityError
             They do not agree. This is a bug here, or in the policy.
         """
-        ranked = list(self._policy.victims())
-        if len(ranked) != len(self._by_key) or set(ranked) != set(self._by_key):
-            odd = set(ranked) ^ set(self._by_key)
-            raise IntegrityError(f"the policy ranks {len(ranked)} sessions; it is wrong on {odd}")
+        self.ranking.check_integrity(self._by_key.keys())
+        for key, session in self._by_key.items():
+            held = session.held if key in self.ranking.tree else None
+            if held is not None and self.ranking.tree.tokens_of(key) != held[1]:
+                raise IntegrityError(f"the prefix tree has other tokens of {key!s} than it holds")
         for key, session in self._by_key.items():
             is_watched = key in self._expiry.watched
             if is_watched != (session.ttl < math.inf):

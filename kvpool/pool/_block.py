@@ -159,6 +159,12 @@ class MemoryBlock:
     def __repr__(self) -> str:
         return f"MemoryBlock(offset={self.offset}, size={self.size})"
 
+    def ended(self) -> MemoryBlock:
+        """Return a block of the same range that is gone, for an entry that must let go of this."""
+        block = MemoryBlock(self.offset, self.size, self.pool_id)
+        block.state = GONE
+        return block
+
     # -- leases --------------------------------------------------------------------------
 
     @property

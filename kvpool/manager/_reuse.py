@@ -1,0 +1,329 @@
+"""`Reuse`: sessions that begin with tokens which the pool holds already."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, get_args
+
+from kvpool._checks import whole_number
+from kvpool.cache_key import CacheKey
+from kvpool.entry import KVCacheEntry
+from kvpool.errors import (
+    CacheInUseError,
+    ContextOverflowError,
+    EntryExistsError,
+    EntryRemovedError,
+    InvalidArgumentError,
+    InvalidLayoutError,
+    InvalidTokensError,
+)
+from kvpool.layout import KVLayout
+from kvpool.manager._keeper import SessionKeeper
+from kvpool.manager._keys import check_key
+from kvpool.manager._session import Session, check_ttl
+from kvpool.manager._sessions import Sessions
+from kvpool.prefix import TOKEN_BYTES, Identity, common_bytes, token_bytes
+from kvpool.stats import PrefixStats
+
+__all__ = ["OpenOptions", "OpenedSession", "Reuse", "Source"]
+
+Source = Literal["new", "continued", "forked", "copied"]
+"""Where the first tokens of a session come from: from nowhere, from an earlier turn of it or of a
+session without a name, from pages shared with another one, or from a copy of its bytes."""
+
+NAMESPACE = "prefix"
+"""Namespace of the keys of sessions that are opened without a key."""
+
+_LEAST_ROOM = 256  # tokens; what a session without a limit is given room for at least
+
+
+class OpenedSession(NamedTuple):
+    """What `KVCacheManager.open_session` returns.
+
+    Parameters
+    ----------
+    entry : KVCacheEntry
+        Holds the first ``reused`` tokens.
+    tokens_left : int
+        How many of the given tokens are to be computed and appended: the last ones.
+    """
+
+    entry: KVCacheEntry
+    tokens_left: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenOptions:
+    """How a session is opened; see `KVCacheManager.open_session`."""
+
+    model_id: str
+    salt: str
+    layout: KVLayout | None
+    max_context_length: int | None
+    ttl: float | None
+    min_left: int
+
+
+class _Asked(NamedTuple):
+    """What a session is to begin with.
+
+    Parameters
+    ----------
+    identity : Identity
+    tokens : bytes
+        Those that need not be computed if the pool holds them.
+    room : int
+        Tokens that the entry is to have room for.
+    is_room_free : bool
+        Whether nobody named a limit: then less room will do, if the tokens fit.
+    ttl : float or None
+    """
+
+    identity: Identity
+    tokens: bytes
+    room: int
+    is_room_free: bool
+    ttl: float | None
+
+    @property
+    def least_room(self) -> int:
+        """Tokens that the entry must have room for: one more than those asked for."""
+        return len(self.tokens) // TOKEN_BYTES + 1
+
+
+class Reuse:
+    """Opens sessions with what the pool holds, and keeps the tokens of those that are closed.
+
+    Not thread-safe: `KVCacheManager` holds its lock around every call.
+
+    Parameters
+    ----------
+    sessions : Sessions
+    layout : KVLayout or None
+        For sessions that are opened without one.
+    most_tokens : int or None
+        Tokens that all sessions together may hold; None if the bytes of the pool decide alone.
+    """
+
+    def __init__(
+        self, sessions: Sessions, layout: KVLayout | None, most_tokens: int | None
+    ) -> None:
+        self._sessions = sessions
+        self._layout = layout
+        self._most_tokens = most_tokens
+        self._numbers = itertools.count(1)
+        self._lookups = self._tokens_asked = 0
+        self._reused = dict.fromkeys(get_args(Source), 0)
+
+    # -- opening -------------------------------------------------------------------------
+
+    def open(self, tokens: Any, key: CacheKey | None, options: OpenOptions) -> OpenedSession:
+        """Open a session with the longest prefix of its tokens that the pool holds."""
+        data = token_bytes(tokens)
+        count = len(data) // TOKEN_BYTES
+        least = whole_number("min_left", options.min_left, InvalidTokensError, least=0)
+        asked = _Asked(
+            self._identity(options),
+            data[: max(count - least, 0) * TOKEN_BYTES],
+            self._room(count, options.max_context_length),
+            options.max_context_length is None,
+            options.ttl,
+        )
+        check_ttl(options.ttl)
+        own = None if key is None else self._own(key)
+        new_key, entry, source = self._begin(key, own, asked)
+        reused = entry.token_count
+        session = self._sessions.require(new_key)
+        session.is_open = True
+        session.identity, session.tokens = asked.identity, data[: reused * TOKEN_BYTES]
+        if reused:
+            self._sessions.ranking.hold(new_key, asked.identity, session.tokens)
+        self._lookups += 1
+        self._tokens_asked += count
+        self._reused[source] += reused
+        return OpenedSession(entry, count - reused)
+
+    def _begin(
+        self, key: CacheKey | None, own: Session | None, asked: _Asked
+    ) -> tuple[CacheKey, KVCacheEntry, Source]:
+        """Find or make the entry of a session, which holds the first of the tokens asked for."""
+        holder, length = self._longest(asked)
+        if key is not None and own is not None:
+            if own.identity == asked.identity:
+                kept = common_bytes(own.known_tokens, asked.tokens, 0) // TOKEN_BYTES
+                if kept and kept >= length:
+                    return key, self._continued(key, key, kept, asked), "continued"
+            made, entry, source = self._begin(None, None, asked)
+            self._sessions.pass_on(key, self._new_key())  # others may begin with its tokens
+            entry = self._sessions.pass_on(made, key)
+            self._sessions.require(key).pins, own.pins = own.pins, 0
+            return key, entry, source
+        new_key = self._new_key() if key is None else key
+        if holder is None:
+            room, layout = asked.room, asked.identity.layout
+            return new_key, self._sessions.create(new_key, room, layout, asked.ttl), "new"
+        session = self._sessions.require(holder)
+        is_whole = length == len(session.tokens) // TOKEN_BYTES
+        if is_whole and holder.namespace == NAMESPACE and self._sessions.may_end(holder):
+            return new_key, self._continued(holder, new_key, length, asked), "continued"
+        fork = self._sessions.fork(holder, new_key, asked.ttl, token_count=length)
+        try:
+            self._grow(new_key, fork, asked)
+        except BaseException:
+            self._sessions.remove(new_key)
+            raise
+        return new_key, fork, "forked" if fork.block.is_fork else "copied"
+
+    def _longest(self, asked: _Asked) -> tuple[CacheKey | None, int]:
+        """Return a session that holds the most of the tokens asked for, and how many it holds."""
+        ranking = self._sessions.ranking
+        while True:
+            segment, length = ranking.tree.match(asked.identity, asked.tokens)
+            if segment is None:
+                return None, 0
+            holder = ranking.tree.holder(segment)
+            session = self._sessions.require(holder)
+            known = session.known_tokens
+            if length * TOKEN_BYTES <= len(known):
+                return holder, length
+            session.tokens = known  # the rest was dropped from the entry, by whoever has it
+            if known:
+                ranking.hold(holder, asked.identity, known, length)
+            else:
+                ranking.forget(holder, session.entry.block.size)
+
+    def _continued(
+        self, key: CacheKey, new_key: CacheKey, length: int, asked: _Asked
+    ) -> KVCacheEntry:
+        """Go on with a session from one of its tokens, under a new key or the same."""
+        entry = self._sessions.cache_entry(key)
+        self._grow(key, entry, asked)
+        if entry.token_count > length:
+            entry.drop(length)
+        if asked.ttl is not None:
+            self._sessions.set_ttl(key, check_ttl(asked.ttl))
+        return self._sessions.pass_on(key, new_key)
+
+    def _grow(self, key: CacheKey, entry: KVCacheEntry, asked: _Asked) -> None:
+        """Give an entry room for the tokens asked for; as little as they need, without a limit."""
+        if not asked.is_room_free or entry.max_context_length < asked.least_room:
+            self._sessions.grow(key, entry, asked.room)
+
+    # -- closing -------------------------------------------------------------------------
+
+    def close(self, entry: KVCacheEntry, tokens: Any) -> None:
+        """Keep the tokens of a session, for others that begin with them."""
+        key, session = self._opened(entry)
+        data = token_bytes(tokens)
+        known = session.known_tokens
+        if not data.startswith(known):
+            at = common_bytes(known, data, 0) // TOKEN_BYTES
+            raise InvalidTokensError(
+                f"session {entry.session_id!r} was opened with other tokens: they differ from "
+                f"position {at} on, and the entry holds {len(known) // TOKEN_BYTES} of those"
+            )
+        used = len(session.tokens) // TOKEN_BYTES
+        data = data[: entry.token_count * TOKEN_BYTES]
+        if self._most_tokens is not None and session.identity is not None:
+            data = self._within_budget(session.identity, data, self._most_tokens)
+        count = len(data) // TOKEN_BYTES
+        if not count or session.identity is None:
+            self._sessions.remove(key)
+            return
+        entry.drop(count)
+        session.tokens = data
+        self._sessions.ranking.hold(key, session.identity, data, used)
+        self._sessions.pass_on(key, key)
+        session.is_open = False
+        self._end_covered(key)
+
+    def _within_budget(self, identity: Identity, data: bytes, most: int) -> bytes:
+        """Make room for tokens that are to be held; return the first of them that fit."""
+        tree = self._sessions.ranking.tree
+        count = len(data) // TOKEN_BYTES
+        new = count - tree.match(identity, data).length
+        self._sessions.shrink_to(most - new)
+        over = max(tree.token_count + new - most, 0)
+        return data[: max(count - over, 0) * TOKEN_BYTES]
+
+    def _end_covered(self, key: CacheKey) -> None:
+        """Remove sessions without a name whose tokens a session holds as well."""
+        covered = [
+            other
+            for segment in self._sessions.ranking.tree.end_of(key).path()
+            for other in segment.holders
+            if other != key and other.namespace == NAMESPACE
+        ]
+        for other in covered:
+            if self._sessions.may_end(other):
+                self._sessions.remove(other)
+
+    def _opened(self, entry: KVCacheEntry) -> tuple[CacheKey, Session]:
+        if not isinstance(entry, KVCacheEntry) or not isinstance(entry.keeper, SessionKeeper):
+            raise InvalidArgumentError(f"entry must come from open_session, unlike {entry!r}")
+        key = entry.keeper.key
+        session = self._sessions.require(key) if key in self._sessions else None
+        if session is None or session.entry is not entry:
+            raise EntryRemovedError(
+                f"the entry of session {entry.session_id!r} was closed, removed or evicted"
+            )
+        if not session.is_open:
+            raise InvalidArgumentError(
+                f"session {entry.session_id!r} is not open: only what open_session returned "
+                "can be closed"
+            )
+        return key, session
+
+    # -- figures and checks --------------------------------------------------------------
+
+    def stats(self) -> PrefixStats:
+        """Return the figures of prefix reuse."""
+        return PrefixStats(
+            lookups=self._lookups,
+            tokens_asked=self._tokens_asked,
+            tokens_reused=sum(self._reused.values()),
+            tokens_by_source=MappingProxyType(dict(self._reused)),
+            tokens_held=self._sessions.ranking.tree.token_count,
+        )
+
+    def _identity(self, options: OpenOptions) -> Identity:
+        for name, text in ("model_id", options.model_id), ("salt", options.salt):
+            if not isinstance(text, str):
+                raise InvalidArgumentError(f"{name} must be a str, not {text!r}")
+        layout = self._layout if options.layout is None else options.layout
+        if layout is None:
+            raise InvalidLayoutError(
+                "no layout: pass one, or give the manager one for all its entries"
+            )
+        if not isinstance(layout, KVLayout):
+            raise InvalidLayoutError(f"layout must be a KVLayout, not {layout!r}")
+        return Identity(options.model_id, options.salt, layout)
+
+    def _room(self, count: int, most: int | None) -> int:
+        if most is None:
+            return max(1 << count.bit_length(), _LEAST_ROOM)
+        room = whole_number("max_context_length", most, InvalidLayoutError, least=1)
+        if room < count:
+            raise ContextOverflowError(f"{count} tokens do not fit max_context_length = {room}")
+        return room
+
+    def _own(self, key: CacheKey) -> Session | None:
+        """Return the session of a key, which must be one that was closed; None if there is none."""
+        check_key(key)
+        if key not in self._sessions:
+            return None
+        session = self._sessions.require(key)
+        if session.is_open:
+            raise CacheInUseError(f"session {key!s} is open: close it first, or remove its entry")
+        if session.identity is None:
+            raise EntryExistsError(
+                f"{key!s} has an entry whose tokens are not known: it was not made by open_session"
+            )
+        return session
+
+    def _new_key(self) -> CacheKey:
+        while (key := CacheKey(NAMESPACE, next(self._numbers))) in self._sessions:
+            pass
+        return key

@@ -1,0 +1,373 @@
+"""`PrefixTree`: which session holds which tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator
+from typing import Final, NamedTuple
+
+from kvpool.errors import IntegrityError
+from kvpool.eviction import EvictionPolicy
+from kvpool.layout import KVLayout
+from kvpool.prefix._segment import Segment
+from kvpool.prefix._tokens import TOKEN_BYTES, common_bytes
+
+__all__ = ["Cut", "Identity", "Match", "PrefixTree"]
+
+
+class Identity(NamedTuple):
+    """What has to be equal for two sessions to share keys and values of equal tokens.
+
+    Parameters
+    ----------
+    model_id : str
+        Weights, adapter and revision.
+    salt : str
+        Of the tenant.
+    layout : KVLayout
+    """
+
+    model_id: str
+    salt: str
+    layout: KVLayout
+
+    @property
+    def token_nbytes(self) -> int:
+        """Bytes of keys and values of one token."""
+        return self.layout.bytes_per_token
+
+
+class Match(NamedTuple):
+    """The longest prefix of some tokens that sessions hold.
+
+    Parameters
+    ----------
+    segment : Segment or None
+        The deepest one that has some of the tokens; None if there is no such prefix.
+    length : int
+        Tokens of the prefix; it may end inside of the segment.
+    """
+
+    segment: Segment | None
+    length: int
+
+
+_NO_MATCH: Final = Match(None, 0)
+
+
+class Cut(NamedTuple):
+    """Tokens to be dropped: those of a segment from a position on.
+
+    Parameters
+    ----------
+    segment : Segment
+    end : int
+        The position; the start of the segment if all of it goes.
+    """
+
+    segment: Segment
+    end: int
+
+
+class PrefixTree:
+    """A radix tree over the tokens of sessions. Not thread-safe.
+
+    Every session in the tree holds all tokens from the root to the end of one segment. A segment
+    is there as long as a session holds it: a leaf has at least one session that ends with it.
+
+    Parameters
+    ----------
+    policy : EvictionPolicy
+        Is told of every segment, and of every use of one.
+    chunk_tokens : int
+        Tokens are dropped down to multiples of this.
+
+    Attributes
+    ----------
+    token_count : int
+        Tokens of all segments; those that several sessions hold count once.
+    """
+
+    def __init__(self, policy: EvictionPolicy, chunk_tokens: int) -> None:
+        self.token_count = 0
+        self._policy = policy
+        self._chunk_tokens = chunk_tokens
+        self._roots: dict[Identity, Segment] = {}
+        self._identities: dict[Segment, Identity] = {}  # of the roots
+        self._end_of: dict[Hashable, Segment] = {}
+        self._segments: set[Segment] = set()
+
+    # -- looking -------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._end_of)
+
+    def __contains__(self, key: Hashable) -> bool:
+        return key in self._end_of
+
+    @property
+    def segments(self) -> set[Segment]:
+        """All segments, without the roots."""
+        return self._segments
+
+    def end_of(self, key: Hashable) -> Segment:
+        """Return the segment that the tokens of a session end with."""
+        return self._end_of[key]
+
+    def tokens_of(self, key: Hashable) -> bytes:
+        """Return the tokens that a session holds."""
+        return b"".join([segment.tokens for segment in self._end_of[key].path()][::-1])
+
+    def match(self, identity: Identity, tokens: bytes) -> Match:
+        """Find the longest prefix of some tokens that sessions hold; a look, not a use.
+
+        It takes as long as comparing the prefix, however many sessions there are.
+
+        Parameters
+        ----------
+        identity : Identity
+        tokens : bytes
+            See `token_bytes`.
+        """
+        segment = self._roots.get(identity)
+        if segment is None:
+            return _NO_MATCH
+        at, end = 0, len(tokens)
+        while at < end:
+            child = segment.children.get(tokens[at : at + TOKEN_BYTES])
+            if child is None:
+                break
+            segment = child
+            if not tokens.startswith(child.tokens, at):
+                at += common_bytes(child.tokens, tokens, at)
+                break
+            at += len(child.tokens)
+        return Match(segment, at // TOKEN_BYTES) if at else _NO_MATCH
+
+    def holder(self, segment: Segment) -> Hashable:
+        """Return the key of a session that holds a segment; if possible of one that ends there."""
+        while not segment.holders:
+            segment = next(iter(segment.children.values()))
+        return segment.holders[0]
+
+    # -- sessions ------------------------------------------------------------------------
+
+    def hold(self, key: Hashable, identity: Identity, tokens: bytes, used: int = 0) -> None:
+        """Let a session hold these tokens, and no others; a use of them.
+
+        Parameters
+        ----------
+        key : hashable
+        identity : Identity
+        tokens : bytes
+            At least one token; see `token_bytes`.
+        used : int, default 0
+            The use of this many first tokens was counted before.
+        """
+        segment, new = self._insert(self._root(identity), tokens)
+        before = self._end_of.get(key)
+        if before is not segment:
+            segment.holders.append(key)
+            self._end_of[key] = segment
+        for known in segment.path():  # the last first, so that of these it is evicted first
+            if known.end <= used:
+                break
+            if known is not new:
+                self._policy.touch(known)
+        if new is not None:
+            self._policy.admit(new, new.nbytes)
+        if before is not None and before is not segment:
+            before.holders.remove(key)
+            self._prune(before)
+
+    def touch(self, key: Hashable) -> None:
+        """Count a use of all tokens of a session."""
+        for segment in self._end_of[key].path():
+            self._policy.touch(segment)
+
+    def drop(self, key: Hashable) -> None:
+        """Forget a session; the segments that only it held go."""
+        segment = self._end_of.pop(key)
+        segment.holders.remove(key)
+        self._prune(segment)
+
+    def rename(self, key: Hashable, new_key: Hashable) -> None:
+        """Give a session another key."""
+        segment = self._end_of.pop(key)
+        segment.holders[segment.holders.index(key)] = new_key
+        self._end_of[new_key] = segment
+
+    # -- eviction ------------------------------------------------------------------------
+
+    def cuts(
+        self,
+        segment: Segment,
+        need: Callable[[Segment], int],
+        may_end: Callable[[Hashable], bool],
+        planned: dict[Segment, int],
+        stuck: set[Segment],
+    ) -> Iterator[Cut]:
+        """Yield what can be dropped of a segment and of all behind it, the tails first.
+
+        Parameters
+        ----------
+        segment : Segment
+        need : callable
+            Returns how many tokens of a segment are needed; asked anew before each one.
+        may_end : callable
+            Tells whether the tokens of a session may be dropped.
+        planned : dict of Segment to int
+            Where earlier cuts end. Each one that is yielded is added.
+        stuck : set of Segment
+            Those that cannot be dropped. New ones are added.
+        """
+        waiting = [segment]
+        while waiting:
+            last = waiting[-1]
+            if last in stuck or planned.get(last) == last.start:
+                waiting.pop()
+                continue
+            behind = [
+                child for child in last.children.values() if planned.get(child) != child.start
+            ]
+            if any(child in stuck for child in behind) or not all(map(may_end, last.holders)):
+                stuck.add(last)
+            if last in stuck and not any(child not in stuck for child in behind):
+                waiting.pop()
+            elif behind:
+                waiting += [child for child in behind if child not in stuck]
+            else:
+                waiting.pop()
+                end = planned.get(last, last.end)
+                kept = max(end - need(last), 0) // self._chunk_tokens * self._chunk_tokens
+                planned[last] = end = max(kept, last.start)
+                yield Cut(last, end)
+
+    def cut(self, cut: Cut) -> tuple[list[Hashable], list[Hashable]]:
+        """Drop the tail of a leaf.
+
+        Returns
+        -------
+        shortened : list
+            The keys of sessions that hold the tokens before the cut from now on.
+        covered : list
+            The keys of sessions whose tokens before the cut are held by others as well, or that
+            have none left. They still hold the leaf: it goes with the last of them.
+        """
+        segment, end = cut
+        if end > segment.start:
+            self._policy.resize(segment, (end - segment.start) * segment.token_nbytes)
+            self.token_count -= segment.end - end
+            segment.cut(end)
+            return list(segment.holders), []
+        parent = segment.parent
+        holders = list(segment.holders)
+        if parent is None or parent.parent is None or parent.holders or len(parent.children) > 1:
+            return [], holders
+        heir = holders[0]
+        parent.holders.append(heir)
+        self._end_of[heir] = parent
+        segment.holders.remove(heir)
+        self._prune(segment)
+        return [heir], holders[1:]
+
+    # -- the whole -----------------------------------------------------------------------
+
+    def clear(self) -> None:
+        """Forget all sessions, without telling the policy."""
+        self._roots.clear()
+        self._identities.clear()
+        self._end_of.clear()
+        self._segments.clear()
+        self.token_count = 0
+
+    def check_integrity(self) -> None:
+        """Prove that segments, sessions and the number of tokens agree.
+
+        Raises
+        ------
+        IntegrityError
+            They do not agree; the text says where.
+        """
+        found = set(self._walk())
+        ends: dict[Hashable, Segment] = {}
+        for segment in found:
+            if not segment.children and not segment.holders:
+                raise IntegrityError(f"no session holds {segment}")
+            for key in segment.holders:
+                if key in ends:
+                    raise IntegrityError(f"{key!s} ends with two segments")
+                ends[key] = segment
+        if found != self._segments:
+            odd = found ^ self._segments
+            raise IntegrityError(f"the tree has other segments than it knows: {odd}")
+        if ends != self._end_of or any(root.holders for root in self._identities):
+            raise IntegrityError(f"sessions end elsewhere: {ends.keys() ^ self._end_of.keys()}")
+        tokens = sum(segment.token_count for segment in found)
+        if tokens != self.token_count:
+            raise IntegrityError(f"{tokens} tokens are held, {self.token_count} are counted")
+
+    # -- inside --------------------------------------------------------------------------
+
+    def _root(self, identity: Identity) -> Segment:
+        root = self._roots.get(identity)
+        if root is None:
+            root = Segment.root(identity, identity.token_nbytes, self._chunk_tokens)
+            self._roots[identity] = root
+            self._identities[root] = identity
+        return root
+
+    def _walk(self) -> Iterator[Segment]:
+        """Yield every segment behind the roots; raise IntegrityError where one is not in place."""
+        waiting = list(self._roots.values())
+        while waiting:
+            segment = waiting.pop()
+            for first, child in segment.children.items():
+                if child.parent is not segment or child.start != segment.end:
+                    raise IntegrityError(f"{child} is not behind {segment}")
+                if not child.tokens.startswith(first):
+                    raise IntegrityError(f"{child} is not where its first token says")
+                yield child
+                waiting.append(child)
+
+    def _insert(self, root: Segment, tokens: bytes) -> tuple[Segment, Segment | None]:
+        """Return the segment that some tokens end with, and the same one again if it is new."""
+        segment, at, end = root, 0, len(tokens)
+        while at < end:
+            first = tokens[at : at + TOKEN_BYTES]
+            child = segment.children.get(first)
+            if child is None:
+                new = Segment(segment, tokens[at:], root.token_nbytes, self._chunk_tokens)
+                segment.children[first] = new
+                self._segments.add(new)
+                self.token_count += new.token_count
+                return new, new
+            if tokens.startswith(child.tokens, at):
+                segment = child
+            else:
+                segment = self._split(child, common_bytes(child.tokens, tokens, at))
+            at += len(segment.tokens)
+        return segment, None
+
+    def _split(self, tail: Segment, nbytes: int) -> Segment:
+        """Split a segment after so many bytes of tokens; return the first part."""
+        parent, tokens = tail.parent, tail.tokens
+        head = Segment(parent, tokens[:nbytes], tail.token_nbytes, self._chunk_tokens)
+        if parent is not None:
+            parent.children[tokens[:TOKEN_BYTES]] = head
+        head.children[tokens[nbytes : nbytes + TOKEN_BYTES]] = tail
+        tail.tokens, tail.start, tail.parent = tokens[nbytes:], head.end, head
+        self._segments.add(head)
+        self._policy.split(tail, head, tail.nbytes, head.nbytes)
+        return head
+
+    def _prune(self, segment: Segment) -> None:
+        """Remove a segment that no session holds, and those before it."""
+        while segment.parent is not None and not segment.children and not segment.holders:
+            parent = segment.parent
+            del parent.children[segment.tokens[:TOKEN_BYTES]]
+            self._segments.remove(segment)
+            self.token_count -= segment.token_count
+            self._policy.remove(segment)
+            segment = parent
+        if segment.parent is None and not segment.children:  # so that identities do not pile up
+            del self._roots[self._identities.pop(segment)]
