@@ -635,7 +635,12 @@ class KVCacheEntry(PoolEntry, ForkAware):
         return self._keeper.fork(self, session_id)
 
     def fork_for(
-        self, session_id: str, keeper: Keeper, room: Room, token_count: int | None = None
+        self,
+        session_id: str,
+        keeper: Keeper,
+        room: Room,
+        token_count: int | None = None,
+        max_context_length: int = 0,
     ) -> KVCacheEntry:
         """Make a fork as `fork` does, for a keeper that takes it in.
 
@@ -648,7 +653,10 @@ class KVCacheEntry(PoolEntry, ForkAware):
         room : Room
             Where the bytes come from that cannot be shared.
         token_count : int, optional
-            At most so many tokens are forked, the first ones. [default: all that all layers hold]
+            The most tokens to fork: the first ones. [default: all that all layers hold]
+        max_context_length : int, default 0
+            Tokens that the fork has room for at least. If they are more than this entry has room
+            for, the tokens are copied.
 
         Raises
         ------
@@ -663,9 +671,11 @@ class KVCacheEntry(PoolEntry, ForkAware):
                 held = min(token_count, held)
             try:
                 geometry = self._geometry
+                if max_context_length > geometry.max_context_length:
+                    geometry = self.layout.geometry(max_context_length, self.pool.granule)
                 end = held * geometry.token_stride
                 try:
-                    shared = self.pool.fork(self.block, end)
+                    shared = self.pool.fork(self.block, end) if geometry is self._geometry else None
                 except StaleBlockError:
                     raise self._gone() from None
                 block, shown = shared or (room.reserve(geometry, end), end)
@@ -674,7 +684,7 @@ class KVCacheEntry(PoolEntry, ForkAware):
                         room.commit(block, shown, end)
                     child = KVCacheEntry(self.pool, block, session_id, geometry, keeper)
                     inherited = 0 if shared is None else shown // geometry.token_stride
-                    child._begin_with(root, held, inherited)
+                    child._begin_with(root, self._geometry, held, inherited)
                     self._note_use()
                 except BaseException:
                     room.give_up(block)
@@ -685,15 +695,15 @@ class KVCacheEntry(PoolEntry, ForkAware):
             self.pool.count_copied_fork()
         return child
 
-    def _begin_with(self, root: Bytes, count: int, inherited: int) -> None:
-        """Hold the first tokens of an entry whose bytes these are.
+    def _begin_with(self, root: Bytes, geometry: EntryGeometry, count: int, inherited: int) -> None:
+        """Hold the first tokens of an entry whose bytes and geometry these are.
 
         The block of this entry shows the first `inherited` of them already.
         """
         if inherited < count:
             place = inherited, count - inherited
             target = self._geometry.full_view(self._lease(), *place)
-            target[...] = self._geometry.full_view(root, *place)
+            target[...] = geometry.full_view(root, *place)
             self.pool.trim_parent(self.block)
         self._tokens.extend(count)
 

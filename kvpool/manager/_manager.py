@@ -446,7 +446,7 @@ class KVCacheManager(Closing, ForkAware):
         ttl : float, optional
             Seconds for which the session stays without being used; by default the manager's.
         min_left : int, default 1
-            At least so many of the last tokens are left to compute: a model needs the logits of
+            How many of the last tokens are left to compute at least: a model needs the logits of
             the last one.
 
         Returns

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from kvpool._checks import whole_number
 from kvpool.cache_key import CacheKey
-from kvpool.entry import KVCacheEntry
+from kvpool.entry import KVCacheEntry, PoolEntry
 from kvpool.errors import (
     CacheInUseError,
     ContextOverflowError,
@@ -29,9 +29,9 @@ from kvpool.stats import PrefixStats
 
 __all__ = ["OpenOptions", "OpenedSession", "Reuse", "Source"]
 
-Source = Literal["new", "continued", "forked", "copied"]
-"""Where the first tokens of a session come from: from nowhere, from an earlier turn of it or of a
-session without a name, from pages shared with another one, or from a copy of its bytes."""
+Source = Literal["continued", "forked", "copied"]
+"""Where the first tokens of a session come from: from an earlier turn of it or of a session without
+a name, from pages shared with another one, or from a copy of its bytes."""
 
 NAMESPACE = "prefix"
 """Namespace of the keys of sessions that are opened without a key."""
@@ -77,7 +77,7 @@ class _Asked(NamedTuple):
     room : int
         Tokens that the entry is to have room for.
     is_room_free : bool
-        Whether nobody named a limit: then less room will do, if the tokens fit.
+        Whether the caller named no limit: then less room will do, if the tokens fit.
     ttl : float or None
     """
 
@@ -115,7 +115,7 @@ class Reuse:
         self._most_tokens = most_tokens
         self._numbers = itertools.count(1)
         self._lookups = self._tokens_asked = 0
-        self._reused = dict.fromkeys(get_args(Source), 0)
+        self._reused: dict[str, int] = dict.fromkeys(("continued", "forked", "copied"), 0)
 
     # -- opening -------------------------------------------------------------------------
 
@@ -142,12 +142,13 @@ class Reuse:
             self._sessions.ranking.hold(new_key, asked.identity, session.tokens)
         self._lookups += 1
         self._tokens_asked += count
-        self._reused[source] += reused
+        if source is not None:
+            self._reused[source] += reused
         return OpenedSession(entry, count - reused)
 
     def _begin(
         self, key: CacheKey | None, own: Session | None, asked: _Asked
-    ) -> tuple[CacheKey, KVCacheEntry, Source]:
+    ) -> tuple[CacheKey, KVCacheEntry, Source | None]:
         """Find or make the entry of a session, which holds the first of the tokens asked for."""
         holder, length = self._longest(asked)
         if key is not None and own is not None:
@@ -156,24 +157,27 @@ class Reuse:
                 if kept and kept >= length:
                     return key, self._continued(key, key, kept, asked), "continued"
             made, entry, source = self._begin(None, None, asked)
-            self._sessions.pass_on(key, self._new_key())  # others may begin with its tokens
+            pins, own.pins = own.pins, 0
+            if key in self._sessions:  # it was not evicted for the new one
+                self._sessions.pass_on(key, self._new_key())  # others may begin with its tokens
             entry = self._sessions.pass_on(made, key)
-            self._sessions.require(key).pins, own.pins = own.pins, 0
+            self._sessions.require(key).pins = pins
             return key, entry, source
         new_key = self._new_key() if key is None else key
         if holder is None:
             room, layout = asked.room, asked.identity.layout
-            return new_key, self._sessions.create(new_key, room, layout, asked.ttl), "new"
+            return new_key, self._sessions.create(new_key, room, layout, asked.ttl), None
         session = self._sessions.require(holder)
         is_whole = length == len(session.tokens) // TOKEN_BYTES
         if is_whole and holder.namespace == NAMESPACE and self._sessions.may_end(holder):
             return new_key, self._continued(holder, new_key, length, asked), "continued"
-        fork = self._sessions.fork(holder, new_key, asked.ttl, token_count=length)
-        try:
-            self._grow(new_key, fork, asked)
-        except BaseException:
-            self._sessions.remove(new_key)
-            raise
+        fork = self._sessions.fork(
+            holder,
+            new_key,
+            asked.ttl,
+            token_count=length,
+            max_context_length=asked.least_room if asked.is_room_free else asked.room,
+        )
         return new_key, fork, "forked" if fork.block.is_fork else "copied"
 
     def _longest(self, asked: _Asked) -> tuple[CacheKey | None, int]:
@@ -199,17 +203,13 @@ class Reuse:
     ) -> KVCacheEntry:
         """Go on with a session from one of its tokens, under a new key or the same."""
         entry = self._sessions.cache_entry(key)
-        self._grow(key, entry, asked)
+        if not asked.is_room_free or entry.max_context_length < asked.least_room:
+            self._sessions.grow(key, entry, asked.room)
         if entry.token_count > length:
             entry.drop(length)
         if asked.ttl is not None:
             self._sessions.set_ttl(key, check_ttl(asked.ttl))
         return self._sessions.pass_on(key, new_key)
-
-    def _grow(self, key: CacheKey, entry: KVCacheEntry, asked: _Asked) -> None:
-        """Give an entry room for the tokens asked for; as little as they need, without a limit."""
-        if not asked.is_room_free or entry.max_context_length < asked.least_room:
-            self._sessions.grow(key, entry, asked.room)
 
     # -- closing -------------------------------------------------------------------------
 
@@ -252,7 +252,7 @@ class Reuse:
         """Remove sessions without a name whose tokens a session holds as well."""
         covered = [
             other
-            for segment in self._sessions.ranking.tree.end_of(key).path()
+            for segment in self._sessions.ranking.tree.ends[key].path()
             for other in segment.holders
             if other != key and other.namespace == NAMESPACE
         ]
@@ -260,8 +260,8 @@ class Reuse:
             if self._sessions.may_end(other):
                 self._sessions.remove(other)
 
-    def _opened(self, entry: KVCacheEntry) -> tuple[CacheKey, Session]:
-        if not isinstance(entry, KVCacheEntry) or not isinstance(entry.keeper, SessionKeeper):
+    def _opened(self, entry: object) -> tuple[CacheKey, Session]:
+        if not isinstance(entry, PoolEntry) or not isinstance(entry.keeper, SessionKeeper):
             raise InvalidArgumentError(f"entry must come from open_session, unlike {entry!r}")
         key = entry.keeper.key
         session = self._sessions.require(key) if key in self._sessions else None

@@ -29,7 +29,7 @@ class Session:
     pins : int
         How often it was pinned more than unpinned; while this is not 0, it is not evicted.
     identity : Identity or None
-        Of the tokens; None if nobody told which tokens the session holds.
+        Of the tokens; None if the tokens of the session are not known.
     tokens : bytes
         Tokens that the session holds, as far as it is known.
     is_open : bool

@@ -138,7 +138,10 @@ class Sessions:
                 session.entry.use_noted = False
                 used.append((session.entry.last_use, key))
         for _, key in sorted(used):
-            self.ranking.touch(key)
+            if (
+                key not in self.ranking.tree.ends
+            ):  # there, uses are counted when a session is opened
+                self.ranking.touch(key)
 
     # -- which sessions there are --------------------------------------------------------
 
@@ -267,7 +270,7 @@ class Sessions:
         if key in self._by_key:
             raise self._exists(key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
-        if self.ranking.tree:
+        if self.ranking.tree.ends:
             self.shrink(self._pool.charge(size))
         offered: dict[MemoryBlock, CacheKey] = {}
         deallocations = self._departures.begin(self.ranking.reason)
@@ -297,6 +300,7 @@ class Sessions:
         ttl: float | None,
         of: PoolEntry | None = None,
         token_count: int | None = None,
+        max_context_length: int = 0,
     ) -> KVCacheEntry:
         """Make a session that begins with the tokens of another.
 
@@ -307,7 +311,9 @@ class Sessions:
         of : PoolEntry, optional
             The entry that the key must have.
         token_count : int, optional
-            At most so many tokens are forked.
+            The most tokens to fork.
+        max_context_length : int, default 0
+            Tokens that the fork has room for at least.
 
         Raises
         ------
@@ -324,7 +330,7 @@ class Sessions:
             raise self._exists(new_key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
         keeper = self._keeper_of(new_key, self._allocations + 1)
-        child = parent.fork_for(str(new_key), keeper, self, token_count)
+        child = parent.fork_for(str(new_key), keeper, self, token_count, max_context_length)
         try:
             self._let_in(new_key, child, seconds)
         except BaseException:  # from the policy, which is not ours
@@ -335,7 +341,7 @@ class Sessions:
     def pass_on(self, key: CacheKey, new_key: CacheKey) -> KVCacheEntry:
         """Give a session a new entry over the same bytes, under the same key or another.
 
-        The old entry refuses every later call, so that nobody writes to it unseen.
+        The old entry refuses every later call, so that no caller writes to it unseen.
         """
         session = self._by_key[key]
         old = self.cache_entry(key)
@@ -343,7 +349,7 @@ class Sessions:
         self._passed = old, new
         session.entry = new
         if new_key != key:
-            if key in self.ranking.tree:
+            if key in self.ranking.tree.ends:
                 self.ranking.tree.rename(key, new_key)
             else:
                 self.ranking.remove(key)
@@ -366,7 +372,7 @@ class Sessions:
             self._expiry.add(key, session.deadline)
 
     def grow(self, key: CacheKey, entry: KVCacheEntry, max_context_length: int) -> None:
-        """Give an entry room for so many tokens, unless it has it."""
+        """Give an entry room for at least `max_context_length` tokens, unless it has it."""
         geometry = entry.layout.geometry(max_context_length, self._granule)
         if geometry.max_context_length > entry.max_context_length:
             self._grow(key, entry, geometry)
@@ -388,10 +394,10 @@ class Sessions:
         """Note the entry of a new session. If the policy raises, it is not noted."""
         session = Session(entry, ttl, self._allocations + 1)
         try:
-            self.ranking.admit(key, entry.block.size)
+            self.ranking.policy.admit(key, entry.block.size)
         except BaseException:
             with contextlib.suppress(Exception):
-                self.ranking.remove(key)  # it may know the key already
+                self.ranking.policy.remove(key)  # it may know the key already
             raise
         self._by_key[key] = session
         if ttl < math.inf:
@@ -409,7 +415,7 @@ class Sessions:
         committed : int, default 0
             Bytes at the start of each stripe to be committed as well.
         """
-        if committed and self.ranking.tree:
+        if committed and self.ranking.tree.ends:
             self.shrink(self._pool.cost(geometry, committed // geometry.token_stride))
         offered: dict[MemoryBlock, CacheKey] = {}
         deallocations = self._departures.begin(self.ranking.reason)
@@ -452,7 +458,7 @@ class Sessions:
 
     def make_room(self, nbytes: int) -> list[CacheKey]:
         """Evict in the order of the policy until `nbytes` may be used; return the keys."""
-        ended = self.shrink(nbytes) if self.ranking.tree else []
+        ended = self.shrink(nbytes) if self.ranking.tree.ends else []
         offered: dict[MemoryBlock, CacheKey] = {}
         deallocations = self._departures.begin(self.ranking.reason)
         try:
@@ -486,12 +492,11 @@ class Sessions:
         return ended
 
     def shrink_to(self, tokens: int) -> None:
-        """Drop tails of held tokens until at most so many are held, as far as that is possible."""
-        while (missing := self.ranking.tree.token_count - tokens) > 0:
+        """Drop tails of held tokens until at most `tokens` are held, as far as possible."""
+        missing = self.ranking.tree.token_count - max(tokens, 0)
+        if missing > 0:
             plan = self.ranking.plan(missing, self._charged, self.may_end, by_tokens=True)
-            if plan is None:
-                break
-            self._carry_out(plan)
+            self._carry_out(plan or [])
 
     def _charged(self, key: CacheKey) -> int:
         return self._by_key[key].entry.block.charged
@@ -505,8 +510,9 @@ class Sessions:
         """Do what `Ranking.plan` chose; return the keys of the sessions that ended."""
         ended: list[CacheKey] = []
         for step in plan:
-            gone = [step]
-            if isinstance(step, Cut):
+            if isinstance(step, CacheKey):
+                gone = [step]
+            else:
                 shortened, gone = self.ranking.tree.cut(step)
                 for key in shortened:
                     self.cache_entry(key).drop(step.end)
@@ -561,7 +567,7 @@ class Sessions:
             if not isinstance(key, CacheKey) or key not in self._by_key:
                 raise self._broken(f"yields {key!s}, which has no entry")
             session = self._by_key[key]
-            if session.is_evictable:
+            if not (session.pins or session.is_open):
                 block = session.entry.block
                 if block in offered:
                     raise self._broken(f"yields {key!s} twice")
@@ -688,7 +694,7 @@ class Sessions:
         """
         self.ranking.check_integrity(self._by_key.keys())
         for key, session in self._by_key.items():
-            held = session.held if key in self.ranking.tree else None
+            held = session.held if key in self.ranking.tree.ends else None
             if held is not None and self.ranking.tree.tokens_of(key) != held[1]:
                 raise IntegrityError(f"the prefix tree has other tokens of {key!s} than it holds")
         for key, session in self._by_key.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
+from kvpool.cache_key import CacheKey
 from kvpool.errors import BrokenPluginError, IntegrityError
 from kvpool.eviction import EvictionPolicy, EvictionReason
 from kvpool.prefix._segment import Segment
@@ -28,50 +29,48 @@ class Ranking:
     ----------
     policy : EvictionPolicy
     tree : PrefixTree
+    reason : EvictionReason
+        The reason of evictions that the policy chose.
     """
 
     def __init__(self, policy: EvictionPolicy, chunk_tokens: int) -> None:
         self.policy = policy
         self.tree = PrefixTree(policy, chunk_tokens)
-
-    @property
-    def reason(self) -> EvictionReason:
-        """The reason of evictions that the policy chose."""
-        return self.policy.reason
+        self.reason: EvictionReason = policy.reason
 
     # -- sessions ------------------------------------------------------------------------
 
-    def admit(self, key: Hashable, nbytes: int) -> None:
+    def admit(self, key: CacheKey, nbytes: int) -> None:
         """Rank a new session, whose tokens are not known; see `EvictionPolicy.admit`."""
         self.policy.admit(key, nbytes)
 
-    def touch(self, key: Hashable) -> None:
+    def touch(self, key: CacheKey) -> None:
         """Count a use of a session."""
-        if key in self.tree:
+        if key in self.tree.ends:
             self.tree.touch(key)
         else:
             self.policy.touch(key)
 
-    def resize(self, key: Hashable, nbytes: int) -> None:
+    def resize(self, key: CacheKey, nbytes: int) -> None:
         """Note that a session now holds `nbytes` bytes."""
-        if key not in self.tree:
+        if key not in self.tree.ends:
             self.policy.resize(key, nbytes)
 
-    def remove(self, key: Hashable) -> None:
+    def remove(self, key: CacheKey) -> None:
         """Forget a session."""
-        if key in self.tree:
+        if key in self.tree.ends:
             self.tree.drop(key)
         else:
             self.policy.remove(key)
 
-    def hold(self, key: Hashable, identity: Identity, tokens: bytes, used: int = 0) -> None:
+    def hold(self, key: CacheKey, identity: Identity, tokens: bytes, used: int = 0) -> None:
         """Let the tokens of a session be known: from now on its segments are ranked."""
-        is_known = key in self.tree
+        is_known = key in self.tree.ends
         self.tree.hold(key, identity, tokens, used)
         if not is_known:
             self.policy.remove(key)
 
-    def forget(self, key: Hashable, nbytes: int) -> None:
+    def forget(self, key: CacheKey, nbytes: int) -> None:
         """Let the tokens of a session not be known any more: it is ranked as one again."""
         self.tree.drop(key)
         self.policy.admit(key, nbytes)
@@ -88,6 +87,9 @@ class Ranking:
         BrokenPluginError
             The policy yields a segment that is not in the tree.
         """
+        return self._whole_sessions() if self.tree.segments else self.policy.victims()
+
+    def _whole_sessions(self) -> Iterator[Hashable]:
         for item in self.policy.victims():
             if isinstance(item, Segment):
                 self._require(item)
@@ -98,11 +100,11 @@ class Ranking:
     def plan(
         self,
         need: int,
-        size_of: Callable[[Hashable], int],
-        may_end: Callable[[Hashable], bool],
+        size_of: Callable[[CacheKey], int],
+        may_end: Callable[[CacheKey], bool],
         *,
         by_tokens: bool = False,
-    ) -> list[Cut | Hashable] | None:
+    ) -> list[Cut | CacheKey] | None:
         """Choose what to evict; nothing is changed.
 
         Parameters
@@ -114,7 +116,8 @@ class Ranking:
         may_end : callable
             Tells whether a session may be evicted.
         by_tokens : bool, default False
-            Whether `need` is a number of tokens. Then sessions outside of the tree stay.
+            Whether `need` is a number of tokens. Then sessions outside of the tree stay, and
+            what is not enough is chosen all the same.
 
         Returns
         -------
@@ -122,7 +125,7 @@ class Ranking:
             In the order in which they are to be done; None if it is not enough. A tail that
             several sessions hold frees more, and one that is shared with a fork less.
         """
-        chosen: list[Cut | Hashable] = []
+        chosen: list[Cut | CacheKey] = []
         ends: dict[Segment, int] = {}
         stuck: set[Segment] = set()
         missing = need
@@ -134,6 +137,8 @@ class Ranking:
             if missing <= 0:
                 break
             if not isinstance(item, Segment):
+                if not isinstance(item, CacheKey):
+                    raise self._broken(item)
                 if not by_tokens and may_end(item):
                     chosen.append(item)
                     missing -= size_of(item)
@@ -145,21 +150,24 @@ class Ranking:
                 missing -= tokens if by_tokens else tokens * cut.segment.token_nbytes
                 if missing <= 0:
                     break
-        return chosen if missing <= 0 else None
+        return chosen if missing <= 0 or by_tokens else None
 
     def _require(self, segment: Segment) -> None:
         if segment not in self.tree.segments:
-            raise BrokenPluginError(
-                f"the eviction policy {type(self.policy).__name__} yields {segment}, which is "
-                "not in the pool; nothing was evicted"
-            )
+            raise self._broken(segment)
+
+    def _broken(self, item: object) -> BrokenPluginError:
+        return BrokenPluginError(
+            f"the eviction policy {type(self.policy).__name__} yields {item}, which is not in the "
+            "pool; nothing was evicted"
+        )
 
     # -- the whole -----------------------------------------------------------------------
 
     def restore(
         self,
-        sessions: Iterable[tuple[Hashable, int]],
-        held: Iterable[tuple[Hashable, Identity, bytes]],
+        sessions: Iterable[tuple[CacheKey, int]],
+        held: Iterable[tuple[CacheKey, Identity, bytes]],
     ) -> None:
         """Rank these sessions, and no others, after a call that did not end.
 
@@ -181,7 +189,7 @@ class Ranking:
         for key, identity, tokens in held:
             self.tree.hold(key, identity, tokens)
 
-    def check_integrity(self, keys: AbstractSet[Hashable]) -> None:
+    def check_integrity(self, keys: AbstractSet[CacheKey]) -> None:
         """Prove that the policy ranks the sessions with these keys, or their segments.
 
         Raises
@@ -191,7 +199,7 @@ class Ranking:
         """
         self.tree.check_integrity()
         ranked = list(self.policy.victims())
-        wanted = {key for key in keys if key not in self.tree} | self.tree.segments
+        wanted = {key for key in keys if key not in self.tree.ends} | self.tree.segments
         if len(ranked) != len(wanted) or set(ranked) != wanted:
             odd = set(ranked) ^ wanted
             raise IntegrityError(f"the policy ranks {len(ranked)} items; it is wrong on {odd}")

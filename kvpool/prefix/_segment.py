@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Hashable, Iterator
 from typing import Final
 
+from kvpool.cache_key import CacheKey
 from kvpool.prefix._tokens import TOKEN_BYTES
 
 __all__ = ["Segment"]
@@ -61,7 +62,7 @@ class Segment:
         self.token_nbytes = token_nbytes
         self.chunk_tokens = chunk_tokens
         self.children: dict[bytes, Segment] = {}
-        self.holders: list[Hashable] = []
+        self.holders: list[CacheKey] = []
         self._checksum: int | None = None  # of the sequence up to the end
 
     @classmethod

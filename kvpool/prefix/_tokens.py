@@ -43,6 +43,8 @@ def token_bytes(tokens: Any) -> bytes:
         raise InvalidTokensError(f"token ids must be whole numbers: {error}") from None
     if array.size == 0 and array.ndim == 1:
         return b""
+    if array.ndim == 0:
+        raise InvalidTokensError(f"token ids must be a sequence of whole numbers, not {tokens!r}")
     if array.ndim != 1:
         raise InvalidTokensError(
             f"token ids must have one dimension, not the shape {array.shape}: "

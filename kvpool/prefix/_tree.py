@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
+from kvpool.cache_key import CacheKey
 from kvpool.errors import IntegrityError
 from kvpool.eviction import EvictionPolicy
 from kvpool.layout import KVLayout
@@ -85,6 +86,10 @@ class PrefixTree:
     ----------
     token_count : int
         Tokens of all segments; those that several sessions hold count once.
+    ends : dict of CacheKey to Segment
+        The sessions in the tree, and the segment that the tokens of each end with. To be read.
+    segments : set of Segment
+        All of them, without the roots. To be read.
     """
 
     def __init__(self, policy: EvictionPolicy, chunk_tokens: int) -> None:
@@ -93,29 +98,14 @@ class PrefixTree:
         self._chunk_tokens = chunk_tokens
         self._roots: dict[Identity, Segment] = {}
         self._identities: dict[Segment, Identity] = {}  # of the roots
-        self._end_of: dict[Hashable, Segment] = {}
-        self._segments: set[Segment] = set()
+        self.ends: dict[CacheKey, Segment] = {}
+        self.segments: set[Segment] = set()
 
     # -- looking -------------------------------------------------------------------------
 
-    def __len__(self) -> int:
-        return len(self._end_of)
-
-    def __contains__(self, key: Hashable) -> bool:
-        return key in self._end_of
-
-    @property
-    def segments(self) -> set[Segment]:
-        """All segments, without the roots."""
-        return self._segments
-
-    def end_of(self, key: Hashable) -> Segment:
-        """Return the segment that the tokens of a session end with."""
-        return self._end_of[key]
-
-    def tokens_of(self, key: Hashable) -> bytes:
+    def tokens_of(self, key: CacheKey) -> bytes:
         """Return the tokens that a session holds."""
-        return b"".join([segment.tokens for segment in self._end_of[key].path()][::-1])
+        return b"".join([segment.tokens for segment in self.ends[key].path()][::-1])
 
     def match(self, identity: Identity, tokens: bytes) -> Match:
         """Find the longest prefix of some tokens that sessions hold; a look, not a use.
@@ -143,7 +133,7 @@ class PrefixTree:
             at += len(child.tokens)
         return Match(segment, at // TOKEN_BYTES) if at else _NO_MATCH
 
-    def holder(self, segment: Segment) -> Hashable:
+    def holder(self, segment: Segment) -> CacheKey:
         """Return the key of a session that holds a segment; if possible of one that ends there."""
         while not segment.holders:
             segment = next(iter(segment.children.values()))
@@ -151,12 +141,12 @@ class PrefixTree:
 
     # -- sessions ------------------------------------------------------------------------
 
-    def hold(self, key: Hashable, identity: Identity, tokens: bytes, used: int = 0) -> None:
+    def hold(self, key: CacheKey, identity: Identity, tokens: bytes, used: int = 0) -> None:
         """Let a session hold these tokens, and no others; a use of them.
 
         Parameters
         ----------
-        key : hashable
+        key : CacheKey
         identity : Identity
         tokens : bytes
             At least one token; see `token_bytes`.
@@ -164,10 +154,10 @@ class PrefixTree:
             The use of this many first tokens was counted before.
         """
         segment, new = self._insert(self._root(identity), tokens)
-        before = self._end_of.get(key)
+        before = self.ends.get(key)
         if before is not segment:
             segment.holders.append(key)
-            self._end_of[key] = segment
+            self.ends[key] = segment
         for known in segment.path():  # the last first, so that of these it is evicted first
             if known.end <= used:
                 break
@@ -179,22 +169,22 @@ class PrefixTree:
             before.holders.remove(key)
             self._prune(before)
 
-    def touch(self, key: Hashable) -> None:
+    def touch(self, key: CacheKey) -> None:
         """Count a use of all tokens of a session."""
-        for segment in self._end_of[key].path():
+        for segment in self.ends[key].path():
             self._policy.touch(segment)
 
-    def drop(self, key: Hashable) -> None:
+    def drop(self, key: CacheKey) -> None:
         """Forget a session; the segments that only it held go."""
-        segment = self._end_of.pop(key)
+        segment = self.ends.pop(key)
         segment.holders.remove(key)
         self._prune(segment)
 
-    def rename(self, key: Hashable, new_key: Hashable) -> None:
+    def rename(self, key: CacheKey, new_key: CacheKey) -> None:
         """Give a session another key."""
-        segment = self._end_of.pop(key)
+        segment = self.ends.pop(key)
         segment.holders[segment.holders.index(key)] = new_key
-        self._end_of[new_key] = segment
+        self.ends[new_key] = segment
 
     # -- eviction ------------------------------------------------------------------------
 
@@ -202,7 +192,7 @@ class PrefixTree:
         self,
         segment: Segment,
         need: Callable[[Segment], int],
-        may_end: Callable[[Hashable], bool],
+        may_end: Callable[[CacheKey], bool],
         planned: dict[Segment, int],
         stuck: set[Segment],
     ) -> Iterator[Cut]:
@@ -242,7 +232,7 @@ class PrefixTree:
                 planned[last] = end = max(kept, last.start)
                 yield Cut(last, end)
 
-    def cut(self, cut: Cut) -> tuple[list[Hashable], list[Hashable]]:
+    def cut(self, cut: Cut) -> tuple[list[CacheKey], list[CacheKey]]:
         """Drop the tail of a leaf.
 
         Returns
@@ -265,7 +255,7 @@ class PrefixTree:
             return [], holders
         heir = holders[0]
         parent.holders.append(heir)
-        self._end_of[heir] = parent
+        self.ends[heir] = parent
         segment.holders.remove(heir)
         self._prune(segment)
         return [heir], holders[1:]
@@ -276,8 +266,8 @@ class PrefixTree:
         """Forget all sessions, without telling the policy."""
         self._roots.clear()
         self._identities.clear()
-        self._end_of.clear()
-        self._segments.clear()
+        self.ends.clear()
+        self.segments.clear()
         self.token_count = 0
 
     def check_integrity(self) -> None:
@@ -289,7 +279,7 @@ class PrefixTree:
             They do not agree; the text says where.
         """
         found = set(self._walk())
-        ends: dict[Hashable, Segment] = {}
+        ends: dict[CacheKey, Segment] = {}
         for segment in found:
             if not segment.children and not segment.holders:
                 raise IntegrityError(f"no session holds {segment}")
@@ -297,11 +287,11 @@ class PrefixTree:
                 if key in ends:
                     raise IntegrityError(f"{key!s} ends with two segments")
                 ends[key] = segment
-        if found != self._segments:
-            odd = found ^ self._segments
+        if found != self.segments:
+            odd = found ^ self.segments
             raise IntegrityError(f"the tree has other segments than it knows: {odd}")
-        if ends != self._end_of or any(root.holders for root in self._identities):
-            raise IntegrityError(f"sessions end elsewhere: {ends.keys() ^ self._end_of.keys()}")
+        if ends != self.ends or any(root.holders for root in self._identities):
+            raise IntegrityError(f"sessions end elsewhere: {ends.keys() ^ self.ends.keys()}")
         tokens = sum(segment.token_count for segment in found)
         if tokens != self.token_count:
             raise IntegrityError(f"{tokens} tokens are held, {self.token_count} are counted")
@@ -338,7 +328,7 @@ class PrefixTree:
             if child is None:
                 new = Segment(segment, tokens[at:], root.token_nbytes, self._chunk_tokens)
                 segment.children[first] = new
-                self._segments.add(new)
+                self.segments.add(new)
                 self.token_count += new.token_count
                 return new, new
             if tokens.startswith(child.tokens, at):
@@ -349,14 +339,14 @@ class PrefixTree:
         return segment, None
 
     def _split(self, tail: Segment, nbytes: int) -> Segment:
-        """Split a segment after so many bytes of tokens; return the first part."""
+        """Split a segment after `nbytes` bytes of tokens; return the first part."""
         parent, tokens = tail.parent, tail.tokens
         head = Segment(parent, tokens[:nbytes], tail.token_nbytes, self._chunk_tokens)
         if parent is not None:
             parent.children[tokens[:TOKEN_BYTES]] = head
         head.children[tokens[nbytes : nbytes + TOKEN_BYTES]] = tail
         tail.tokens, tail.start, tail.parent = tokens[nbytes:], head.end, head
-        self._segments.add(head)
+        self.segments.add(head)
         self._policy.split(tail, head, tail.nbytes, head.nbytes)
         return head
 
@@ -365,7 +355,7 @@ class PrefixTree:
         while segment.parent is not None and not segment.children and not segment.holders:
             parent = segment.parent
             del parent.children[segment.tokens[:TOKEN_BYTES]]
-            self._segments.remove(segment)
+            self.segments.remove(segment)
             self.token_count -= segment.token_count
             self._policy.remove(segment)
             segment = parent

@@ -48,6 +48,8 @@ NOT_KEYS = (
     odd("chat", np.array(3)),
     odd(b"chat", 1),
 )
+NOT_TOKENS = (None, 7, 1.5, "ab")
+NOT_TEXTS = without(WRONG_OBJECTS, "", "x")
 TOKENS = random_tokens(LAYOUT, 1).keys
 
 TABLE: dict[str, tuple[Act, tuple[Any, ...]]] = {
@@ -79,6 +81,24 @@ TABLE: dict[str, tuple[Act, tuple[Any, ...]]] = {
         lambda m, v: m.fork_cache_entry(key_of(1), key_of(2), ttl=v),
         NOT_SECONDS,
     ),
+    "open_session": (KVCacheManager.open_session, NOT_TOKENS),
+    "open_session, key": (lambda m, v: m.open_session([1], v), without(NOT_KEYS, None)),
+    "open_session, model_id": (lambda m, v: m.open_session([1], model_id=v), NOT_TEXTS),
+    "open_session, salt": (lambda m, v: m.open_session([1], salt=v), NOT_TEXTS),
+    "open_session, layout": (
+        lambda m, v: m.open_session([1], layout=v),
+        without(WRONG_OBJECTS, None),
+    ),
+    "open_session, length": (
+        lambda m, v: m.open_session([1], max_context_length=v),
+        without(NOT_A_COUNT, None),
+    ),
+    "open_session, ttl": (lambda m, v: m.open_session([1], ttl=v), NOT_SECONDS),
+    "open_session, min_left": (
+        lambda m, v: m.open_session([1], min_left=v),
+        (*NOT_WHOLE, *BELOW_ZERO),
+    ),
+    "close_session": (lambda m, v: m.close_session(v, [1]), WRONG_OBJECTS),
     "allocate_entry": (lambda m, v: m.allocate_entry(v, 64), NOT_KEYS),
     "allocate_entry, size": (lambda m, v: m.allocate_entry(key_of(2), v), NOT_A_COUNT),
     "allocate_entry, ttl": (lambda m, v: m.allocate_entry(key_of(2), 64, ttl=v), NOT_SECONDS),
@@ -109,6 +129,11 @@ OPEN: dict[str, tuple[Callable[[Any], object], tuple[Any, ...]]] = {
     "elastic": (
         lambda v: KVCacheManager(1 << 20, "numpy", elastic=v),
         without(WRONG_OBJECTS, None, *FLAGS),
+    ),
+    "chunk_tokens": (lambda v: KVCacheManager(1 << 20, "numpy", chunk_tokens=v), NOT_A_COUNT),
+    "prefix_tokens": (
+        lambda v: KVCacheManager(1 << 20, "numpy", prefix_tokens=v),
+        without(NOT_A_COUNT, None),
     ),
     "secure": (
         lambda v: KVCacheManager(1 << 20, "numpy", secure=v),

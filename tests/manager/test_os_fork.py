@@ -23,10 +23,14 @@ from tests.support.sessions import LAYOUT, Clock, bits, key_of, random_tokens
 
 pytestmark = needs_fork
 
+NO_ENTRY: Any = None
+
 MORE_CALLS: dict[str, Callable[[KVCacheManager], object]] = {
     **CALLS,
     "fork_cache_entry": lambda manager: manager.fork_cache_entry(key_of(1), key_of(3)),
     "make_room": lambda manager: manager.make_room(64),
+    "open_session": lambda manager: manager.open_session([1, 2]),
+    "close_session": lambda manager: manager.close_session(NO_ENTRY, [1]),
     "stats": KVCacheManager.stats,
 }
 SILENT = {"close", "remove_later"}
@@ -45,7 +49,8 @@ ENTRY_CALLS: dict[str, Callable[[KVCacheEntry], object]] = {
     "values": KVCacheEntry.values,
     "writing": lambda entry: entry.writing(0, 1).__enter__(),
 }
-OF_KEEPERS = {"fork_for", "relocate"}  # called with what only a manager has
+# Called with what only a manager has.
+OF_KEEPERS = {"drop", "end", "fork_for", "passed_to", "relocate"}
 WITHOUT_POOL = {"held"}
 
 

@@ -24,6 +24,7 @@ from kvpool.manager._keeper import SessionKeeper, UseLog
 from kvpool.manager._session import check_ttl
 from kvpool.manager._sessions import Sessions
 from kvpool.pool import MemoryBlock, MemoryPool
+from kvpool.prefix import Ranking
 from tests.support.sessions import LAYOUT, Clock, key_of
 
 MakeRoom = Callable[[int], list[CacheKey]]
@@ -51,7 +52,7 @@ class World:
         self.removals: deque[CacheKey] = deque()
         self.sessions = Sessions(
             pool,
-            self.policy,
+            Ranking(self.policy, 64),
             LAYOUT,
             math.inf,
             self.clock,
@@ -180,8 +181,8 @@ def test_sessions_expire_unless_they_are_pinned(world: World) -> None:
 @pytest.mark.parametrize(
     ("damage", "text"),
     [
-        (lambda world: world.policy.remove(key_of(1)), "the policy ranks 1 sessions"),
-        (lambda world: world.policy.admit(key_of(3), 64), "the policy ranks 3 sessions"),
+        (lambda world: world.policy.remove(key_of(1)), "the policy ranks 1 items"),
+        (lambda world: world.policy.admit(key_of(3), 64), "the policy ranks 3 items"),
         (lambda world: setattr(world.sessions.require(key_of(2)), "ttl", math.inf), "ttl inf"),
         (lambda world: setattr(world.sessions.require(key_of(3)), "ttl", 5.0), "ttl 5.0"),
         (
