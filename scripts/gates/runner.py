@@ -7,6 +7,7 @@ since nox gives that to a skipped session as well.
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import subprocess
@@ -14,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import nox
@@ -54,6 +55,10 @@ class Outcome:
         Of the nox process.
     reason : str
         What nox says of a gate that has not passed, where it says something.
+    command : str
+        What runs this gate alone.
+    notes : str
+        What it is: the first line of the docstring of its session.
     """
 
     gate: str
@@ -61,6 +66,8 @@ class Outcome:
     seconds: float
     exit_code: int
     reason: str = ""
+    command: str = ""
+    notes: str = ""
 
 
 def select(words: Sequence[str]) -> tuple[str, ...]:
@@ -130,7 +137,11 @@ def run(gates: Iterable[str], noxfile: Path) -> list[Outcome]:
     list of Outcome
         One for each gate, in the order of running.
     """
-    return [_run_one(gate, noxfile) for gate in gates]
+    notes = _notes(noxfile)
+    return [
+        replace(_run_one(gate, noxfile), command=f"nox -s {gate}", notes=notes.get(gate, ""))
+        for gate in gates
+    ]
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -166,6 +177,23 @@ def report(outcomes: Sequence[Outcome]) -> str:
         },
         indent=2,
     )
+
+
+def _notes(noxfile: Path) -> dict[str, str]:
+    """Return the first line of the docstring of each session, by the name of the session."""
+    found: dict[str, str] = {}
+    for one in ast.parse(noxfile.read_text(encoding="utf-8")).body:
+        if isinstance(one, ast.FunctionDef):
+            given = [
+                word.value.value
+                for call in one.decorator_list
+                if isinstance(call, ast.Call)
+                for word in call.keywords
+                if word.arg == "name" and isinstance(word.value, ast.Constant)
+            ]
+            first = (ast.get_docstring(one) or "").partition("\n")[0]
+            found[str(given[0]) if given else one.name] = first.removeprefix("Gate: ")
+    return found
 
 
 def _run_one(gate: str, noxfile: Path) -> Outcome:

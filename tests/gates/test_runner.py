@@ -96,7 +96,16 @@ def test_the_report_is_honest_about_what_did_not_run() -> None:
         "seconds": 61.04,
         "exit_code": 1,
         "reason": "why",
+        "command": "",
+        "notes": "",
     }
+
+
+def test_a_gate_says_what_runs_it_alone_and_what_it_is(tmp_path: Path) -> None:
+    noxfile = write_noxfile(tmp_path, {"format": '"""Gate: the code is formatted.\n\nMore."""'})
+    (outcome,) = run(["format"], noxfile)
+    assert outcome.command == "nox -s format"
+    assert outcome.notes == "the code is formatted."
 
 
 def test_no_outcome_is_no_pass() -> None:

@@ -88,7 +88,7 @@ def test_the_page_of_a_milestone_has_all_that_a_reviewer_needs(rendered: Scratch
     ]
     fork = rendered.id("feat/demo-2~2")
     for part in (
-        "| `min_python` | passed | 1.0 | 3.11.7 |",
+        "| `min_python` | passed | 1.0 | 3.11.7 |  |  |  |",
         f"| tree | `{rendered.repository.tree('feat/demo-2')}` |",
         f"It left demo/1 at `{fork}`;",
         f"`git rebase --onto main {fork[:12]} feat/demo-2 --update-refs`",
@@ -110,7 +110,8 @@ def test_a_gate_that_failed_is_shown_and_explained(rendered: Scratch) -> None:
     assert rendered.run("render", "--refresh").exit_code == 0
     text = page(rendered, "demo/1.md")
     assert (
-        "| `docs` | **failed** | 1.0 | 3.11.7 |  |\n| `min_python` | did not run |  |  |  |" in text
+        "| `docs` | **failed** | 1.0 | 3.11.7 |  |  |  |\n"
+        "| `min_python` | did not run |  |  |  |  |  |" in text
     )
     assert "Explanation: A | page came later." in text
     assert "merged: fails alone: docs" in page(rendered, "STATUS.md")

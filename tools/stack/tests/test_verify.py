@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import tempfile
 import time
@@ -266,6 +267,45 @@ def test_a_commit_without_gates_is_not_verified(scratch: Scratch) -> None:
     said = scratch.run("verify")
     assert said.exit_code == 1
     assert "has no scripts/ci-local.sh: its gates cannot be run" in said.text
+
+
+def test_a_record_says_what_runs_each_gate_alone_and_what_it_is(scratch: Scratch) -> None:
+    scratch.run("verify", "demo/1")
+    (record,) = records(scratch, "feat/demo-1")
+    assert {one.command for one in record.gates} == {f"make {gate}" for gate in GATES}
+    assert record.gates[1].notes == "What part of it is test."
+    scratch.run("render", "--refresh")
+    page = (scratch.root / "docs/stack/demo/1.md").read_text(encoding="utf-8")
+    assert "| `make test` | What part of it is test. |" in page
+
+
+def test_what_the_machine_lacks_is_not_held_against_the_code(scratch: Scratch) -> None:
+    lacks = "Python 3.99 is needed and no interpreter of that version runs here"
+    scratch.git("switch", "--quiet", "feat/demo-1")
+    script = (scratch.root / "scripts/ci-local.sh").read_text(encoding="utf-8")
+    mark = scratch.root.parent / "python3.99"
+    body = f"[ -e {mark} ] || {{ echo 'nox > {lacks}.'; false; }}"
+    new = re.sub(r"gate_lint\(\) .*", f"gate_lint() {{ {body}; }}", script)
+    scratch.commit("A gate that needs more", {"scripts/ci-local.sh": new})
+    assert scratch.run("verify", "demo/1").exit_code == 1
+    one = scratch.status()["demo/1"]
+    assert one["state"] == "draft"
+    assert one["why"] == f"environment, not code: lint: {lacks}"
+    assert one["evidence"]["text"] == "5/6 (lint: environment, not code)"
+    scratch.run("render", "--refresh")
+    page = (scratch.root / "docs/stack/demo/1.md").read_text(encoding="utf-8")
+    assert f"| `lint` | **environment, not code**: {lacks} |" in page
+
+    # Nothing but the machine has to change for the gate to run again, and only that gate.
+    mark.touch()
+    assert scratch.run("verify", "demo/1").exit_code == 0
+    _, second = sorted(records(scratch, "HEAD"), key=lambda record: record.green)
+    assert [gate.gate for gate in second.gates if gate.reused is None] == ["lint"]
+
+    # A machine that lacks something says nothing against what was proved on another one.
+    mark.unlink()
+    assert scratch.run("verify", "demo/1", "--again").exit_code == 1
+    assert scratch.status()["demo/1"]["evidence"]["verdict"] == "green"
 
 
 def test_five_gates_are_not_six(scratch: Scratch) -> None:

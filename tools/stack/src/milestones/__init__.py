@@ -13,6 +13,7 @@ The rooms, lowest first; each knows only those above it in this list:
 * `records`, `environment`: evidence of one run of gates, and what it depends on;
 * `signing`: signatures of records;
 * `order`: which record is newer than another;
+* `reuse`: gates that need not run again;
 * `evidence`: where records are kept, and which of them count;
 * `facts`: what git says of each milestone; `forks`: where a branch left its parent;
 * `status`: the state of each milestone, computed from all of the above;

@@ -11,11 +11,11 @@ import random
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from milestones import environment, order, settings, signing
+from milestones import environment, order, reuse, settings, signing
 from milestones.errors import StackError
 from milestones.git import IDENTITY, NOTHING, Git
 from milestones.order import Found
@@ -71,7 +71,11 @@ class Evidence:
         if self.verdict == "other":
             return "of another tree"
         passed = f"{len(self.record.passed)}/{len(settings.current().gates)}"
-        notes = [*self.record.failed]
+        blamed = self.record.environment
+        notes = [
+            f"{gate}: environment, not code" if gate in blamed else gate
+            for gate in self.record.failed
+        ]
         if self.verdict == "quick":
             notes.append("quick")
         if self.verdict == "green" and self.failures:
@@ -79,6 +83,8 @@ class Evidence:
         if self.record.signature is not None:
             known = signing.is_known(self.record)
             notes.append("signed" if known else "signed by a key that is not known here")
+        if taken := sum(one.reused is not None for one in self.record.gates):
+            notes.append(f"{taken} from earlier runs")
         if self.record.excluded:
             notes.append(f"{len(self.record.excluded)} left out")
         return " ".join([passed, *([f"({', '.join(notes)})"] if notes else [])])
@@ -112,7 +118,9 @@ class Store:
         records = [one.record for one in every if one.record is not None]
         ids = [id_ for record in records for id_ in (record.commit, record.tree)]
         trees = self.git.trees(ids)
-        return [self._checked(one, trees) for one in every]
+        first = [self._checked(one, trees) for one in every]
+        good = {one.record.digest: one.record for one in first if one.record and not one.fault}
+        return [self._checked_reuse(one, good) for one in first]
 
     def add(self, record: Record) -> None:
         """Add a record to the note of its commit; several processes may do so at once.
@@ -180,6 +188,11 @@ class Store:
             fault = "names gates or locks that are not those of its tree"
         return Found(found.place, found.milestone, record, fault)
 
+    def _checked_reuse(self, found: Found, good: Mapping[str, Record]) -> Found:
+        if found.record is None or found.fault:
+            return found
+        return replace(found, fault=reuse.fault(self.git, found.record, good))
+
     def _fits_its_tree(self, record: Record) -> bool:
         tree = record.tree
         if tree not in self._of_tree:
@@ -218,6 +231,8 @@ def judge(found: Sequence[Found], milestone: str, tree: str) -> Evidence:
     newest_first = list(reversed(good.values()))
     here = [one for one in newest_first if one.tree == tree]
     full = [one for one in here if one.scope == "full"]
+    # Where the machine was to blame, that says nothing about the code; an older run may.
+    full = [one for one in full if one.judged] or full[:1]
     if full:
         failures = sum(not one.green for one in full)
         verdict: Verdict = "green" if full[0].green else "failed"
@@ -234,6 +249,8 @@ def usable(found: Sequence[Found], milestone: str, keys: Keys, *, quick: bool) -
     evidence = judge(found, milestone, keys.tree)
     record = evidence.record
     if record is None or evidence.verdict in ("none", "other") or record.keys != keys:
+        return None
+    if not record.judged:
         return None
     return record if quick or record.scope == "full" else None
 

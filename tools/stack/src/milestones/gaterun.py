@@ -88,6 +88,7 @@ class Runner:
         excluded: Sequence[str],
         at_gate: Callable[[str], None],
         gates_of: str | None = None,
+        only: Sequence[str] = (),
     ) -> GateRun:
         """Run the gates of a commit.
 
@@ -103,6 +104,8 @@ class Runner:
             Called with the name of each gate as it begins.
         gates_of : str, optional
             Another commit, whose gates run on the tree instead of its own.
+        only : sequence of str, optional
+            The gates that have to run; none stands for all of them.
 
         Raises
         ------
@@ -124,6 +127,7 @@ class Runner:
                 variables = {
                     chosen.results_variable: str(result),
                     chosen.excluded_variable: "\n".join(excluded),
+                    **({chosen.only_variable: " ".join(only)} if only else {}),
                 }
                 exit_code = self._execute(command, tree, variables, log, at_gate)
                 digest = self._keep(log)
@@ -243,7 +247,7 @@ def _outcomes(result: Path, log: Path, exit_code: int, tree: Path, kept: Path) -
     try:
         told = json.loads(result.read_text(encoding="utf-8"))
         entries: list[dict[str, Any]] = told["gates"]
-        counts = count_tests(text)
+        counts, parts = count_tests(text), _parts(text)
         gates = [
             GateResult(
                 gate=one["gate"],
@@ -252,6 +256,11 @@ def _outcomes(result: Path, log: Path, exit_code: int, tree: Path, kept: Path) -
                 python=environment.python_of(tree, str(one["gate"])),
                 reason=str(one.get("reason", "")),
                 tests=counts.get(one["gate"]),
+                command=_words(one.get("command")),
+                notes=_words(one.get("notes")),
+                environment=None
+                if one["passed"]
+                else _words(one.get("environment")) or _sign(parts.get(one["gate"], "")),
             )
             for one in entries
         ]
@@ -269,6 +278,25 @@ def _outcomes(result: Path, log: Path, exit_code: int, tree: Path, kept: Path) -
     return gates
 
 
+def _parts(log: str) -> dict[str, str]:
+    """Return what each gate has written, by its name."""
+    pieces = _GATE.split(_COLOUR.sub("", log))
+    return dict(zip(pieces[1::2], pieces[2::2], strict=True))
+
+
+def _sign(log: str) -> str | None:
+    """Return the line of a log that says that the machine is to blame; None if there is none."""
+    for sign in settings.current().environment_signs:
+        if found := re.search(sign, log):
+            return " ".join(found[0].split())[:400]
+    return None
+
+
+def _words(told: object) -> str | None:
+    """Return one line of what a script told of a gate; None if it told nothing."""
+    return " ".join(str(told).split()) if told else None
+
+
 def _spoilt(gate: GateResult, changed: Sequence[str]) -> GateResult:
     """Take a pass back: gates that change files have run on another tree than the commit's."""
     names = ", ".join(line[3:] for line in changed)
@@ -278,10 +306,11 @@ def _spoilt(gate: GateResult, changed: Sequence[str]) -> GateResult:
 
 def _without_paths(gate: GateResult, scratch: Path) -> GateResult:
     """Keep one line of a reason, without what is only true of this machine."""
-    first = gate.reason.strip().partition("\n")[0]
+    told = {"reason": gate.reason.strip().partition("\n")[0]}
+    told |= {"environment": gate.environment} if gate.environment is not None else {}
     for path, name in ((scratch / "tree", "."), (scratch, "…"), (Path.home(), "~")):
-        first = first.replace(str(path), name)
-    return gate.model_copy(update={"reason": first})
+        told = {key: text.replace(str(path), name) for key, text in told.items()}
+    return gate.model_copy(update=told)
 
 
 def _sweep(git: Git) -> None:

@@ -164,17 +164,15 @@ class Git:
 
     def trees(self, ids: Iterable[str]) -> dict[str, str]:
         """Return the tree of each commit or tree that is here, by its id; asks git once."""
-        wanted = list(dict.fromkeys(ids))
+        every = list(dict.fromkeys(ids))
+        wanted = [one for one in every if one not in self._trees]
         asked = "".join(f"{one}^{{tree}}\n" for one in wanted)
         order = ("cat-file", "--batch-check=%(objectname)")
         answers = self.run(*order, stdin=asked).splitlines() if wanted else []
-        found = {
-            one: answer
-            for one, answer in zip(wanted, answers, strict=True)
-            if not answer.endswith(" missing")
-        }
-        self._trees.update(found)
-        return found
+        for one, answer in zip(wanted, answers, strict=True):
+            if not answer.endswith(" missing"):
+                self._trees[one] = answer
+        return {one: self._trees[one] for one in every if one in self._trees}
 
     def texts(self, blobs: Iterable[str]) -> dict[str, str]:
         """Return the text of each blob, by its id; asks git once."""

@@ -13,6 +13,9 @@ from milestones.status import MilestoneStatus, StackStatus, State, gates_note
 __all__ = ["milestone_regions", "milestone_skeleton", "status_regions", "status_skeleton"]
 
 
+_GATE_HEADER = ("gate", "result", "seconds", "Python", "tests", "command", "notes")
+
+
 def status_skeleton() -> str:
     """Return the status page as it begins, with empty regions."""
     tool = settings.current().command
@@ -141,7 +144,7 @@ def _verification(status: MilestoneStatus) -> str:
     lines = [f"Gates: **{evidence.text}**."]
     if evidence.verdict == "other" and status.fact is not None:
         lines.append(f"The record is of another tree than `{status.fact.tree}`: it proves nothing.")
-    lines += ["", _table(("gate", "result", "seconds", "Python", "tests"), _gate_rows(record)), ""]
+    lines += ["", _table(_GATE_HEADER, _gate_rows(record)), ""]
     lines.append(_table(("", ""), _record_rows(record)))
     for left_out in record.excluded:
         reason = f"{left_out.reason} (until {left_out.expires})"
@@ -158,11 +161,17 @@ def _gate_rows(record: Record) -> list[tuple[str, ...]]:
 
 def _gate_row(gate: str, result: GateResult | None) -> tuple[str, ...]:
     if result is None:
-        return f"`{gate}`", "did not run", "", "", ""
+        return f"`{gate}`", "did not run", "", "", "", "", ""
     word = "passed" if result.passed else f"**failed** {_cell(result.reason)}".rstrip()
+    if result.environment is not None and not result.passed:
+        word = f"**environment, not code**: {_cell(result.environment)}"
     counts = sorted((result.tests or {}).items(), key=lambda one: (one[0] != "passed", one[0]))
     tests = ", ".join(f"{number} {ended}" for ended, number in counts)
-    return f"`{gate}`", word, f"{result.seconds:.1f}", result.python, tests
+    if result.reused is not None:
+        word += f", in the run of record `{result.reused[:12]}`: its inputs have not changed since"
+    command = f"`{_cell(result.command)}`" if result.command else ""
+    notes = _cell(result.notes or "")
+    return f"`{gate}`", word, f"{result.seconds:.1f}", result.python, tests, command, notes
 
 
 def _record_rows(record: Record) -> list[tuple[str, str]]:

@@ -65,6 +65,14 @@ class GateResult(_Json):
     python: str
     reason: str
     tests: dict[str, int] | None
+    command: str | None = None
+    """What runs this gate alone."""
+    notes: str | None = None
+    """What the gate is, in the words of its definition."""
+    environment: str | None = None
+    """What was missing from the machine, if that kept the gate from judging the code."""
+    reused: str | None = None
+    """The digest of the record of the run in which it passed, if it did not run again."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,20 @@ class Record(_Json):
         return tuple(dict.fromkeys(names))
 
     @property
+    def environment(self) -> dict[str, str]:
+        """The gates that the machine kept from judging the code, each with the evidence."""
+        return {
+            one.gate: one.environment
+            for one in self.gates
+            if one.environment is not None and one.gate not in self.passed
+        }
+
+    @property
+    def judged(self) -> bool:
+        """Whether the code was judged: no gate failed, or one failed by the code."""
+        return not self.failed or set(self.failed) != set(self.environment)
+
+    @property
     def green(self) -> bool:
         """Whether every gate ran and passed."""
         return (
@@ -211,9 +233,15 @@ def to_page(record: Record) -> str:
 
 def _fields(record: Record) -> dict[str, Any]:
     """Return what is written; without what older records did not have, where it is None."""
-    later = ("signature", "trunk_gates")
-    without = {name for name in later if getattr(record, name) is None}
-    return record.model_dump(mode="json", exclude=without)
+    fields = record.model_dump(mode="json")
+    for name in ("signature", "trunk_gates"):
+        if fields[name] is None:
+            del fields[name]
+    for gate in (*fields["gates"], *fields.get("trunk_gates", ())):
+        for name in ("command", "notes", "environment", "reused"):
+            if gate[name] is None:
+                del gate[name]
+    return fields
 
 
 def _is_time(text: str) -> bool:

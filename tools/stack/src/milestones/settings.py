@@ -39,6 +39,10 @@ class Settings(BaseModel):
         min_length=1,
         description="The names of all gates; a record that lacks one is not green.",
     )
+    reads_pages: tuple[str, ...] = Field(
+        default=("docs",),
+        description="Gates that read what is in `pages`: they run again where only that changed.",
+    )
     definitions: tuple[str, ...] = Field(
         default=(
             "noxfile.py",
@@ -80,6 +84,22 @@ class Settings(BaseModel):
     excluded_variable: str = Field(
         default="KVPOOL_EXCLUDED_TESTS",
         description="Tells the gates which tests to leave out, one a line.",
+    )
+    only_variable: str = Field(
+        default="KVPOOL_ONLY_GATES",
+        description="Tells the script which gates to run, with spaces between; none: all. A "
+        "script that does not know it runs all of them.",
+    )
+    environment_signs: tuple[str, ...] = Field(
+        default=(
+            r"Command .*pip install .*-r \S+ failed with exit code \d+",
+            r"Python \S+ is needed and no interpreter of that version runs here",
+            r"Python interpreter \S+ not found",
+            r".*No space left on device",
+            r".*Temporary failure in name resolution",
+        ),
+        description="Regular expressions; where one fits in the log of a gate that has failed, the "
+        "machine kept that gate from judging the code.",
     )
     scrub: tuple[str, ...] = Field(
         default=("KVPOOL",), description="Variables that begin so do not reach the gates."

@@ -237,6 +237,8 @@ def _merged(one: Milestone, evidence: Evidence) -> tuple[State, str, str]:
     if evidence.verdict == "green":
         return State.MERGED, "", ""
     if evidence.verdict == "failed" and evidence.record is not None:
+        if not evidence.record.judged:
+            return State.MERGED, "not proved", f"verify {one.key}"
         return State.MERGED, f"fails alone: {', '.join(evidence.record.failed)}", ""
     return State.MERGED, "not proved", f"verify {one.key}"
 
@@ -244,6 +246,9 @@ def _merged(one: Milestone, evidence: Evidence) -> tuple[State, str, str]:
 def _unproved(one: Milestone, evidence: Evidence) -> tuple[str, str]:
     """Return why a branch is a draft, and what to do."""
     if evidence.verdict == "failed" and evidence.record is not None:
+        if not evidence.record.judged:
+            said = "; ".join(f"{gate}: {why}" for gate, why in evidence.record.environment.items())
+            return f"environment, not code: {said}", f"verify {one.key}, when that is repaired"
         failed = ", ".join(evidence.record.failed) or "the run"
         return f"did not pass: {failed}", f"repair {failed}, then verify {one.key}"
     if evidence.verdict == "quick":

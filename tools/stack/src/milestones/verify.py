@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Protocol
 
-from milestones import environment, settings
+from milestones import environment, reuse, settings
 from milestones.errors import StackError
 from milestones.evidence import Found, Store, usable
 from milestones.facts import Fact, find_trunk, left_trunk
@@ -41,6 +41,7 @@ class Job:
     """A milestone to verify: at which commit, without which tests, and what that depends on.
 
     If it changes the gates, `gates_of` is the commit of the trunk whose gates run as well.
+    `lasted` has the seconds of each gate when it last ran, `reusable` the gates that need not run.
     """
 
     milestone: Milestone
@@ -48,6 +49,8 @@ class Job:
     exclusions: tuple[Exclusion, ...]
     keys: Keys
     gates_of: str | None = None
+    lasted: Mapping[str, float] = field(default_factory=dict)
+    reusable: Mapping[str, GateResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,8 @@ def verify(
     quick : bool, optional
         Run three of the six gates. Such a record is never green.
     again : bool, optional
-        Run the gates whatever records there are.
+        Run all gates, whatever records there are. Without it, a gate that has passed with the
+        same inputs does not run; its result is taken over, with the record it comes from.
     parallel : int, optional
         How many milestones at once.
 
@@ -155,7 +159,7 @@ def verify(
     runner, store = Runner(git), Store(git)
     pool = ThreadPoolExecutor(parallel)
     waiting = {
-        pool.submit(_run, runner, job, quick, progress): job
+        pool.submit(_run, runner, _with_what_is_known(git, job, found, again), quick, progress)
         for job in jobs
         if job.milestone.key not in outcomes
     }
@@ -194,8 +198,15 @@ def _run(runner: Runner, job: Job, quick: bool, progress: Progress) -> Outcome:
     progress.begin(job)
     started, clock = datetime.now(UTC), time.perf_counter()
     left_out = [one.test for one in job.exclusions]
+    only = () if quick else _to_run(job)
     try:
-        ran = runner.run(job.fact.commit, quick, left_out, lambda gate: progress.at_gate(job, gate))
+        ran = runner.run(
+            job.fact.commit,
+            quick,
+            left_out,
+            at_gate=lambda gate: progress.at_gate(job, gate),
+            only=only,
+        )
         trunk_gates = None if quick else _gates_of_trunk(runner, job, left_out, progress)
     except StackError as error:
         return Outcome(job, None, error=error)
@@ -215,11 +226,35 @@ def _run(runner: Runner, job: Job, quick: bool, progress: Progress) -> Outcome:
         started=started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
         seconds=max(round(time.perf_counter() - clock, 1), 0.1),  # none would be no time at all
         exit_code=ran.exit_code,
-        gates=list(ran.gates),
+        gates=_together(job, ran.gates) if only else list(ran.gates),
         log=ran.log,
         trunk_gates=trunk_gates,
     )
     return Outcome(job, record)
+
+
+def _with_what_is_known(git: Git, job: Job, found: Sequence[Found], again: bool) -> Job:
+    """Return a job with what records say of its gates: how long they take, which need not run."""
+    known = {} if again else reuse.reusable(git, found, job.keys)
+    return replace(job, lasted=reuse.lasted(found, job.milestone.key), reusable=known)
+
+
+def _to_run(job: Job) -> tuple[str, ...]:
+    """Return the gates that have to run, if some need not; at least one runs, and leaves a log."""
+    every = settings.current().gates
+    needed = tuple(gate for gate in every if gate not in job.reusable)
+    shortest = min(every, key=lambda gate: job.lasted.get(gate, 0.0))
+    return (needed or (shortest,)) if job.reusable else ()
+
+
+def _together(job: Job, ran: Sequence[GateResult]) -> list[GateResult]:
+    """Return the gates that ran, and what was taken over, in their order."""
+    names = {one.gate for one in ran}
+    taken = [one for gate, one in job.reusable.items() if gate not in names]
+    every = settings.current().gates
+    return sorted(
+        [*ran, *taken], key=lambda one: every.index(one.gate) if one.gate in every else len(every)
+    )
 
 
 def _gates_of_trunk(

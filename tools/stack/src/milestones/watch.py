@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import TracebackType
 from typing import Self
 
@@ -30,8 +31,21 @@ def outcome_line(outcome: Outcome) -> Text:
     words = [passed, *(f"{one} failed" for one in record.failed)]
     if record.scope == "quick":
         words.append("quick, so this proves nothing")
+    if taken := [one.gate for one in record.gates if one.reused is not None]:
+        words.append(f"taken from earlier runs: {' '.join(taken)}")
     words.append("recorded before" if outcome.reused else f"{record.seconds:.0f} s")
     return Text.assemble((key, "green" if is_good(outcome) else "red"), f"  {', '.join(words)}")
+
+
+def _expected(job: Job, gate: str) -> str:
+    """Say how long a gate took when it last ran, and how long all that is left may take."""
+    every = settings.current().gates
+    if gate not in every or gate not in job.lasted:
+        return ""
+    left = [one for one in every[every.index(gate) :] if one not in job.reusable or one == gate]
+    known = [job.lasted[one] for one in left if one in job.lasted]
+    more = "" if len(known) == len(left) else " or more"
+    return f", last time {job.lasted[gate]:.0f} s; about {sum(known):.0f} s{more} to the end"
 
 
 class Watch:
@@ -48,6 +62,7 @@ class Watch:
         columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
         self._progress = Progress(*columns, console=console, transient=True)
         self._tasks: dict[str, TaskID] = {}
+        self._begun: dict[str, tuple[str, float]] = {}
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:
@@ -68,23 +83,35 @@ class Watch:
         text = f"{key}  {job.fact.commit[:12]}, environments"
         self._tasks[key] = self._progress.add_task(text, total=None)
         self._line(f"{key}  begins at {job.fact.commit[:12]}")
+        for gate, one in job.reusable.items():
+            self._line(f"{key}  {gate}: not again, its inputs are those of {str(one.reused)[:12]}")
 
     def at_gate(self, job: Job, gate: str) -> None:
         """Tell that one gate begins."""
         key = job.milestone.key
         every = settings.current().gates
         number = f" ({every.index(gate) + 1}/{len(every)})" if gate in every else ""
-        self._progress.update(self._tasks[key], description=f"{key}  {gate}{number}")
-        self._line(f"{key}  {gate}")
+        expected = _expected(job, gate)
+        self._ended(job)
+        self._begun[key] = gate, time.monotonic()
+        self._progress.update(self._tasks[key], description=f"{key}  {gate}{number}{expected}")
+        self._line(f"{key}  {gate}{expected}")
 
     def end(self, outcome: Outcome) -> None:
         """Tell what a milestone came to."""
+        self._ended(outcome.job)
         task = self._tasks.pop(outcome.job.milestone.key, None)
         if task is not None:
             self._progress.remove_task(task)
         self.console.print(outcome_line(outcome), soft_wrap=True)
         for line in outcome.error.hint if outcome.error else ():
             self.console.print(line, soft_wrap=True, markup=False)
+
+    def _ended(self, job: Job) -> None:
+        """Tell how long the gate before took."""
+        gate, begun = self._begun.pop(job.milestone.key, ("", 0.0))
+        if gate:
+            self._line(f"{job.milestone.key}  {gate}: {time.monotonic() - begun:.1f} s")
 
     def _line(self, text: str) -> None:
         if not self.console.is_terminal:
