@@ -312,7 +312,7 @@ class EntryNotFoundError(EntryError, KeyError):
 
 
 class InvalidTtlError(KVPoolError, ValueError):
-    """A time to live is not a positive number of seconds."""
+    """A time to live is not a number of seconds above 0, or a timeout not one of at least 0."""
 
 
 class EntryKindError(EntryError, TypeError):

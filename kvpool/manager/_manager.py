@@ -10,7 +10,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
 
 from numpy.typing import ArrayLike
 
@@ -27,6 +27,7 @@ from kvpool.errors import (
     InvalidSizeError,
     KVPoolError,
     PoolClosedError,
+    PoolExhaustedError,
 )
 from kvpool.eviction.base import EvictionPolicy
 from kvpool.eviction.registry import create_policy
@@ -36,6 +37,7 @@ from kvpool.manager._keys import check_key
 from kvpool.manager._reuse import OpenedSession, OpenOptions, Reuse
 from kvpool.manager._session import check_ttl
 from kvpool.manager._sessions import Sessions
+from kvpool.manager._waiting import Waiters, check_timeout
 from kvpool.pool import open_pool
 from kvpool.prefix import Ranking, TokenIds
 from kvpool.stats import PoolStats
@@ -56,6 +58,8 @@ def _turn(
 
     The lock is taken by a plain ``with``, so that an interrupt at any moment lets go of it.
     Receipts are delivered after the lock was released, so that no sink runs under it.
+
+    A method that takes `timeout`, by keyword, is called again until it finds room in the pool.
     """
 
     @functools.wraps(method)
@@ -71,9 +75,16 @@ def _turn(
                     raise
                 self._sessions.in_step = False
                 return result
+        except PoolExhaustedError as shortage:
+            seconds = cast("float | None", kwargs.get("timeout"))
+            if not seconds or not self._waiters.can_help(shortage):
+                raise
         finally:
             if self.receipts is not None:
                 self.receipts.stream.deliver()
+        kwargs["timeout"] = None
+        again: Callable[[], T] = functools.partial(turn, self, *args, **kwargs)
+        return self._waiters.retry(again, float(seconds))
 
     return turn
 
@@ -170,6 +181,11 @@ class KVCacheManager(Closing, ForkAware):
     *Lifetime.* A manager that nothing refers to any more frees its memory at once, closed or
     not, without waiting for the garbage collector. Entries and views that are still held keep it.
 
+    *Waiting for room.* A call with a `timeout` waits while the pool is full: until views end, or
+    entries are removed, truncated, unpinned or closed. It holds no lock meanwhile. No order is kept among
+    such calls: the first one that finds room has it, so a large request may wait while small ones
+    are served. A request that is larger than the pool raises at once.
+
     A manager is true, even without entries.
 
     Examples
@@ -248,6 +264,7 @@ class KVCacheManager(Closing, ForkAware):
             keeper_of,
         )
         self._reuse = Reuse(self._sessions, layout, most_tokens)
+        self._waiters = Waiters(self.pool)
         self._lock = threading.Lock()  # guards _sessions and what follows
         self._closed = False
         self._clock = clock
@@ -270,6 +287,7 @@ class KVCacheManager(Closing, ForkAware):
         *,
         layout: KVLayout | None = None,
         ttl: float | None = None,
+        timeout: float | None = None,
     ) -> KVCacheEntry:
         """Make the entry of a new session, evicting others if that makes it fit.
 
@@ -282,6 +300,8 @@ class KVCacheManager(Closing, ForkAware):
             By default the manager's.
         ttl : float, optional
             Seconds for which it stays without being used; by default the manager's.
+        timeout : float, optional
+            Seconds to wait for room if the pool is full. By default the call does not wait.
 
         Returns
         -------
@@ -295,7 +315,7 @@ class KVCacheManager(Closing, ForkAware):
             `max_context_length` is not a whole number of at least 1, `layout` is not a `KVLayout`,
             or there is no layout.
         InvalidTtlError
-            `ttl` is not a number above 0.
+            `ttl` is not a number above 0, or `timeout` not a number of at least 0.
         PoolExhaustedError
             It would not fit even if every entry that may be evicted were evicted.
         InvalidArgumentError
@@ -303,6 +323,8 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         return self._sessions.create(key, max_context_length, layout, ttl)
 
     @_turn
@@ -325,7 +347,12 @@ class KVCacheManager(Closing, ForkAware):
 
     @_turn
     def fork_cache_entry(
-        self, key: CacheKey, new_key: CacheKey, *, ttl: float | None = None
+        self,
+        key: CacheKey,
+        new_key: CacheKey,
+        *,
+        ttl: float | None = None,
+        timeout: float | None = None,
     ) -> KVCacheEntry:
         """Make a session that begins with the tokens of another; a use of that one.
 
@@ -337,6 +364,8 @@ class KVCacheManager(Closing, ForkAware):
             Of the fork.
         ttl : float, optional
             Seconds for which the new entry stays without being used; by default the manager's.
+        timeout : float, optional
+            Seconds to wait for room if the pool is full. By default the call does not wait.
 
         Returns
         -------
@@ -352,7 +381,7 @@ class KVCacheManager(Closing, ForkAware):
         EntryExistsError
             `new_key` has an entry already.
         InvalidTtlError
-            `ttl` is not a number above 0.
+            `ttl` is not a number above 0, or `timeout` not a number of at least 0.
         PoolExhaustedError
             The tokens have to be copied, and the copy would not fit even if every other entry
             that may be evicted were evicted.
@@ -361,6 +390,8 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         return self._sessions.fork(key, new_key, ttl)
 
     @_turn
@@ -371,6 +402,7 @@ class KVCacheManager(Closing, ForkAware):
         *,
         layout: KVLayout | None = None,
         ttl: float | None = None,
+        timeout: float | None = None,
     ) -> KVCacheEntry:
         """Find the entry of a session, or make it. A hit is a use.
 
@@ -386,6 +418,8 @@ class KVCacheManager(Closing, ForkAware):
             By default the manager's.
         ttl : float, optional
             Seconds for which a new entry stays without being used; by default the manager's.
+        timeout : float, optional
+            Seconds to wait for room if the pool is full. By default the call does not wait.
 
         Returns
         -------
@@ -400,7 +434,7 @@ class KVCacheManager(Closing, ForkAware):
             `max_context_length` is not a whole number of at least 1, `layout` is not a `KVLayout`,
             or there is no layout.
         InvalidTtlError
-            `ttl` is not a number above 0.
+            `ttl` is not a number above 0, or `timeout` not a number of at least 0.
         PoolExhaustedError
             It would not fit even if every other entry that may be evicted were evicted.
         InvalidArgumentError
@@ -408,6 +442,8 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         return self._sessions.find_or_create(key, max_context_length, layout, ttl)
 
     @_turn
@@ -422,6 +458,7 @@ class KVCacheManager(Closing, ForkAware):
         max_context_length: int | None = None,
         ttl: float | None = None,
         min_left: int = 1,
+        timeout: float | None = None,
     ) -> OpenedSession:
         """Open a session with the longest prefix of its tokens that the pool holds.
 
@@ -448,6 +485,8 @@ class KVCacheManager(Closing, ForkAware):
         min_left : int, default 1
             How many of the last tokens are left to compute at least: a model needs the logits of
             the last one.
+        timeout : float, optional
+            Seconds to wait for room if the pool is full. By default the call does not wait.
 
         Returns
         -------
@@ -469,7 +508,7 @@ class KVCacheManager(Closing, ForkAware):
             `max_context_length` is not a whole number of at least 1, `layout` is not a `KVLayout`,
             or there is no layout.
         InvalidTtlError
-            `ttl` is not a number above 0.
+            `ttl` is not a number above 0, or `timeout` not a number of at least 0.
         PoolExhaustedError
             It would not fit even if every entry that may be evicted were evicted.
         InvalidArgumentError
@@ -477,6 +516,8 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         options = OpenOptions(model_id, salt, layout, max_context_length, ttl, min_left)
         return self._reuse.open(tokens, key, options)
 
@@ -506,9 +547,12 @@ class KVCacheManager(Closing, ForkAware):
             The manager is closed.
         """
         self._reuse.close(entry, tokens)
+        self._waiters.wake()
 
     @_turn
-    def allocate_entry(self, key: CacheKey, size: int, *, ttl: float | None = None) -> PoolEntry:
+    def allocate_entry(
+        self, key: CacheKey, size: int, *, ttl: float | None = None, timeout: float | None = None
+    ) -> PoolEntry:
         """Make a raw entry for a new session, evicting others if that makes it fit.
 
         Parameters
@@ -518,6 +562,8 @@ class KVCacheManager(Closing, ForkAware):
             Bytes of the entry.
         ttl : float, optional
             Seconds for which it stays without being used; by default the manager's.
+        timeout : float, optional
+            Seconds to wait for room if the pool is full. By default the call does not wait.
 
         Returns
         -------
@@ -530,7 +576,7 @@ class KVCacheManager(Closing, ForkAware):
         InvalidSizeError
             `size` is not a whole number of at least 1.
         InvalidTtlError
-            `ttl` is not a number above 0.
+            `ttl` is not a number above 0, or `timeout` not a number of at least 0.
         PoolExhaustedError
             It would not fit even if every entry that may be evicted were evicted.
         InvalidArgumentError
@@ -538,6 +584,8 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         return self._sessions.create_raw(key, size, ttl)
 
     def update_cache(self, key: CacheKey, keys: ArrayLike, values: ArrayLike) -> int:
@@ -596,7 +644,9 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
-        return self._sessions.remove(key)
+        entry = self._sessions.remove(key)
+        self._waiters.wake()
+        return entry
 
     def remove_later(self, key: CacheKey) -> None:
         """Have the entry of a session removed at the start of the manager's next call.
@@ -613,9 +663,10 @@ class KVCacheManager(Closing, ForkAware):
         check_key(key)
         if not self._closed:
             self._removals.append(key)
+            self._waiters.wake()
 
     @_turn
-    def make_room(self, nbytes: int) -> list[CacheKey]:
+    def make_room(self, nbytes: int, *, timeout: float | None = None) -> list[CacheKey]:
         """Evict entries, in the order of the policy, until `nbytes` more bytes can be used.
 
         In an elastic pool this many bytes can then be committed; in another pool this many bytes
@@ -625,6 +676,8 @@ class KVCacheManager(Closing, ForkAware):
         ----------
         nbytes : int
             At least 1.
+        timeout : float, optional
+            Seconds to wait for room if the pool is full. By default the call does not wait.
 
         Returns
         -------
@@ -635,14 +688,18 @@ class KVCacheManager(Closing, ForkAware):
         ------
         InvalidSizeError
             `nbytes` is not a whole number of at least 1.
+        InvalidTtlError
+            `timeout` is not a number of at least 0.
         PoolExhaustedError
             Evicting every entry that may be evicted would not be enough.
         PoolClosedError
             The manager is closed.
         """
+        if timeout is not None:
+            check_timeout(timeout)
         return self._sessions.make_room(nbytes)
 
-    def evict_lru_entries(self, required: int) -> list[CacheKey]:
+    def evict_lru_entries(self, required: int, *, timeout: float | None = None) -> list[CacheKey]:
         """Evict entries until `required` bytes can be used: another name of `make_room`.
 
         Entries are evicted in the order of the manager's policy, whether that is ``"lru"`` or
@@ -652,6 +709,8 @@ class KVCacheManager(Closing, ForkAware):
         ----------
         required : int
             Bytes, at least 1.
+        timeout : float, optional
+            Seconds to wait for room if the pool is full. By default the call does not wait.
 
         Returns
         -------
@@ -662,12 +721,14 @@ class KVCacheManager(Closing, ForkAware):
         ------
         InvalidSizeError
             `required` is not a whole number of at least 1.
+        InvalidTtlError
+            `timeout` is not a number of at least 0.
         PoolExhaustedError
             Evicting every entry that may be evicted would not be enough.
         PoolClosedError
             The manager is closed.
         """
-        return self.make_room(required)
+        return self.make_room(required, timeout=timeout)
 
     def evict_expired(self) -> list[CacheKey]:
         """Evict the entries that were not used for longer than their time to live.
@@ -720,6 +781,7 @@ class KVCacheManager(Closing, ForkAware):
             The manager is closed.
         """
         self._sessions.unpin(key)
+        self._waiters.wake()
 
     # -- the whole -----------------------------------------------------------------------
 
@@ -812,6 +874,7 @@ class KVCacheManager(Closing, ForkAware):
                     self._closed = not _is_half_done(error)
                     raise
                 self._closed = True  # last, so that a call after an interrupt goes on
+        self._waiters.wake()
         # Outside of the lock, and in a second call as well: a call that was interrupted here
         # left sinks open. Closing the stream twice does nothing.
         if self.receipts is not None:

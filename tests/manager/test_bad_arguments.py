@@ -36,6 +36,7 @@ NOT_SECONDS = (
     0,
     10**400,
 )
+NOT_A_TIMEOUT = (*without(NOT_SECONDS, 0), -0.5)
 odd: Any = CacheKey
 NOT_KEYS = (
     *WRONG_OBJECTS,
@@ -109,6 +110,29 @@ TABLE: dict[str, tuple[Act, tuple[Any, ...]]] = {
     "evict_lru_entries": (KVCacheManager.evict_lru_entries, (*NOT_A_COUNT, *TOO_MUCH)),
     "pin": (KVCacheManager.pin, NOT_KEYS),
     "unpin": (KVCacheManager.unpin, NOT_KEYS),
+    "create_cache_entry, timeout": (
+        lambda m, v: m.create_cache_entry(key_of(2), 8, timeout=v),
+        NOT_A_TIMEOUT,
+    ),
+    "get_or_create_cache, timeout": (
+        lambda m, v: m.get_or_create_cache(key_of(2), 8, timeout=v),
+        NOT_A_TIMEOUT,
+    ),
+    "get_or_create_cache, timeout of a hit": (
+        lambda m, v: m.get_or_create_cache(key_of(1), 8, timeout=v),
+        NOT_A_TIMEOUT,
+    ),
+    "fork_cache_entry, timeout": (
+        lambda m, v: m.fork_cache_entry(key_of(1), key_of(2), timeout=v),
+        NOT_A_TIMEOUT,
+    ),
+    "open_session, timeout": (lambda m, v: m.open_session([1, 2], timeout=v), NOT_A_TIMEOUT),
+    "allocate_entry, timeout": (
+        lambda m, v: m.allocate_entry(key_of(2), 64, timeout=v),
+        NOT_A_TIMEOUT,
+    ),
+    "make_room, timeout": (lambda m, v: m.make_room(64, timeout=v), NOT_A_TIMEOUT),
+    "evict_lru_entries, timeout": (lambda m, v: m.evict_lru_entries(64, timeout=v), NOT_A_TIMEOUT),
     "in": (KVCacheManager.__contains__, NOT_KEYS),
 }
 OPEN: dict[str, tuple[Callable[[Any], object], tuple[Any, ...]]] = {
