@@ -182,9 +182,9 @@ class KVCacheManager(Closing, ForkAware):
     not, without waiting for the garbage collector. Entries and views that are still held keep it.
 
     *Waiting for room.* A call with a `timeout` waits while the pool is full: until views end, or
-    entries are removed, truncated, unpinned or closed. It holds no lock meanwhile. No order is kept among
-    such calls: the first one that finds room has it, so a large request may wait while small ones
-    are served. A request that is larger than the pool raises at once.
+    entries are removed, truncated, unpinned or closed. It holds no lock meanwhile. No order is kept
+    among such calls: the first one that finds room has it, so a large request may wait while small
+    ones are served. A request that is larger than the pool raises at once.
 
     A manager is true, even without entries.
 
