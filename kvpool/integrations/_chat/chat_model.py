@@ -12,7 +12,7 @@ from transformers.generation.stopping_criteria import StoppingCriteriaList
 
 from kvpool.cache_key import CacheKey
 from kvpool.integrations._chat.answering import Listener, StopWhen, TokenStreamer
-from kvpool.integrations._chat.chat_text import ChatModelError, ChatText, Prompt
+from kvpool.integrations._chat.chat_text import ChatModelError, ChatText, Prompt, first_line
 from kvpool.integrations._chat.tiny_model import tiny_model
 from kvpool.integrations._transformers.cache import PooledCache
 from kvpool.integrations._transformers.measuring import cache_argument, model_layout
@@ -94,7 +94,7 @@ class ChatModel(ChatText):
                 directory, dtype=dtype or "auto", **own
             )
         except Exception as error:  # damaged files make it raise whatever comes
-            reason = _first_line(error)
+            reason = first_line(error)
             raise ChatModelError(f"cannot load a model from {directory}: {reason}") from error
         return cls(model.eval(), tokenizer, directory.resolve().name, **options)
 
@@ -174,7 +174,7 @@ class ChatModel(ChatText):
                 if self._read(tokens, cache, listener):
                     self._generate(tokens, cache, max_new_tokens, listener)
             except RuntimeError as error:  # of torch: no memory, or numbers that are none
-                raise ChatModelError(f"{self.name} failed: {_first_line(error)}") from error
+                raise ChatModelError(f"{self.name} failed: {first_line(error)}") from error
 
     def fork(self, manager: KVCacheManager, key: CacheKey, new_key: CacheKey) -> None:
         """Let a new session begin with the tokens of another one that has an entry.
@@ -232,10 +232,6 @@ def quiet() -> None:
 def seed(number: int) -> None:
     """Let sampling repeat itself."""
     torch.manual_seed(number)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _settings(model: Any, temperature: float | None) -> Any:

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 from kvpool.errors import KVPoolError
 from kvpool.integrations._chat.token_text import TokenText
 
-__all__ = ["ChatModelError", "ChatText", "Prompt"]
+__all__ = ["ChatModelError", "ChatText", "Prompt", "first_line"]
 
 Message = Mapping[str, str]
 
@@ -20,6 +20,11 @@ _PLAIN = "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"
 
 class ChatModelError(KVPoolError, ValueError):
     """A directory holds no model that can be used, or the model cannot take a conversation."""
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of the text of an error, or the name of its type if it has no text."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 class Prompt(NamedTuple):
