@@ -21,16 +21,25 @@ from kvpool.cli._options import (
     alternatives,
     with_default,
 )
+from kvpool.cli._replay_blocks import replay_blocks
 from kvpool.cli._replay_outcome import conclude, print_report
 from kvpool.cli._replay_progress import ReplayProgress
 from kvpool.layout import DTYPES, KVLayout, Packing
 from kvpool.ledger import LedgerSink
-from kvpool.replay import Replay, ReplayReport, TraceFormat, TraceReader
+from kvpool.replay import BlockReplay, Replay, ReplayReport, TraceFormat, TraceReader
 
 __all__ = ["replay"]
 
 
+# Those that mean something in a replay by blocks; typer knows the others by their parameters.
+_OF_BLOCKS = {
+    "trace", "backend", "policy", "max_requests", "trace_format", "hash_block_tokens",
+    "capacity_blocks", "skip_bad", "as_json",
+}  # fmt: skip
+
+
 def replay(
+    context: typer.Context,
     trace: Annotated[
         Path,
         typer.Argument(metavar="TRACE", help="Trace file, or - for standard input."),
@@ -90,6 +99,16 @@ def replay(
             help=with_default("Tokens per hash block of a Mooncake trace.", "inferred"),
         ),
     ] = None,
+    capacity_blocks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="BLOCKS",
+            help=with_default(
+                "Replay the ids of blocks alone, in a pool for this many blocks.", "all tokens"
+            ),
+        ),
+    ] = None,
     skip_bad: Annotated[
         bool,
         typer.Option("--skip-bad", help="Count malformed lines instead of stopping at the first."),
@@ -101,8 +120,20 @@ def replay(
 ) -> None:
     """Serve the requests of a trace; write, read back and check each token.
 
-    Reads Azure LLM inference traces (CSV) and Mooncake traces (JSON lines).
+    Reads Azure LLM inference traces (CSV) and Mooncake traces (JSON lines). With
+    --capacity-blocks, prompts share the blocks that they begin with, and a few bytes stand for
+    each block.
     """
+    if capacity_blocks is not None:
+        _refuse_others(context)
+        with (
+            TraceReader(
+                trace, trace_format, skip_bad=skip_bad, hash_block_tokens=hash_block_tokens
+            ) as requests,
+            BlockReplay(capacity_blocks, policy, backend) as blocks,
+        ):
+            replay_blocks(blocks, requests, max_requests, as_json=as_json)
+        return
     layout = KVLayout(layers, kv_heads, head_dim, dtype, packing)
     with (
         TraceReader(
@@ -134,6 +165,15 @@ def replay(
         if requests.first_skipped is not None:
             console.print(f"Skipped first: {requests.first_skipped}", soft_wrap=True)
     conclude(report, interrupted)
+
+
+def _refuse_others(context: typer.Context) -> None:
+    """Refuse options that a replay by blocks would not heed."""
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        is_given = source is not None and source.name == "COMMANDLINE"
+        if is_given and parameter.name not in _OF_BLOCKS:
+            raise typer.BadParameter(f"{parameter.opts[0]} cannot be used with --capacity-blocks")
 
 
 def _serve(run: Replay, requests: TraceReader, limit: int | None) -> bool:

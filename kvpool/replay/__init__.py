@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvpool import _exports
+from kvpool.replay._blocks import BlockReplay, BlockReport
 from kvpool.replay._content import Span, TokenTape, request_spans
 from kvpool.replay._driver import Replay
 from kvpool.replay._errors import BrokenLineError, TraceError
@@ -15,6 +16,8 @@ from kvpool.replay._sessions import ReplaySession
 
 __all__ = [
     "HASH_BLOCK_TOKENS",
+    "BlockReplay",
+    "BlockReport",
     "BrokenLineError",
     "Replay",
     "ReplayReport",

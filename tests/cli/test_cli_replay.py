@@ -315,3 +315,29 @@ def test_hash_blocks_may_have_another_size(tmp_path: Path, size: str | None) -> 
     given = [] if size is None else ["--hash-block-tokens", size]
     shown = figures(str(path), *given)
     assert shown["tokens"]["reused"] == 48
+
+
+def test_blocks(backend: str) -> None:
+    shown = figures(MOONCAKE, "--capacity-blocks", "9", "--policy", "lfu", "--backend", backend)
+    assert (shown["policy"], shown["capacity_blocks"], shown["complete"]) == ("lfu", 9, True)
+    assert shown["blocks"] > shown["hit_blocks"] > 0
+    assert sum(shown["blocks_by_source"].values()) == shown["hit_blocks"]
+    assert shown["blocks_held"] <= 9
+
+
+def test_the_table_of_blocks() -> None:
+    done = run("replay", MOONCAKE, "--capacity-blocks", "1000")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(r"hit ratio +0\.\d{4}", done.stdout)
+    assert "1,000 blocks, policy lru" in done.stdout
+
+
+@pytest.mark.parametrize("option", ["--layers=3", "--count-only", "--ledger=here", "--ttl=3"])
+def test_blocks_have_no_other_options(option: str) -> None:
+    text = refused(MOONCAKE, "--capacity-blocks", "9", option, code=2)
+    assert option.split("=", maxsplit=1)[0] in text
+    assert "--capacity-blocks" in text
+
+
+def test_blocks_of_a_trace_without_ids() -> None:
+    assert "ids of blocks" in refused(AZURE, "--capacity-blocks", "9")

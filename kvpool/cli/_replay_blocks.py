@@ -1,0 +1,92 @@
+"""``kvpool replay --capacity-blocks``: how many blocks of a trace a pool would have reused."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from kvpool.cli._interrupts import EXIT_CODE, Interrupts
+from kvpool.cli._replay_progress import ReplayProgress
+from kvpool.replay import BlockReplay, BlockReport, TraceReader
+
+__all__ = ["replay_blocks"]
+
+
+def replay_blocks(
+    run: BlockReplay, requests: TraceReader, limit: int | None, *, as_json: bool
+) -> None:
+    """Serve a trace by its blocks, and print the figures.
+
+    Parameters
+    ----------
+    run : BlockReplay
+    requests : TraceReader
+    limit : int or None
+        Stop after this many requests.
+    as_json : bool
+    """
+    is_interrupted = _serve(run, requests, limit)
+    report = run.report()
+    if as_json:
+        head = {"trace": requests.path, "skipped_lines": requests.skipped}
+        typer.echo(json.dumps({**head, **report.as_dict()}, indent=2))
+    else:
+        _print(report, requests)
+    if report.checksum_failures:
+        typer.echo(
+            f"kvpool: {report.checksum_failures:,} requests read other bytes than were written",
+            err=True,
+        )
+        raise typer.Exit(1)
+    if is_interrupted:
+        typer.echo(f"kvpool: interrupted after {report.requests:,} requests", err=True)
+        raise typer.Exit(EXIT_CODE)
+
+
+def _serve(run: BlockReplay, requests: TraceReader, limit: int | None) -> bool:
+    """Serve all requests; return whether Ctrl-C stopped it before the last one."""
+    try:
+        with Interrupts() as interrupts, ReplayProgress(requests) as progress:
+            for request in itertools.islice(requests, limit):
+                with interrupts.step():
+                    run.serve(request)
+                progress.advance(request.tokens)
+            with interrupts.step():
+                run.finish()
+    except KeyboardInterrupt:
+        return True
+    return False
+
+
+def _print(report: BlockReport, requests: TraceReader) -> None:
+    console = Console(markup=False, highlight=False, emoji=False)
+    by_source = report.stats.prefix.tokens_by_source
+    table = Table(box=box.SIMPLE, show_header=False)
+    table.add_column()
+    table.add_column(style="bold", justify="right")
+    for name, figure in (
+        ("requests", f"{report.requests:,}"),
+        ("skipped lines", f"{requests.skipped:,}"),
+        ("blocks asked for", f"{report.blocks:,}"),
+        ("hit blocks", f"{report.hit_blocks:,}"),
+        ("hit ratio", f"{report.hit_ratio:.4f}"),
+        ("  of sessions that go on", f"{by_source['continued']:,}"),
+        ("  of others", f"{by_source['forked'] + by_source['copied']:,}"),
+        ("blocks held at the end", f"{report.stats.prefix.tokens_held:,}"),
+        ("checksum failures", f"{report.checksum_failures:,}"),
+        ("seconds", f"{report.seconds:.1f}"),
+    ):
+        table.add_row(name, figure)
+    console.print(
+        f"{requests.path}, {report.capacity_blocks:,} blocks, policy {report.policy}",
+        style="italic",
+        soft_wrap=True,
+    )
+    console.print(table)
+    if requests.first_skipped is not None:
+        console.print(f"Skipped first: {requests.first_skipped}", soft_wrap=True)

@@ -1,0 +1,201 @@
+"""`BlockReplay`: how many blocks of a trace a pool of a given size would have reused."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from kvpool._checks import whole_number
+from kvpool._closing import Closing
+from kvpool.errors import InvalidSizeError
+from kvpool.eviction.registry import registry as policies
+from kvpool.layout import KVLayout
+from kvpool.manager import KVCacheManager
+from kvpool.replay._errors import TraceError
+from kvpool.replay._request import TraceRequest
+from kvpool.stats import PoolStats
+
+__all__ = ["BlockReplay", "BlockReport"]
+
+# A block of the trace is one token of this layout: 8 bytes of keys, which are the id of the block.
+_LAYOUT = KVLayout(layers=1, kv_heads=1, head_dim=2, dtype="float32")
+_POOL_BYTES = 4 << 30  # addresses only, until they are written
+
+
+@dataclass(frozen=True, slots=True)
+class BlockReport:
+    """The figures of a replay by blocks.
+
+    Attributes
+    ----------
+    policy : str
+    capacity_blocks : int or None
+        Blocks that the pool may hold; None if all that come.
+    complete : bool
+        Whether the trace was served to its end, and the books were checked.
+    requests : int
+    blocks : int
+        Blocks of all prompts: an id counts as often as it comes.
+    hit_blocks : int
+        Of those, the ones that the pool held, as part of a leading run of the prompt.
+    checksum_failures : int
+        Requests whose blocks had other bytes than were written.
+    seconds : float
+        Wall time of serving and checking.
+    stats : PoolStats
+    """
+
+    policy: str
+    capacity_blocks: int | None
+    complete: bool
+    requests: int
+    blocks: int
+    hit_blocks: int
+    checksum_failures: int
+    seconds: float
+    stats: PoolStats
+
+    @property
+    def hit_ratio(self) -> float:
+        """``hit_blocks / blocks``; 0 without blocks."""
+        return self.hit_blocks / self.blocks if self.blocks else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all figures as JSON values."""
+        return {
+            "policy": self.policy,
+            "capacity_blocks": self.capacity_blocks,
+            "complete": self.complete,
+            "requests": self.requests,
+            "blocks": self.blocks,
+            "hit_blocks": self.hit_blocks,
+            "hit_ratio": self.hit_ratio,
+            "blocks_by_source": dict(self.stats.prefix.tokens_by_source),
+            "blocks_held": self.stats.prefix.tokens_held,
+            "checksum_failures": self.checksum_failures,
+            "seconds": self.seconds,
+        }
+
+
+class BlockReplay(Closing):
+    """Serves requests by their blocks, through `KVCacheManager.open_session`.
+
+    Each block is one token of a small layout, with some real bytes, so that the tree, the pool
+    and the policy are those of every other session. The rules: requests are served in the order
+    of the file; a hit is a leading run of blocks that are held; generated tokens are not
+    held; after the look-up every block of the request is used; its own blocks are not evicted
+    while it is served.
+
+    Parameters
+    ----------
+    capacity_blocks : int, optional
+        Blocks that the pool may hold. [default: all that come]
+    policy : str, optional
+        Name of the eviction policy. [default: "lru"]
+    backend : str, default "numpy"
+
+    Attributes
+    ----------
+    manager : KVCacheManager
+
+    Raises
+    ------
+    InvalidSizeError
+        `capacity_blocks` is not a whole number of at least 1.
+    PluginError
+        The backend or the policy is unknown or cannot be used.
+
+    Notes
+    -----
+    Not thread-safe.
+    """
+
+    def __init__(
+        self,
+        capacity_blocks: int | None = None,
+        policy: str | None = None,
+        backend: str | None = "numpy",
+    ) -> None:
+        if capacity_blocks is not None:
+            whole_number("capacity_blocks", capacity_blocks, InvalidSizeError, least=1)
+        self._capacity_blocks = capacity_blocks
+        self._policy = policies.chosen_name(policy)
+        self.manager = KVCacheManager(
+            _POOL_BYTES,
+            backend,
+            _LAYOUT,
+            policy=self._policy,
+            receipts=False,
+            elastic=False,
+            chunk_tokens=1,
+            prefix_tokens=capacity_blocks,
+        )
+        self._requests = self._failures = 0
+        self._seconds = 0.0
+        self._is_complete = False
+
+    def serve(self, request: TraceRequest) -> int:
+        """Serve a request.
+
+        Returns
+        -------
+        int
+            How many of its first blocks the pool held.
+
+        Raises
+        ------
+        TraceError
+            The request does not say which blocks it has.
+        """
+        if not request.hash_blocks:
+            raise TraceError(
+                "a replay by blocks needs a trace with ids of blocks, such as Mooncake's: "
+                "in this one requests do not say which tokens they share"
+            )
+        started = time.perf_counter()
+        blocks = np.array(request.hash_blocks, np.int64)
+        entry, left = self.manager.open_session(blocks, min_left=0, max_context_length=len(blocks))
+        hits = len(blocks) - left
+        states = blocks.view(np.float32).reshape(1, 1, -1, 2)
+        if hits and entry.keys().tobytes() != states[:, :, :hits].tobytes():
+            self._failures += 1
+        if left:
+            new = states[:, :, hits:]
+            entry.extend(new, new)
+        self.manager.close_session(entry, blocks)
+        self._requests += 1
+        self._seconds += time.perf_counter() - started
+        return hits
+
+    def finish(self) -> None:
+        """Check the integrity of the manager.
+
+        Raises
+        ------
+        IntegrityError
+            The books disagree.
+        """
+        self.manager.check_integrity()
+        self._is_complete = True
+
+    def report(self) -> BlockReport:
+        """Return the figures so far."""
+        stats = self.manager.get_stats()
+        return BlockReport(
+            policy=self._policy,
+            capacity_blocks=self._capacity_blocks,
+            complete=self._is_complete,
+            requests=self._requests,
+            blocks=stats.prefix.tokens_asked,
+            hit_blocks=stats.prefix.tokens_reused,
+            checksum_failures=self._failures,
+            seconds=self._seconds,
+            stats=stats,
+        )
+
+    def close(self) -> None:
+        """Close the pool."""
+        self.manager.close()
