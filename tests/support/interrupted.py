@@ -207,6 +207,14 @@ def _update(sessions: InterruptedSessions) -> None:
     sessions.manager.update_cache(sessions.some_key(), tokens, tokens)
 
 
+def _wait(sessions: InterruptedSessions) -> None:
+    """Wait for all bytes of the pool, a part of which a view keeps."""
+    entry = sessions.entry()
+    view = None if entry is None else entry.key(0)
+    sessions.manager.make_room(CAPACITY, timeout=0.001)
+    del view
+
+
 def _pin(sessions: InterruptedSessions) -> None:
     key = sessions.some_key()
     try:
@@ -237,6 +245,8 @@ CALLS: dict[str, Callable[[InterruptedSessions], object]] = {
     "data": _data,
     "update": _update,
     "get or create": lambda one: one.manager.get_or_create_cache(one.new_key(), 64),
+    "wait": lambda one: one.manager.make_room(CAPACITY, timeout=0.001),
+    "wait for a view": _wait,
     "pin": _pin,
     "remove later": lambda one: one.manager.remove_later(one.some_key()),
     "look": lambda one: (len(one.manager), one.some_key() in one.manager),
