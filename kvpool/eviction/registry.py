@@ -8,6 +8,8 @@ from kvpool.plugins import PluginKind, PluginRegistry
 
 __all__ = ["create_policy", "registry"]
 
+_BUILTINS = ("arc", "fifo", "gdsf", "lfu", "lru", "s3-fifo", "sieve", "slru")
+
 registry = PluginRegistry(
     PluginKind(
         "eviction policy",
@@ -15,7 +17,7 @@ registry = PluginRegistry(
         hook="kvpool_eviction_policy",
         spec=EvictionPolicySpec,
         provides=PolicyFactory,
-        builtins={name: f"kvpool.eviction.{name}" for name in ("lfu", "lru")},
+        builtins={name: f"kvpool.eviction.{name.replace('-', '_')}" for name in _BUILTINS},
         default="lru",
         disabled_variable="KVPOOL_DISABLED_POLICIES",
     )
