@@ -110,6 +110,19 @@ def test_an_amended_child_in_the_middle_moves_only_what_is_above(scratch: Scratc
     check_row(scratch, 1)
 
 
+def test_a_branch_whose_commits_are_all_on_its_parent_by_now_is_left_empty(
+    scratch: Scratch,
+) -> None:
+    scratch.git("switch", "--quiet", "feat/demo-1")
+    for commit in ("feat/demo-2^", "feat/demo-2"):
+        scratch.git("cherry-pick", commit)
+    scratch.git("commit", "--quiet", "--amend", "--message", "Part 2, taken over")
+    said = scratch.run("restack", "--execute")
+    assert said.exit_code == 0, said.text
+    assert "2 commits of its own before, 0 now\n" in said.text
+    assert scratch.id("feat/demo-2") == scratch.id("feat/demo-1")
+
+
 def test_two_breaks_in_a_row_are_two_rebases(scratch: Scratch) -> None:
     for number in (1, 2):
         scratch.git("switch", "--quiet", f"feat/demo-{number}")

@@ -20,11 +20,12 @@ The rooms, lowest first; each knows only those above it in this list:
 * `gaterun`, `verify`: running gates in worktrees;
 * `journal`, `restack`, `replay`, `undo`, `land`: moving branches so that nothing is lost;
 * `edits`, `handover`: what is written into the manifests, such as fork points;
+* `reshape`: a milestone between others;
 * `regions`, `pages`, `render`: the pages of `docs/stack`;
 * `forge`, `github`, `bare`, `forges`: adapters of forges, and the choice among them;
 * `requests`, `submit`, `sync`: pull requests of a stack, and what comes from the remote;
 * `walk`: a stack as a tree, and up and down in it;
-* `here`, `show`, `watch`, `cli_forge`, `cli`: the command line.
+* `here`, `show`, `watch`, `cli_forge`, `cli_shape`, `cli`: the command line.
 """
 
 from __future__ import annotations

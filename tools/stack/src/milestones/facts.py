@@ -281,7 +281,8 @@ class History:
         for commit, tree in [tip] if tip is not None else self._recorded.get(key, []):
             landed = self._trees.get(tree)
             # A branch that was only begun has the tree of a commit that it comes from.
-            if landed is not None and not self._comes_from(commit, landed):
+            named = landed in self.keys.values()  # another milestone, by its trailer
+            if landed is not None and not named and not self._comes_from(commit, landed):
                 return landed
         return None
 

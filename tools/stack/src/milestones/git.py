@@ -299,6 +299,16 @@ class Git:
         listed = self.run("ls-tree", "-r", "-z", "--name-only", "--full-tree", tree)
         return {name for name in listed.split("\0") if name}
 
+    def blob(self, id_: str) -> bytes:
+        """Return a file as it is stored, byte for byte."""
+        order = ["git", "cat-file", "blob", id_]
+        done = subprocess.run(
+            order, cwd=self.root, env=environment(), capture_output=True, check=False
+        )
+        if done.returncode != 0:
+            raise GitError(order, done.returncode, done.stderr.decode(errors="replace"))
+        return done.stdout
+
     @contextmanager
     def alone(self) -> Iterator[None]:
         """Let no other process of the tool move refs of this repository in the meantime.

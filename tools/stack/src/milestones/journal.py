@@ -8,8 +8,9 @@ long as the journal is there, git collects nothing of what it could bring back.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
@@ -37,6 +38,7 @@ class _Page(BaseModel):
     moves: list[str] = []
     ends: str | None = None
     undoes: str | None = None
+    files: dict[str, str | None] = {}
 
 
 class Entry(BaseModel):
@@ -62,6 +64,10 @@ class Entry(BaseModel):
         The entry that it undid.
     head_after : str or None
         What it left checked out; None if it did not come to its end.
+    files : dict
+        The files of the working tree that it set out to change, as blobs; None: there was none.
+    files_after : dict
+        Those files as it left them; empty if it did not come to its end.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -75,6 +81,8 @@ class Entry(BaseModel):
     after: dict[str, str] | None
     undoes: str | None
     head_after: str | None = None
+    files: dict[str, str | None] = {}
+    files_after: dict[str, str | None] = {}
 
 
 class Journal:
@@ -89,13 +97,27 @@ class Journal:
     def __init__(self, git: Git) -> None:
         self.git = git
 
-    def begin(self, operation: str, moves: Sequence[str], undoes: str | None = None) -> str:
-        """Write down every ref, before an operation; return the id of the entry."""
-        return self._write(self._page(operation, moves=list(moves), undoes=undoes))
+    def begin(
+        self,
+        operation: str,
+        moves: Sequence[str],
+        undoes: str | None = None,
+        files: Iterable[Path] = (),
+    ) -> str:
+        """Write down every ref, and files that are to change; return the id of the entry."""
+        names = [path.as_posix() for path in files]
+        return self._write(self._page(operation, list(moves), undoes=undoes, files=names))
 
     def end(self, entry: str, operation: str) -> None:
-        """Write down every ref after an operation that came to its end."""
-        self._write(self._page(operation, ends=entry))
+        """Write down every ref, and those files, after an operation that came to its end."""
+        self._write(self._page(operation, ends=entry, files=list(self._read(entry).files)))
+
+    def keep(self, name: str) -> str | None:
+        """Store a file of the working tree, and return its blob; None if there is no such file."""
+        path = self.git.root / name
+        if not path.is_file():
+            return None
+        return self.git.run("hash-object", "-w", "--no-filters", "--", str(path))
 
     def settle(self, *operations: str) -> None:
         """Close the entries of operations that were stopped and then finished by hand.
@@ -127,7 +149,7 @@ class Journal:
         found: list[Entry] = []
         # The newest first, so that the end of an operation is read before its beginning.
         for id_ in self.git.lines("rev-list", "--first-parent", JOURNAL)[:-1]:  # not the root
-            page = _Page.model_validate_json(self.git.run("cat-file", "blob", f"{id_}:{_FILE}"))
+            page = self._read(id_)
             if page.ends is not None:
                 ended.setdefault(page.ends, page)
                 continue
@@ -142,9 +164,14 @@ class Journal:
                 after=None if end is None else end.refs,
                 undoes=page.undoes,
                 head_after=None if end is None else end.head,
+                files=page.files,
+                files_after={} if end is None else end.files,
             )
             found.append(entry)
         return found
+
+    def _read(self, id_: str) -> _Page:
+        return _Page.model_validate_json(self.git.run("cat-file", "blob", f"{id_}:{_FILE}"))
 
     def _page(
         self,
@@ -152,6 +179,7 @@ class Journal:
         moves: Sequence[str] = (),
         ends: str | None = None,
         undoes: str | None = None,
+        files: Sequence[str] = (),
     ) -> _Page:
         return _Page(
             operation=operation,
@@ -161,12 +189,16 @@ class Journal:
             moves=list(moves),
             ends=ends,
             undoes=undoes,
+            files={name: self.keep(name) for name in files},
         )
 
     def _write(self, page: _Page) -> str:
         text = json.dumps(page.model_dump(mode="json"), indent=1, sort_keys=True)
         blob = self.git.run("hash-object", "-w", "--stdin", stdin=text)
-        tree = self.git.run("mktree", stdin=f"100644 blob {blob}\t{_FILE}\n")
+        rows = [f"100644 blob {blob}\t{_FILE}"]
+        kept = [one for one in page.files.values() if one is not None]
+        rows += [f"100644 blob {one}\tfile-{number}" for number, one in enumerate(kept)]
+        tree = self.git.run("mktree", stdin="".join(f"{row}\n" for row in rows))
         last = self.git.commit(JOURNAL)
         before = last or self._root()
         parents = dict.fromkeys([before, *self._commits(page.refs, page.head)])

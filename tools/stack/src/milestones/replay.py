@@ -111,6 +111,9 @@ def range_diff(git: Git, move: Move) -> str:
     """Return how the commits of a moved branch differ from what they were before."""
     old = f"{move.fork.commit}..{move.tip}"
     new = f"{move.base}..{move.milestone.branch}"
+    before, after = git.count(old), git.count(new)
+    if not before or not after:  # git refuses to compare with a range that is empty
+        return f"{before} commits of its own before, {after} now"
     return git.run("range-diff", "--no-color", old, new)
 
 

@@ -167,7 +167,7 @@ def plan(git: Git, manifest: Manifest, facts: Mapping[str, Fact]) -> Plan:
         gone = git.lines("log", "--format=%h %s", f"{current}..{fork.commit}") if carries else []
         move = moved[one.key] = Move(one, fact.commit, fork, name, tuple(gone))
         chain = next((row for row in segments if row[-1] is below), None)
-        if chain is not None and below is not None and fork.commit == below.tip:
+        if chain is not None and below is not None and _hangs_on(chain, below, fork):
             chain.append(move)
         else:
             segments.append([move])
@@ -256,6 +256,16 @@ def _refuse_other_order(git: Git, manifest: Manifest, facts: Mapping[str, Fact])
                 f"or bring the old order back in {settings.current().pages}/{manifest.stack}.toml",
             ],
         )
+
+
+def _hangs_on(chain: Sequence[Move], below: Move, fork: Fork) -> bool:
+    """Return whether the rebase of a chain takes along what left its last branch at a fork point.
+
+    Git moves only what points into the range. A lowest branch without a commit of its own points at
+    the beginning of the range, so it is moved by itself.
+    """
+    is_empty = len(chain) == 1 and below.fork.commit == below.tip
+    return fork.commit == below.tip and not is_empty
 
 
 def _has_commits(git: Git, branch: str) -> bool:

@@ -107,6 +107,9 @@ def undo_plan(console: Console, plan: UndoPlan) -> None:
         now, then = (change.now or "nothing")[:12], (change.then or "nothing")[:12]
         mark = "  (has moved since)" if change.ref in plan.moved else ""
         line(console, f"  {change.ref.removeprefix('refs/heads/')}  {now} -> {then}{mark}")
+    for name, blob in plan.files.items():
+        mark = "  (has changed since)" if name in plan.moved else ""
+        line(console, f"  {name}  {'goes away' if blob is None else 'as it was'}{mark}")
 
 
 def landing(console: Console, plan: Landing, *, local: bool) -> None:

@@ -5,7 +5,9 @@ An undo is an operation itself: it is written down before it begins, and can be 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from milestones.errors import StackError
 from milestones.git import Change, Git, GitError
@@ -31,12 +33,15 @@ class UndoPlan:
         Those among them that have moved again since the operation.
     aborts : bool
         Whether a rebase that waits is given up, with what was resolved in it.
+    files : mapping
+        The blob that each file of the working tree is to have; None: it goes away.
     """
 
     entry: Entry
     changes: tuple[Change, ...]
     moved: tuple[str, ...]
     aborts: bool
+    files: Mapping[str, str | None]
 
 
 def plan(git: Git, journal: Journal, chosen: str | None = None) -> UndoPlan:
@@ -68,11 +73,15 @@ def plan(git: Git, journal: Journal, chosen: str | None = None) -> UndoPlan:
         moved = [one.ref for one in changes if one.now != after.get(one.ref)]
     else:
         moved = [one.ref for one in changes if not journal.left_by(entry, one.ref)]
+    here = {name: journal.keep(name) for name in entry.files}
+    files = {name: blob for name, blob in entry.files.items() if here[name] != blob}
+    changed = [name for name in files if here[name] != entry.files_after.get(name, "")]
     return UndoPlan(
         entry,
         tuple(one for one in changes if one.now != one.then),
-        tuple(name for name in moved if now.get(name) != entry.before.get(name)),
+        (*(name for name in moved if now.get(name) != entry.before.get(name)), *changed),
         git.rebase_in_progress(),
+        files,
     )
 
 
@@ -97,7 +106,10 @@ def execute(git: Git, plan: UndoPlan, journal: Journal, *, force: bool = False) 
         git.run("rebase", "--abort")
     here = git.head()
     operation = f"undo of {plan.entry.operation}"
-    entry = journal.begin(operation, [one.ref for one in plan.changes], undoes=plan.entry.id)
+    refs = [one.ref for one in plan.changes]
+    paths = [Path(name) for name in plan.files]
+    entry = journal.begin(operation, refs, undoes=plan.entry.id, files=paths)
+    _bring_back(git, plan.files)
     git.run("switch", "--detach")  # so that no branch moves from under the working tree
     # The abort of a rebase has moved nothing but HEAD: the ids of the plan still hold.
     git.move(plan.changes, operation)
@@ -113,6 +125,16 @@ def execute(git: Git, plan: UndoPlan, journal: Journal, *, force: bool = False) 
         ) from error
     finally:
         journal.end(entry, operation)
+
+
+def _bring_back(git: Git, files: Mapping[str, str | None]) -> None:
+    for name, blob in files.items():
+        path = git.root / name
+        if blob is None:
+            path.unlink()
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(git.blob(blob))
 
 
 def _entry(entries: list[Entry], chosen: str | None) -> Entry:
@@ -140,8 +162,9 @@ def _check(git: Git, plan: UndoPlan, force: bool) -> None:
             f"a rebase waits here that does not belong to {plan.entry.operation!r}",
             ["git rebase --continue", "or git rebase --abort"],
         )
-    if not plan.aborts and (changed := git.changes()):
-        names = ", ".join(line[3:] for line in changed)
+    changed = [line[3:] for line in git.changes() if line[3:] not in plan.files]
+    if not plan.aborts and changed:
+        names = ", ".join(changed)
         raise StackError(f"the working tree has changes: {names}", ["git stash"])
     if plan.moved and not force:
         names = ", ".join(name.removeprefix("refs/heads/") for name in plan.moved)
