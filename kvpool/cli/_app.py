@@ -15,6 +15,7 @@ from kvpool.cli._demo import demo
 from kvpool.cli._memory_map import memory_map
 from kvpool.cli._receipts import receipts
 from kvpool.cli._replay import replay
+from kvpool.cli._size import size
 from kvpool.errors import KVPoolError
 
 __all__ = ["app", "main"]
@@ -52,6 +53,7 @@ app.command("chat")(chat)
 app.command("demo")(demo)
 app.command("map")(memory_map)
 app.command("replay")(replay)
+app.command("size")(size)
 app.add_typer(receipts)
 
 

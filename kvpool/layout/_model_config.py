@@ -14,6 +14,8 @@ __all__ = ["CacheShape", "LayerKind", "cache_shape", "layer_kinds"]
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
+_MOST_LAYERS = 100_000
+
 _NO_ATTENTION = ("mlp", "moe")
 
 # Names of one number, by the kind of model; the first that a configuration has is taken. The
@@ -135,6 +137,8 @@ def _text_config(config: Any) -> Any:
 def _layer_configs(config: Any) -> list[Any]:
     """Return the configuration of each layer: the same one, unless layers differ."""
     count = _number(config, *_LAYERS)
+    if count > _MOST_LAYERS:
+        raise InvalidLayoutError(f"{count} layers are more than any model has")
     own = getattr(config, "per_layer_config", None)
     # Where an encoder has another number of layers than the decoder, `own` is the encoder's.
     return [config] * count if own is None or len(own) != count else list(own)
@@ -211,4 +215,6 @@ def _number(config: Any, *names: str) -> int:
     value = _first(config, *names)
     if not isinstance(value, int):
         raise InvalidLayoutError(f"the configuration has no number {names[-1]}: {value!r}")
+    if value < 1:
+        raise InvalidLayoutError(f"the configuration says {names[-1]} is {value}; at least 1")
     return value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,7 @@ class HitCurve:
     sizes : ndarray of int64, shape (points,)
         Blocks, ascending.
     hits : ndarray of float64, shape (points,)
-        References that are hits at each size. They do not fall from one size to the next.
+        References that are hits at each size.
     references : int
         References to blocks in the trace.
     error : float
@@ -48,14 +49,15 @@ class HitCurve:
         None if the pool of the last point has fewer. Between two points the curve is a straight
         line.
         """
-        index = int(np.searchsorted(self.hits, hits))
-        if index == len(self.hits):
+        enough = np.flatnonzero(self.hits >= hits)
+        if not len(enough):
             return None
+        index = int(enough[0])
         if index == 0:
             return int(self.sizes[0])
-        low, high = self.hits[index - 1 : index + 1]
-        first, last = self.sizes[index - 1 : index + 1]
-        return int(np.ceil(first + (last - first) * ((hits - low) / (high - low))))
+        low, high = float(self.hits[index - 1]), float(self.hits[index])
+        first, last = int(self.sizes[index - 1]), int(self.sizes[index])
+        return math.ceil(first + (last - first) * ((hits - low) / (high - low)))
 
     def knee(self) -> int:
         """Return the size after which a larger pool gains less than it did before, in blocks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +39,11 @@ class Sample:
     trunk_blocks: int
     trunk_rate: float
     trunk_lengths: NDArray[np.int64]
+
+    @classmethod
+    def whole(cls, trace: PrefixTrace) -> Self:
+        """Return all of a trace as its own sample."""
+        return cls(trace, 1.0, 0, 0.0, np.zeros(trace.request_count, np.int64))
 
     def scaled(self, blocks: int) -> int:
         """Return the size of the small pool that stands for one of this many blocks."""
@@ -90,6 +96,8 @@ def draw_sample(trace: PrefixTrace, rate: float, seed: int = 0) -> Sample:
     """
     if not 0 < rate <= 1:
         raise SizingError(f"the rate of a sample must be above 0 and at most 1, not {rate}")
+    if rate == 1:
+        return Sample.whole(trace)
     trunk = np.bincount(trace.references, minlength=trace.block_count) > (
         trace.request_count / _TRUNK_SHARE
     )

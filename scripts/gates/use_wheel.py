@@ -19,7 +19,11 @@ _SUITES = {"kvpool.testing": "pytest"}
 
 
 # Distributions whose module is not called as they are.
-_MODULES = {"backports-zstd": "backports", "opentelemetry-api": "opentelemetry"}
+_MODULES = {
+    "backports-zstd": "backports",
+    "opentelemetry-api": "opentelemetry",
+    "vl-convert-python": "vl_convert",
+}
 
 
 def may_lack(module: str, optional: set[str]) -> set[str]:

@@ -28,14 +28,10 @@ def sessions(count: int, turns: int = 3) -> PrefixTrace:
 @given(prompts.filter(any))
 def test_all_of_a_trace_is_the_trace(paths: list[tuple[int, ...]]) -> None:
     trace = PrefixTrace.from_requests(requests_of(paths), 16)
-    trunk = np.bincount(trace.references) > trace.request_count / 64
-    if trunk.all():  # what is in the trunk alone has no branches to draw
-        with pytest.raises(SizingError, match="no request"):
-            draw_sample(trace, 1.0)
-        return
     sample = draw_sample(trace, 1.0)
     assert sample.rate == 1
-    assert sample.trace.references.tolist() == trace.references.tolist()
+    assert sample.trace is trace
+    assert sample.all_hits(np.diff(trace.starts)) == trace.reference_count
     assert [sample.scaled(size) for size in range(50)] == list(range(50))
 
 

@@ -1,0 +1,195 @@
+"""``kvpool size``: how big a pool a trace needs."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from kvpool.cli._interrupts import EXIT_CODE
+from kvpool.cli._options import JsonOption, alternatives, with_default
+from kvpool.cli._size_layout import chosen_layout
+from kvpool.cli._size_progress import SizeProgress
+from kvpool.cli._size_tables import print_sizing
+from kvpool.layout import DTYPES
+from kvpool.replay import TraceFormat, TraceReader, TraceRequest
+from kvpool.sizing import (
+    PrefixTrace,
+    SizingError,
+    SizingReport,
+    measure,
+    require_charts,
+    write_page,
+)
+
+__all__ = ["size"]
+
+
+def size(
+    trace: Annotated[
+        Path,
+        typer.Argument(metavar="TRACE", help="Trace file, or - for standard input."),
+    ],
+    layout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LAYERSxHEADSxDIM",
+            help=with_default(
+                "Layers, key-value heads and elements per head, for sizes in bytes.",
+                "sizes in blocks",
+            ),
+        ),
+    ] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The config.json of a model, instead of --layout."),
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help=with_default(
+                f"Data type of the cache: {alternatives(list(DTYPES))}.",
+                "float16, or that of the model",
+            )
+        ),
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=with_default("Eviction policy to measure beside lru; may be repeated.", "all")
+        ),
+    ] = None,
+    points: Annotated[
+        int, typer.Option(min=2, max=1000, help="Sizes at which policies are simulated.")
+    ] = 16,
+    sample: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="RATE",
+            help=with_default(
+                "Part of the trace to simulate, above 0.", "all up to 1,000,000 blocks"
+            ),
+        ),
+    ] = None,
+    seeds: Annotated[
+        int, typer.Option(min=2, max=100, help="Samples to draw, if not all is simulated.")
+    ] = 3,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=256, help=with_default("Processes of the simulation.", "one per processor")
+        ),
+    ] = None,
+    max_requests: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help=with_default("Stop after this many requests.", "all of the trace")
+        ),
+    ] = None,
+    trace_format: Annotated[
+        TraceFormat | None,
+        typer.Option(
+            "--format", help=with_default("Trace format.", "detected from the first line")
+        ),
+    ] = None,
+    hash_block_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="TOKENS",
+            help=with_default("Tokens per hash block of a Mooncake trace.", "inferred"),
+        ),
+    ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Count malformed lines instead of stopping at the first."),
+    ] = False,
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Also write a page with charts, which needs no network; needs kvpool[report].",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+    as_csv: Annotated[
+        bool, typer.Option("--csv", help="Print one row for each policy and size, as CSV.")
+    ] = False,
+) -> None:
+    """Say how big a pool a trace needs: what each policy would reuse, at each size.
+
+    Reads Mooncake traces (JSON lines), whose ids of blocks tell which prompts begin alike.
+    """
+    if as_json and as_csv:
+        raise typer.BadParameter("give --json or --csv, not both")
+    shape = chosen_layout(layout, model, dtype)
+    if report is not None:  # before all the work, not after it
+        require_charts()
+        if not report.parent.is_dir():
+            raise SizingError(f"cannot write {report}: there is no directory {report.parent}")
+    try:
+        with (
+            TraceReader(
+                trace, trace_format, skip_bad=skip_bad, hash_block_tokens=hash_block_tokens
+            ) as reader,
+            SizeProgress(reader) as progress,
+        ):
+            prompts = PrefixTrace.read(reader, _counted(reader, max_requests, progress))
+            found = measure(
+                prompts,
+                policy,
+                layout=shape,
+                points=points,
+                sample_rate=sample,
+                seeds=seeds,
+                workers=workers or os.cpu_count() or 1,
+                on_progress=progress.simulated,
+            )
+    except KeyboardInterrupt:
+        typer.echo("kvpool: interrupted", err=True)
+        raise typer.Exit(EXIT_CODE) from None
+    if report is not None:
+        write_page(found, report, trace.name)
+    if as_json:
+        typer.echo(json.dumps(_document(found, reader), indent=2))
+    elif as_csv:
+        _print_csv(found)
+    else:
+        console = Console(markup=False, highlight=False, emoji=False)
+        print_sizing(console, found, trace.name, reader)
+        if report is not None:
+            console.print(f"Charts: {report}", soft_wrap=True)
+
+
+def _counted(
+    reader: TraceReader, limit: int | None, progress: SizeProgress
+) -> Iterator[TraceRequest]:
+    for request in itertools.islice(reader, limit):
+        yield request
+        progress.read()
+
+
+def _document(report: SizingReport, reader: TraceReader) -> dict[str, object]:
+    return {
+        "trace": reader.path,
+        "format": reader.trace_format.value,
+        "skipped_lines": reader.skipped,
+        **report.as_dict(),
+    }
+
+
+def _print_csv(report: SizingReport) -> None:
+    rows = list(report.rows())
+    writer = csv.DictWriter(sys.stdout, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
