@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kvpool.errors import PoolExhaustedError
+from kvpool.fork_limits import ForkLimits
 from kvpool.manager import KVCacheManager
 from tests.support.elastic_sessions import (
     CONTEXT,
@@ -164,9 +164,9 @@ def in_another_process(script: str, backend: str) -> list[int]:
 def test_beyond_the_limit_of_the_arena_it_is_a_copy(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ForkLimits, "limit", lambda **_machine: 2)
     with elastic_manager(1000, backend) as manager:
-        few = dataclasses.replace(manager.pool.arena_info, fork_limit=2)
-        monkeypatch.setattr(manager.pool._arena, "_info", few)
+        assert manager.pool.arena_info.fork_limit == 2
         _, tokens = new_session(manager, 0, 10)
         children = [new_fork(manager, 0, number) for number in range(1, 5)]
         assert (manager.get_stats().forks, manager.get_stats().copied_forks) == (2, 2)
@@ -182,9 +182,9 @@ def test_beyond_the_limit_of_the_arena_it_is_a_copy(
 def test_a_copy_that_lacks_pages_evicts_or_changes_nothing(
     backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ForkLimits, "limit", lambda **_machine: 0)
     with elastic_manager(6 * PAGES, backend) as manager:
-        none = dataclasses.replace(manager.pool.arena_info, fork_limit=0)
-        monkeypatch.setattr(manager.pool._arena, "_info", none)
+        assert manager.pool.arena_info.fork_limit == 0
         _, tokens = new_session(manager, 1, 12)
         new_session(manager, 2, 8)
         child = new_fork(manager, 1, 3)

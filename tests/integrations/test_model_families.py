@@ -83,7 +83,8 @@ def check(hf: Any, manager: KVCacheManager, model: Any) -> None:
         assert said is None or "cannot be measured" in text  # the configuration says no more
         assert not manager.session_keys()
         return
-    assert said in {None, pooled._layout}  # what a configuration says is right, or it says nothing
+    # What a configuration says is right, or it says nothing.
+    assert said in {None, hf.model_layout(model)}
     for counts in ((6, 1, 1, 3, 1), (1,) * 7):  # some types take one token at a time
         expected = logits(hf, model, dynamic_caches(hf, model), counts)
         found = logits(hf, model, [pooled], counts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import weakref
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -164,15 +165,26 @@ def test_a_deep_copy_is_a_fork_that_goes_with_the_copy(hf: Any, manager: KVCache
     assert manager.session_keys() == [KEY]
 
 
-def test_copies_may_end_at_any_moment(hf: Any, manager: KVCacheManager) -> None:
+def test_copies_may_end_at_any_moment(hf: Any, make_manager: MakeManager) -> None:
     """As in a collection of cycles, which may run inside of a call of the manager."""
+    ended = []
+
+    def clock() -> float:  # the manager asks for the time under its lock
+        if copies:
+            ended.append(copies.pop())
+            gc.collect()  # what would wait for the manager now would wait forever
+        return 0.0
+
+    copies: list[weakref.ref[Any]] = []
+    manager = make_manager(clock=clock)
     cache, _ = begun(hf, manager)
     for _ in range(3):
         cycle = [copy.deepcopy(cache)]
         cycle.append(cycle)
+        copies.append(weakref.ref(cycle[0]))
         del cycle
-        with manager._lock:  # what would wait for the manager now would wait forever
-            gc.collect()
+        manager.get_cache_entry(KEY)
+        assert ended.pop()() is None
     hf.PooledCache.for_model(manager, hf.model(), "any")
     assert manager.session_keys() == [KEY]
 

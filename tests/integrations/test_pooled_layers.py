@@ -53,8 +53,7 @@ def test_a_window_can_be_cropped_past_its_end(hf: Any, manager: KVCacheManager) 
 
 def test_without_a_config_windows_are_only_masks(hf: Any, manager: KVCacheManager) -> None:
     model = hf.model("sliding")
-    layout = hf.PooledCache.for_model(manager, model, "layout")._layout
-    manager.layout = layout
+    manager.layout = hf.model_layout(model)
     plain, dynamic = hf.PooledCache(manager, "plain"), hf.DynamicCache()
     for count in (12, 1, 5):
         step = hf.words(count)

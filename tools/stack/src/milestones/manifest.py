@@ -76,6 +76,11 @@ class Milestone(_Table):
     _of: int = PrivateAttr(0)
     _refers: str = PrivateAttr("Part of")
 
+    def place(self, stack: str, of: int, *, closes: bool) -> None:
+        """Set where it stands: the name and length of its stack, and whether it ends its issue."""
+        self._stack, self._of = stack, of
+        self._refers = "Closes" if closes else "Part of"
+
     @property
     def key(self) -> str:
         """Its name everywhere, ``STACK/N``; the value of the trailer ``Milestone:``."""
@@ -110,8 +115,7 @@ class Manifest(_Table):
         """Tell each milestone where it stands; the last one of an issue closes that."""
         last = {one.issue: one.id for one in self.milestones}
         for one in self.milestones:
-            one._stack, one._of = self.stack, len(self.milestones)
-            one._refers = "Closes" if last[one.issue] == one.id else "Part of"
+            one.place(self.stack, len(self.milestones), closes=last[one.issue] == one.id)
         return self
 
     def parent(self, milestone: Milestone) -> Milestone | None:
