@@ -57,6 +57,12 @@ class Session:
         tokens = self.known_tokens
         return (self.identity, tokens) if tokens and self.identity is not None else None
 
+    def keep(self, token_count: int) -> None:
+        """Keep the first tokens, which are known."""
+        if isinstance(self.entry, KVCacheEntry):
+            self.entry.drop(token_count)
+        self.tokens = self.tokens[: token_count * TOKEN_BYTES]
+
     @property
     def is_evictable(self) -> bool:
         """Whether it may be evicted for room, unless a view of its entry is alive."""

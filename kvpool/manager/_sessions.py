@@ -515,8 +515,9 @@ class Sessions:
             else:
                 shortened, gone = self.ranking.tree.cut(step)
                 for key in shortened:
-                    self.cache_entry(key).drop(step.end)
-                    self._by_key[key].tokens = self._by_key[key].tokens[: step.end * TOKEN_BYTES]
+                    self._by_key[key].keep(step.end)
+            if not gone:
+                continue
             deallocations = self._departures.begin(self.ranking.reason)
             for key in gone:
                 self._pool.deallocate(self._by_key[key].entry.block, deallocations)

@@ -210,6 +210,9 @@ class PrefixTree:
         stuck : set of Segment
             Those that cannot be dropped. New ones are added.
         """
+        if not segment.children and segment not in planned and all(map(may_end, segment.holders)):
+            yield self._cut_of(segment, segment.end, need, planned)  # as nearly always
+            return
         waiting = [segment]
         while waiting:
             last = waiting[-1]
@@ -227,10 +230,19 @@ class PrefixTree:
                 waiting += [child for child in behind if child not in stuck]
             else:
                 waiting.pop()
-                end = planned.get(last, last.end)
-                kept = max(end - need(last), 0) // self._chunk_tokens * self._chunk_tokens
-                planned[last] = end = max(kept, last.start)
-                yield Cut(last, end)
+                yield self._cut_of(last, planned.get(last, last.end), need, planned)
+
+    def _cut_of(
+        self,
+        segment: Segment,
+        end: int,
+        need: Callable[[Segment], int],
+        planned: dict[Segment, int],
+    ) -> Cut:
+        """Plan to drop what is needed of a segment that ends at `end`, by whole chunks."""
+        kept = max(end - need(segment), 0) // self._chunk_tokens * self._chunk_tokens
+        planned[segment] = end = max(kept, segment.start)
+        return Cut(segment, end)
 
     def cut(self, cut: Cut) -> tuple[list[CacheKey], list[CacheKey]]:
         """Drop the tail of a leaf.
