@@ -32,7 +32,7 @@ from kvpool.manager._keys import check_key
 from kvpool.manager._session import Session, check_ttl
 from kvpool.manager._shortage import explained
 from kvpool.pool import MemoryBlock, MemoryPool
-from kvpool.prefix import TOKEN_BYTES, Cut, Ranking
+from kvpool.prefix import Cut, Ranking
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -630,6 +630,7 @@ class Sessions:
         self._finish_passing_on()
         for session in self._by_key.values():
             session.entry.use_noted = False  # the note may be lost
+            session.tokens = session.known_tokens
             self._allocations = max(self._allocations, session.number)
         self._departures.finish_interrupted()
         mine = {session.entry.block for session in self._by_key.values()}
@@ -694,9 +695,8 @@ class Sessions:
             They do not agree. This is a bug here, or in the policy.
         """
         self.ranking.check_integrity(self._by_key.keys())
-        for key, session in self._by_key.items():
-            held = session.held if key in self.ranking.tree.ends else None
-            if held is not None and self.ranking.tree.tokens_of(key) != held[1]:
+        for key in self.ranking.tree.ends:
+            if self.ranking.tree.tokens_of(key) != self._by_key[key].tokens:
                 raise IntegrityError(f"the prefix tree has other tokens of {key!s} than it holds")
         for key, session in self._by_key.items():
             is_watched = key in self._expiry.watched

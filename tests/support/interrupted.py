@@ -224,6 +224,17 @@ def _pin(sessions: InterruptedSessions) -> None:
             sessions.manager.unpin(key)
 
 
+def _reuse(sessions: InterruptedSessions) -> None:
+    """Open a session with tokens that others may hold, and close it."""
+    draws = sessions.random
+    tokens = [draws.randrange(2) for _ in range(draws.choice([5, 70, 200]))]
+    key = draws.choice([None, None, sessions.new_key()])
+    entry, left = sessions.manager.open_session(tokens, key, max_context_length=256)
+    new = sessions.tokens(left)
+    entry.extend(new, new)
+    sessions.manager.close_session(entry, tokens)
+
+
 CALLS: dict[str, Callable[[InterruptedSessions], object]] = {
     "create": lambda one: one.manager.create_cache_entry(one.new_key(), 256),
     "create small": lambda one: one.manager.create_cache_entry(one.new_key(), 64, ttl=30),
@@ -244,6 +255,8 @@ CALLS: dict[str, Callable[[InterruptedSessions], object]] = {
     "trim": _trim,
     "data": _data,
     "update": _update,
+    "reuse": _reuse,
+    "reuse again": _reuse,
     "get or create": lambda one: one.manager.get_or_create_cache(one.new_key(), 64),
     "wait": lambda one: one.manager.make_room(CAPACITY, timeout=0.001),
     "wait for a view": _wait,
