@@ -279,5 +279,5 @@ def run_tests(session: nox.Session, lock_file: str, *options: str, without: str 
     """
     steps.install_project(session, lock_file)
     excluded = os.environ.get("KVPOOL_EXCLUDED_TESTS", "").splitlines()
-    chosen = steps.pytest_options(excluded, without)
+    chosen = [*steps.pytest_options(excluded, without), *steps.junit_options(session)]
     session.run("pytest", *chosen, *options, *session.posargs, env=TEST_ENVIRONMENT)

@@ -23,6 +23,7 @@ __all__ = [
     "install_once",
     "install_or_skip",
     "install_project",
+    "junit_options",
     "missing_backends",
     "pages_with_examples",
     "pytest_options",
@@ -115,6 +116,12 @@ def pytest_options(excluded: Iterable[str], without: str) -> list[str]:
     markers = ["integration", "transformers", *([without] if without else [])]
     marked = ["-m", " and ".join(f"not {marker}" for marker in markers)]
     return [*marked, *(f"--deselect={test}" for test in excluded), *PARALLEL]
+
+
+def junit_options(session: nox.Session) -> list[str]:
+    """Return the option of pytest that leaves a JUnit file where KVPOOL_JUNIT_DIR says."""
+    directory = os.environ.get("KVPOOL_JUNIT_DIR")
+    return [f"--junitxml={Path(directory) / session.name}.xml"] if directory else []
 
 
 def pages_with_examples(root: Path, without: str) -> list[str]:

@@ -60,7 +60,7 @@ def test_a_page_for_the_status_and_for_each_milestone(rendered: Scratch) -> None
 
 def test_the_status_page_has_states_and_figures_of_the_records(rendered: Scratch) -> None:
     rows = [line for line in page(rendered, "STATUS.md").splitlines() if line.startswith("| ")]
-    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows[2:]]
+    cells = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in rows[2:5]]
     assert [cell[:4] for cell in cells] == [
         ["1/3", "[Part 1](demo/1.md)", "merged", "[6/6](records/demo/1.json)"],
         [
@@ -76,7 +76,7 @@ def test_the_status_page_has_states_and_figures_of_the_records(rendered: Scratch
 
 def test_the_page_of_a_milestone_has_all_that_a_reviewer_needs(rendered: Scratch) -> None:
     text = page(rendered, "demo/2.md")
-    headings = [line for line in text.splitlines() if line.startswith("#") and "``" not in line]
+    headings = [line for line in text.splitlines() if line.startswith(("# ", "## "))]
     assert headings == [
         "# demo/2: Part 2",
         "## Verification",

@@ -12,8 +12,11 @@ The rooms, lowest first; each knows only those above it in this list:
 * `git`: the repository, through the git command;
 * `records`, `environment`: evidence of one run of gates, and what it depends on;
 * `signing`: signatures of records;
+* `kept`: what gates have written, kept with their records;
 * `order`: which record is newer than another;
 * `reuse`: gates that need not run again;
+* `journal`: what the tool did to refs; `conflicts`: what a restack could not put together;
+* `changes`: what a milestone changes;
 * `evidence`: where records are kept, and which of them count;
 * `facts`: what git says of each milestone; `forks`: where a branch left its parent;
 * `status`: the state of each milestone, computed from all of the above;
@@ -21,7 +24,7 @@ The rooms, lowest first; each knows only those above it in this list:
 * `journal`, `restack`, `replay`, `undo`, `land`: moving branches so that nothing is lost;
 * `edits`, `handover`: what is written into the manifests, such as fork points;
 * `reshape`: a milestone between others;
-* `regions`, `pages`, `render`: the pages of `docs/stack`;
+* `regions`, `sections`, `pages`, `render`: the pages of `docs/stack`;
 * `forge`, `github`, `bare`, `forges`: adapters of forges, and the choice among them;
 * `requests`, `submit`, `sync`: pull requests of a stack, and what comes from the remote;
 * `walk`: a stack as a tree, and up and down in it;

@@ -12,6 +12,7 @@ from rich.console import Console
 from milestones import (
     cli_forge,
     cli_shape,
+    cli_work,
     handover,
     replay,
     restack,
@@ -45,6 +46,7 @@ app = typer.Typer(
 
 cli_forge.register(app)
 cli_shape.register(app)
+cli_work.register(app)
 
 Stacks = Annotated[list[str] | None, typer.Argument(help="Names of stacks; none: all.")]
 Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this: only the plan.")]

@@ -16,6 +16,7 @@ from typing import Annotated, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from milestones import settings
+from milestones.changes import Changes
 from milestones.errors import StackError
 from milestones.evidence import Store
 from milestones.git import Git
@@ -61,6 +62,8 @@ class Fact(BaseModel):
         Where it left its parent. Asked for only when facts are written down.
     gates_changed : list of str
         Files that define the gates and are not as they were where it left the trunk.
+    changes : Changes or None
+        What it changes. Asked for only when facts are written down.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -74,6 +77,7 @@ class Fact(BaseModel):
     behind: int
     fork_point: Id | None = None
     gates_changed: list[str] = []
+    changes: Changes | None = None
 
 
 @dataclass(frozen=True)

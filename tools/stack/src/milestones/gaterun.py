@@ -19,11 +19,11 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from milestones import environment, settings
+from milestones import environment, kept, settings
 from milestones.errors import StackError
 from milestones.git import IDENTITY, Git
 from milestones.records import GateResult
@@ -51,12 +51,15 @@ class GateRun:
         SHA-256 of everything that it wrote.
     installed : dict
         The tools that were found in its environments, with their versions.
+    files : dict
+        What is to be kept of all that it wrote: the log and JUnit files, by name.
     """
 
     gates: tuple[GateResult, ...]
     exit_code: int
     log: str
     installed: dict[str, str]
+    files: dict[str, bytes] = field(default_factory=dict)
 
 
 class Runner:
@@ -122,10 +125,12 @@ class Runner:
                     _take_gates(Git(tree), gates_of)
                 if not (tree / script).exists():
                     raise StackError(f"{commit[:12]} has no {script}: its gates cannot be run")
-                log = scratch / "log"
+                log, junit = scratch / "log", scratch / "junit"
+                junit.mkdir()
                 command = ["bash", script, *(["quick"] if quick else [])]
                 variables = {
                     chosen.results_variable: str(result),
+                    chosen.junit_variable: str(junit),
                     chosen.excluded_variable: "\n".join(excluded),
                     **({chosen.only_variable: " ".join(only)} if only else {}),
                 }
@@ -136,7 +141,8 @@ class Runner:
                 if changed:
                     gates = [_spoilt(one, changed) for one in gates]
                 cleaned = tuple(_without_paths(one, scratch) for one in gates)
-                return GateRun(cleaned, exit_code, digest, environment.installed(tree))
+                files = _files(log, junit, scratch)
+                return GateRun(cleaned, exit_code, digest, environment.installed(tree), files)
 
     def stop(self) -> None:
         """End every run that is under way; what was still to begin does not begin."""
@@ -290,6 +296,19 @@ def _sign(log: str) -> str | None:
         if found := re.search(sign, log):
             return " ".join(found[0].split())[:400]
     return None
+
+
+def _files(log: Path, junit: Path, scratch: Path) -> dict[str, bytes]:
+    """Return what is to be kept, without what is only true of this machine."""
+    found = {"log": log.read_bytes()}
+    found |= {path.name: path.read_bytes() for path in sorted(junit.glob("*.xml"))}
+    places = ((scratch / "tree", b"."), (scratch, b"scratch"), (Path.home(), b"~"))
+    for name, content in found.items():
+        cleaned = re.sub(rb' hostname="[^"]*"', b"", content) if name != "log" else content
+        for path, short in places:
+            cleaned = cleaned.replace(os.fsencode(path), short)
+        found[name] = cleaned
+    return dict(kept.bounded(name, content) for name, content in found.items())
 
 
 def _words(told: object) -> str | None:

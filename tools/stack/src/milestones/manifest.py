@@ -24,9 +24,11 @@ __all__ = [
     "Manifest",
     "ManifestError",
     "Milestone",
+    "Phase",
     "Problem",
     "exclusions_in",
     "load_all",
+    "needed_by",
     "schema",
 ]
 
@@ -52,6 +54,13 @@ class Exclusion(_Table):
     expires: date = Field(description="The first day on which the exclusion no longer holds.")
 
 
+class Phase(_Table):
+    """A part of a milestone; it is done when a commit has the trailer ``Phase: N``."""
+
+    title: Line = Field(description="A few words.")
+    scope: list[Line] = Field([], description="What it contains, one line each.")
+
+
 class Milestone(_Table):
     """One reviewable step of a stack."""
 
@@ -69,6 +78,15 @@ class Milestone(_Table):
     depends: list[Key] = Field([], description="Milestones of other stacks that it needs.")
     next: Line = Field(description="What comes after it.")
     paused: Line | None = Field(None, description="Why work on it rests. Blocks it while there.")
+    until: Line | None = Field(None, description="What a paused milestone waits for.")
+    estimate: Line | None = Field(
+        None, description="How large it will be: files, lines, hours. The page has what came of it."
+    )
+    criteria: list[Line] = Field([], description="What must be true when it lands.")
+    risk: Line | None = Field(None, description="What it could break, and why that is unlikely.")
+    limitations: list[Line] = Field([], description="What it leaves undone on purpose.")
+    focus: list[Line] = Field([], description="What a reviewer should look at first.")
+    phases: list[Phase] = Field([], alias="phase", description="Its parts, in order.")
     explanation: Line | None = Field(None, description="Why a gate fails here, if one does.")
     exclusions: list[Exclusion] = Field([], alias="exclusion", description="Tests left out.")
 
@@ -107,6 +125,8 @@ class Manifest(_Table):
     title: Line = Field(description="The name for people.")
     about: Line = Field(description="What the stack is for.")
     trunk: Branch = Field("main", description="The branch that milestones are merged into.")
+    criteria: list[Line] = Field([], description="What the stack as a whole must deliver.")
+    limitations: list[Line] = Field([], description="Known problems, each with its way around.")
     labels: list[Line] = Field([], description="Labels of all its pull requests.")
     milestones: list[Milestone] = Field(alias="milestone", min_length=1, description="In order.")
 
@@ -208,6 +228,12 @@ def exclusions_in(stack: str, key: str, text: str) -> list[Exclusion]:
     return next((one.exclusions for one in manifest.milestones if one.key == key), [])
 
 
+def needed_by(stacks: Mapping[str, Manifest], key: str) -> list[str]:
+    """Return the milestones that are based on one, or depend on it."""
+    every = [one for manifest in stacks.values() for one in manifest.milestones]
+    return [one.key for one in every if one.parent == key or key in one.depends]
+
+
 def schema() -> str:
     """Return the JSON Schema of a manifest."""
     document = Manifest.model_json_schema(by_alias=True)
@@ -263,6 +289,8 @@ def _own_faults(stem: str, manifest: Manifest) -> Iterator[Fault]:
             known = ", ".join([manifest.trunk, *earlier])
             text = f"{one.parent!r} is neither the trunk nor an earlier milestone: {known}"
             yield ("milestone", index, "parent"), text
+        if one.until is not None and one.paused is None:
+            yield ("milestone", index, "until"), "nothing is paused, so nothing is waited for"
         if one.branch == manifest.trunk:
             yield ("milestone", index, "branch"), f"{one.branch!r} is the trunk"
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from milestones import settings
+from milestones import sections, settings
 from milestones.land import message
-from milestones.manifest import Manifest
+from milestones.manifest import Manifest, Milestone
 from milestones.records import GateResult, Record
+from milestones.sections import cell, table
 from milestones.status import MilestoneStatus, StackStatus, State, gates_note
 
 __all__ = ["milestone_regions", "milestone_skeleton", "status_regions", "status_skeleton"]
@@ -79,17 +80,30 @@ Write below how each of these is done, file by file; this text is not replaced.
 """
 
 
-def milestone_regions(manifest: Manifest, status: MilestoneStatus) -> dict[str, str]:
-    """Return the regions of the page of a milestone."""
-    return {
-        "summary": _summary(manifest, status),
-        "verification": _verification(status),
-        "rebase": _rebase(manifest, status),
-        "checklist": _checklist(manifest, status),
-        "guide": "\n".join(f"{n}. {line}" for n, line in enumerate(status.milestone.scope, 1)),
-        "reviewer": _reviewer(manifest, status),
-        "request": _request(manifest, status),
+def milestone_regions(
+    stack: StackStatus, status: MilestoneStatus, needed_by: Sequence[str] = ()
+) -> dict[str, str]:
+    """Return the regions of the page of a milestone.
+
+    Parameters
+    ----------
+    stack, status
+        The stack and its milestone.
+    needed_by : sequence of str, optional
+        Milestones that cannot go on without it.
+    """
+    manifest = stack.manifest
+    before = sections.before(stack, status)
+    parts = {
+        "summary": [_summary(manifest, status, needed_by)],
+        "verification": [_verification(status), sections.comparison(status, before)],
+        "rebase": [_rebase(manifest, status), sections.conflicts(status)],
+        "checklist": [_checklist(manifest, status), sections.commands(manifest, status)],
+        "guide": [sections.scope(status), sections.phases(status), sections.files(status)],
+        "reviewer": [_reviewer(manifest, status), sections.for_review(status)],
+        "request": [_request(manifest, status)],
     }
+    return {name: "\n\n".join(filter(None, texts)) for name, texts in parts.items()}
 
 
 def _stack_section(stack: StackStatus) -> str:
@@ -98,43 +112,53 @@ def _stack_section(stack: StackStatus) -> str:
     rows = [
         (
             one.milestone.position,
-            f"[{_cell(one.milestone.title)}]({one.milestone.key}.md)",
-            f"{one.state}{f': {_cell(one.why)}' if one.why else ''}",
+            f"[{cell(one.milestone.title)}]({one.milestone.key}.md)",
+            f"{one.state}{f': {cell(one.why)}' if one.why else ''}",
             _gates_cell(one),
             f"`{one.fact.commit[:12]}`" if one.fact else "",
-            _cell(one.milestone.next),
+            cell(one.milestone.next),
         )
         for one in stack.milestones
     ]
     header = ("", "milestone", "state", "gates", "commit", "next step")
     count = f"{merged} of {len(rows)} merged."
-    title = f"## {manifest.title} (`{manifest.stack}`)"
-    return f"{title}\n\n{manifest.about} {count}\n\n{_table(header, rows)}"
+    parts = [
+        f"## {manifest.title} (`{manifest.stack}`)",
+        f"{manifest.about} {count}",
+        table(header, rows),
+        sections.timeline(stack),
+        sections.of_stack(manifest, done=merged == len(rows)),
+        sections.index(stack),
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 def _gates_cell(status: MilestoneStatus) -> str:
     if status.evidence.verdict == "none":
         return "no record" if status.fact else ""
-    return f"[{_cell(status.evidence.text)}](records/{status.milestone.key}.json)"
+    return f"[{cell(status.evidence.text)}](records/{status.milestone.key}.json)"
 
 
-def _summary(manifest: Manifest, status: MilestoneStatus) -> str:
+def _summary(manifest: Manifest, status: MilestoneStatus, needed_by: Sequence[str]) -> str:
     one = status.milestone
     base = one.parent if one.parent == manifest.trunk else _link(one.parent)
     rows = [
         ("stack", f"[{manifest.title}](../STATUS.md), milestone {one.position}"),
         ("state", f"**{status.state}**{f': {status.why}' if status.why else ''}"),
+        *sections.dates(status),
         ("branch", f"`{one.branch}`"),
         ("commit", f"`{status.fact.commit}`" if status.fact else "none yet"),
         ("based on", base),
         ("needs", ", ".join(_link(key) for key in one.depends) or "nothing else"),
+        ("blocks", ", ".join(_link(key) for key in needed_by) or "nothing"),
+        *([("labels", ", ".join(labels))] if (labels := _labels(manifest, one)) else []),
         *([("gates", note)] if (note := gates_note(manifest, status)) else []),
         ("issue", one.reference or "not numbered yet"),
         ("pull request", f"#{one.pr}" if one.pr is not None else "none"),
         ("next", one.next),
     ]
-    table = _table(("", ""), [(name, _cell(text)) for name, text in rows])
-    return f"# {one.key}: {one.title}\n\n{table}"
+    rows_of = table(("", ""), [(name, cell(text)) for name, text in rows])
+    return f"# {one.key}: {one.title}\n\n{rows_of}"
 
 
 def _verification(status: MilestoneStatus) -> str:
@@ -144,8 +168,8 @@ def _verification(status: MilestoneStatus) -> str:
     lines = [f"Gates: **{evidence.text}**."]
     if evidence.verdict == "other" and status.fact is not None:
         lines.append(f"The record is of another tree than `{status.fact.tree}`: it proves nothing.")
-    lines += ["", _table(_GATE_HEADER, _gate_rows(record)), ""]
-    lines.append(_table(("", ""), _record_rows(record)))
+    lines += ["", table(_GATE_HEADER, _gate_rows(record)), ""]
+    lines.append(table(("", ""), _record_rows(record)))
     for left_out in record.excluded:
         reason = f"{left_out.reason} (until {left_out.expires})"
         lines += ["", f"Left out: `{left_out.test}`: {reason}"]
@@ -162,15 +186,15 @@ def _gate_rows(record: Record) -> list[tuple[str, ...]]:
 def _gate_row(gate: str, result: GateResult | None) -> tuple[str, ...]:
     if result is None:
         return f"`{gate}`", "did not run", "", "", "", "", ""
-    word = "passed" if result.passed else f"**failed** {_cell(result.reason)}".rstrip()
+    word = "passed" if result.passed else f"**failed** {cell(result.reason)}".rstrip()
     if result.environment is not None and not result.passed:
-        word = f"**environment, not code**: {_cell(result.environment)}"
+        word = f"**environment, not code**: {cell(result.environment)}"
     counts = sorted((result.tests or {}).items(), key=lambda one: (one[0] != "passed", one[0]))
     tests = ", ".join(f"{number} {ended}" for ended, number in counts)
     if result.reused is not None:
         word += f", in the run of record `{result.reused[:12]}`: its inputs have not changed since"
-    command = f"`{_cell(result.command)}`" if result.command else ""
-    notes = _cell(result.notes or "")
+    command = f"`{cell(result.command)}`" if result.command else ""
+    notes = cell(result.notes or "")
     return f"`{gate}`", word, f"{result.seconds:.1f}", result.python, tests, command, notes
 
 
@@ -189,6 +213,7 @@ def _record_rows(record: Record) -> list[tuple[str, str]]:
         ("system", record.os),
         ("begun", f"{record.started}, {record.seconds:.0f} s"),
         ("log", f"`{record.log[:12]}`"),
+        ("kept with it", ", ".join(f"`{name}`" for name in record.files or ())),
     ]
     return [(name, text) for name, text in rows if text]
 
@@ -236,6 +261,7 @@ def _checklist(manifest: Manifest, status: MilestoneStatus) -> str:
     if one.id < len(manifest.milestones):
         following = manifest.milestones[one.id]
         items.append((False, f"afterwards: `{tool} restack {manifest.stack}` for {following.key}"))
+    items += [(merged, text) for text in one.criteria]
     if merged:
         items = [item for item in items if not item[1].startswith("afterwards")]
     return "\n".join(f"- [{'x' if done else ' '}] {text}" for done, text in items)
@@ -274,14 +300,9 @@ def _request(manifest: Manifest, status: MilestoneStatus) -> str:
     return "\n".join(["```markdown", *lines, "```"])
 
 
+def _labels(manifest: Manifest, one: Milestone) -> list[str]:
+    return [f"`{label}`" for label in dict.fromkeys([*manifest.labels, *one.labels])]
+
+
 def _link(key: str) -> str:
     return f"[{key}](../{key}.md)"
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", r"\|")
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

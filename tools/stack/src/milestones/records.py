@@ -131,6 +131,8 @@ class Record(_Json):
     log: Sha256
     digest: Sha256
     signature: Signature | None = None
+    files: dict[str, Sha256] | None = None
+    """What was kept of all that the gates have written: the SHA-256 of each file, by its name."""
     trunk_gates: list[GateResult] | None = None
     """What the trunk's gates came to, if the milestone changes gates; empty if it has none."""
 
@@ -234,7 +236,7 @@ def to_page(record: Record) -> str:
 def _fields(record: Record) -> dict[str, Any]:
     """Return what is written; without what older records did not have, where it is None."""
     fields = record.model_dump(mode="json")
-    for name in ("signature", "trunk_gates"):
+    for name in ("signature", "trunk_gates", "files"):
         if fields[name] is None:
             del fields[name]
     for gate in (*fields["gates"], *fields.get("trunk_gates", ())):

@@ -16,12 +16,15 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from milestones import pages, regions, settings
+from milestones.changes import Changes, measure
+from milestones.conflicts import resolved
 from milestones.errors import StackError
 from milestones.evidence import Store, judge, read_pages
 from milestones.facts import Fact, find_trunk, survey
 from milestones.forks import find_fork
 from milestones.git import Git
-from milestones.manifest import Manifest, Milestone, schema
+from milestones.journal import Journal
+from milestones.manifest import Manifest, Milestone, needed_by, schema
 from milestones.records import Record
 from milestones.status import compute
 
@@ -76,6 +79,9 @@ def refresh(git: Git, stacks: Mapping[str, Manifest]) -> None:
             if one.key in facts and not facts[one.key].merged:
                 fork = _fork_point(git, manifest, one, facts)
                 facts[one.key] = facts[one.key].model_copy(update={"fork_point": fork})
+            if one.key in facts:
+                changes = _changes(git, one, facts[one.key])
+                facts[one.key] = facts[one.key].model_copy(update={"changes": changes})
     store = Store(git)
     found = store.read()
     for key, fact in facts.items():
@@ -166,6 +172,18 @@ def _fork_point(
         return None
 
 
+def _changes(git: Git, milestone: Milestone, fact: Fact) -> Changes | None:
+    """Return what a milestone changes; None if it is not known where it begins."""
+    if fact.merged:
+        return measure(git, git.commit(f"{fact.commit}^"), fact.commit)
+    if fact.fork_point is None:
+        return None
+    own = f"{fact.fork_point}..{fact.commit}"
+    found = resolved(git, Journal(git).entries(), milestone.branch, own)
+    changes = measure(git, fact.fork_point, fact.commit)
+    return changes.model_copy(update={"conflicts": found})
+
+
 def _pages(root: Path, stacks: Mapping[str, Manifest]) -> dict[Path, str]:
     """Return the text of every generated file, by its path relative to the root."""
     statuses = compute(stacks, read_facts(root), read_pages(root), _NO_DAY)
@@ -176,7 +194,7 @@ def _pages(root: Path, stacks: Mapping[str, Manifest]) -> dict[Path, str]:
     for stack in statuses:
         for one in stack.milestones:
             path = directory / f"{one.milestone.key}.md"
-            text = pages.milestone_regions(stack.manifest, one)
+            text = pages.milestone_regions(stack, one, needed_by(stacks, one.milestone.key))
             texts[path] = _page(root / path, pages.milestone_skeleton(), text)
     return texts
 
@@ -222,4 +240,8 @@ def _fact_problems(git: Git, key: str, fact: Fact) -> list[str]:
         return [f"{place}: {fact.tree[:12]} is not the tree of {fact.commit[:12]}"]
     if fact.merged and not git.is_ancestor(fact.commit, "HEAD"):
         return [f"{place}: {fact.commit[:12]} is not in the history of HEAD"]
+    if fact.merged and fact.changes is not None:
+        true = measure(git, git.commit(f"{fact.commit}^"), fact.commit)
+        if fact.changes != true:
+            return [f"{place}: its changes are not those of {fact.commit[:12]}"]
     return []

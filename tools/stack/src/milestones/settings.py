@@ -81,6 +81,10 @@ class Settings(BaseModel):
     results_variable: str = Field(
         default="KVPOOL_GATES_JSON", description="Tells the script where to write its results."
     )
+    junit_variable: str = Field(
+        default="KVPOOL_JUNIT_DIR",
+        description="Names a directory; the XML files that gates write there are kept.",
+    )
     excluded_variable: str = Field(
         default="KVPOOL_EXCLUDED_TESTS",
         description="Tells the gates which tests to leave out, one a line.",

@@ -214,7 +214,9 @@ def _entry(status: MilestoneStatus) -> dict[str, Any]:
         "depends": one.depends,
         "reference": one.reference,
         "pr": one.pr,
-        "fact": None if fact is None else fact.model_dump(mode="json", exclude={"fork_point"}),
+        "fact": None
+        if fact is None
+        else fact.model_dump(mode="json", exclude={"fork_point", "changes"}),
         "evidence": {
             "verdict": status.evidence.verdict,
             "text": status.evidence.text,

@@ -157,7 +157,8 @@ class _Judgement:
 
     def _rests(self, one: Milestone) -> str:
         if one.paused is not None:
-            return f"paused: {one.paused}"
+            until = f" (until {one.until})" if one.until is not None else ""
+            return f"paused: {one.paused}{until}"
         for exclusion in one.exclusions:
             if exclusion.expires <= self.today:
                 return f"the exclusion of {exclusion.test} expired on {exclusion.expires}"

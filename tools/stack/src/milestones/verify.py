@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Protocol
 
-from milestones import environment, reuse, settings
+from milestones import environment, kept, reuse, settings
 from milestones.errors import StackError
 from milestones.evidence import Found, Store, usable
 from milestones.facts import Fact, find_trunk, left_trunk
@@ -61,6 +61,7 @@ class Outcome:
     record: Record | None
     reused: bool = False
     error: StackError | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def plan(
@@ -168,6 +169,7 @@ def verify(
             for outcome in _as_they_end(waiting):
                 if outcome.record is not None:
                     store.add(outcome.record)
+                    kept.keep(git, outcome.record.digest, outcome.files)
                 outcomes[outcome.job.milestone.key] = outcome
                 progress.end(outcome)
     finally:
@@ -229,8 +231,9 @@ def _run(runner: Runner, job: Job, quick: bool, progress: Progress) -> Outcome:
         gates=_together(job, ran.gates) if only else list(ran.gates),
         log=ran.log,
         trunk_gates=trunk_gates,
+        files=kept.digests(ran.files),
     )
-    return Outcome(job, record)
+    return Outcome(job, record, files=ran.files)
 
 
 def _with_what_is_known(git: Git, job: Job, found: Sequence[Found], again: bool) -> Job:
