@@ -200,16 +200,6 @@ class Git:
         )
         return done.stdout.decode().strip()
 
-    def blob(self, name: str) -> bytes:
-        """Return the content of a blob."""
-        order = ["git", "cat-file", "blob", name]
-        done = subprocess.run(
-            order, cwd=self.root, env=environment(), capture_output=True, check=False
-        )
-        if done.returncode != 0:
-            raise GitError(order, done.returncode, done.stderr.decode("utf-8", "replace"))
-        return done.stdout
-
     def listing(self, tree: str, paths: Sequence[str]) -> list[str]:
         """Return what a tree has below some paths: mode, type, id and name, a line each."""
         asked = tree, tuple(paths)
