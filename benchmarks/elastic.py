@@ -92,7 +92,7 @@ class Decoding:
 
     def steps(self, count: int) -> float:
         append, row, layers = self.entry.append, self.row, range(LAYOUT.layers)
-        lease = self.entry.data()
+        lease = self.entry.lease()
         start = seconds()
         for _ in range(count):
             for layer in layers:
@@ -105,7 +105,7 @@ class Decoding:
         """Return the microseconds of an extend that finds its pages."""
         self.entry.truncate(0)
         self.entry.extend(self.rows, self.rows)
-        lease = self.entry.data()
+        lease = self.entry.lease()
         start = seconds()
         for _ in range(PAGE_TOKENS - 1):
             self.entry.extend(self.rows, self.rows)

@@ -86,6 +86,7 @@ __all__ = [
     "PoolClosedError",
     "PoolError",
     "PoolExhaustedError",
+    "SharedTokensError",
     "StaleBlockError",
     "UnknownPluginError",
     "UnsupportedError",
@@ -292,6 +293,10 @@ class ContextOverflowError(EntryError, ValueError):
 
 class EntryRemovedError(EntryError, LookupError):
     """The entry was removed or evicted; its bytes may already belong to another session."""
+
+
+class SharedTokensError(EntryError, ValueError):
+    """Tokens were to be changed in place that the entry shares with its parent or with a fork."""
 
 
 # -- manager -----------------------------------------------------------------------------

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from kvpool.eviction.base import EvictionReason
 
-__all__ = ["MemoryStats", "PoolStats", "PrefixStats"]
+__all__ = ["CopyReason", "MemoryStats", "PoolStats", "PrefixStats"]
+
+
+class CopyReason(enum.StrEnum):
+    """Why a fork is a copy of the tokens, and does not share their pages."""
+
+    WHOLE_BLOCK = "whole block"
+    """The parent is charged as a whole, not by pages: the pool is not elastic."""
+    ARENA = "arena"
+    """The arena cannot fork, or the system refused."""
+    ARENA_LIMIT = "arena limit"
+    """There are as many forks as `ArenaInfo.fork_limit` allows."""
+    MAPPINGS = "mappings"
+    """The process has no mapping left for forks."""
+    DESCRIPTORS = "descriptors"
+    """The process has no descriptor left for forks."""
+    MEMORY = "memory"
+    """The process has no memory or address space left for the mapping."""
+    MORE_ROOM = "more room"
+    """The fork was to have room for more tokens than its parent."""
+    WRITEABLE_VIEW = "writeable view"
+    """A writeable view of the parent is alive; the fork would show what is written there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +67,8 @@ class MemoryStats:
         Forks that share pages now.
     copied_forks : int
         How often a fork had to be a copy so far.
+    copied_forks_by_reason : mapping of CopyReason to int
+        One count for every reason; they add up to `copied_forks`.
     """
 
     capacity: int
@@ -62,6 +86,9 @@ class MemoryStats:
     bytes_trimmed: int = 0
     forks: int = 0
     copied_forks: int = 0
+    copied_forks_by_reason: Mapping[CopyReason, int] = field(
+        default_factory=lambda: dict.fromkeys(CopyReason, 0), hash=False
+    )
 
     @property
     def fragmentation(self) -> float:
@@ -146,6 +173,8 @@ class PoolStats:
         Forks that share pages now.
     copied_forks : int
         How often a fork had to be a copy so far.
+    copied_forks_by_reason : mapping of CopyReason to int
+        One count for every reason; they add up to `copied_forks`.
     prefix : PrefixStats
         What `open_session` found.
     """
@@ -168,6 +197,7 @@ class PoolStats:
     address_space: int
     forks: int
     copied_forks: int
+    copied_forks_by_reason: Mapping[CopyReason, int]
     prefix: PrefixStats = field(default_factory=PrefixStats)
 
     @property

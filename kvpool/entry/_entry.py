@@ -11,6 +11,7 @@ from collections.abc import Callable, Generator, Iterator
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvpool._checks import check_flag, whole_number
@@ -27,10 +28,12 @@ from kvpool.errors import (
     InvalidTokensError,
     LayerIndexError,
     PoolExhaustedError,
+    SharedTokensError,
     StaleBlockError,
 )
 from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.pool import Bytes, MemoryBlock, MemoryPool
+from kvpool.stats import CopyReason
 
 __all__ = ["KVCacheEntry", "NewTokens", "PoolEntry"]
 
@@ -103,6 +106,23 @@ class PoolEntry(Uncopyable):
         self._note_use()
         return root
 
+    def lease(self) -> Bytes:
+        """Return an object that keeps the entry from being evicted while it lives.
+
+        Returns
+        -------
+        ndarray of uint8, shape (0,)
+            It shows no byte, and costs none.
+
+        Raises
+        ------
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        root = self._lease()
+        self._note_use()
+        return root[:0]
+
     def _lease(self) -> Bytes:
         try:
             return self.pool.lease(self.block)
@@ -144,7 +164,8 @@ class NewTokens:
     root : ndarray of uint8
         All bytes of the entry, until the block ends. This is the same array as before for as
         long as a lease lives, unless the entry was moved to another block or gave up pages that
-        it shared with its forks.
+        it shared with its forks. Only the tokens held may be read through it, and only the new
+        ones written: the budget does not know of other pages.
     geometry : EntryGeometry
         Where everything lies in `root`.
     layer, start, count : int
@@ -234,7 +255,8 @@ class KVCacheEntry(PoolEntry, ForkAware):
         super().__init__(pool, block, session_id, keeper)
         self._geometry = geometry
         self._tokens = TokenCount(geometry.layout.layers)
-        self._lock = threading.Lock()  # guards _tokens, _geometry and block
+        self._lock = threading.Lock()  # guards _tokens, _geometry, block and _writer
+        self._writer: weakref.ref[Bytes] | None = None
         watch_forks(weakref.ref(self, forget_forks))
 
     def _enter_child(self) -> None:
@@ -313,9 +335,9 @@ class KVCacheEntry(PoolEntry, ForkAware):
     def is_shared(self) -> bool:
         """Whether any page of the entry is shared with its parent or with a fork.
 
-        Tokens in such pages must not be changed in place. Appending is always safe.
+        Tokens in such pages cannot be changed in place. Appending is always safe.
         """
-        return self.block.is_fork or self.block.shared_bytes > 0
+        return self.block.shares_pages
 
     def held(self, layer: int) -> int:
         """Return the tokens that one layer holds.
@@ -674,16 +696,16 @@ class KVCacheEntry(PoolEntry, ForkAware):
                 if max_context_length > geometry.max_context_length:
                     geometry = self.layout.geometry(max_context_length, self.pool.granule)
                 end = held * geometry.token_stride
-                try:
-                    shared = self.pool.fork(self.block, end) if geometry is self._geometry else None
-                except StaleBlockError:
-                    raise self._gone() from None
-                block, shown = shared or (room.reserve(geometry, end), end)
+                shared = self._shared_block(geometry, end)
+                if isinstance(shared, CopyReason):
+                    block, shown, inherited = room.reserve(geometry, end), end, 0
+                else:
+                    block, shown = shared
+                    inherited = shown // geometry.token_stride
                 try:
                     if shown < end:  # a fork of a fork: what its parent wrote itself is copied
                         room.commit(block, shown, end)
                     child = KVCacheEntry(self.pool, block, session_id, geometry, keeper)
-                    inherited = 0 if shared is None else shown // geometry.token_stride
                     child._begin_with(root, self._geometry, held, inherited)
                     self._note_use()
                 except BaseException:
@@ -691,9 +713,23 @@ class KVCacheEntry(PoolEntry, ForkAware):
                     raise
             finally:
                 del root  # a traceback that is kept must not keep the lease
-        if shared is None:
-            self.pool.count_copied_fork()
+        if isinstance(shared, CopyReason):
+            self.pool.count_copied_fork(shared)
         return child
+
+    def _shared_block(
+        self, geometry: EntryGeometry, end: int
+    ) -> tuple[MemoryBlock, int] | CopyReason:
+        """Make the block of a fork as `MemoryPool.fork` does, unless this one may be written to."""
+        if geometry is not self._geometry:
+            return CopyReason.MORE_ROOM
+        writer = self._writer
+        if self.pool.is_elastic and writer is not None and writer() is not None:
+            return CopyReason.WRITEABLE_VIEW
+        try:
+            return self.pool.fork(self.block, end)
+        except StaleBlockError:
+            raise self._gone() from None
 
     def _begin_with(self, root: Bytes, geometry: EntryGeometry, count: int, inherited: int) -> None:
         """Hold the first tokens of an entry whose bytes and geometry these are.
@@ -719,6 +755,7 @@ class KVCacheEntry(PoolEntry, ForkAware):
         with self._lock:
             entry = KVCacheEntry(self.pool, self.block, session_id, self._geometry, keeper)
             entry._tokens.extend(self._tokens.complete)
+            entry._writer = self._writer
             return entry
 
     def end(self) -> None:
@@ -761,7 +798,8 @@ class KVCacheEntry(PoolEntry, ForkAware):
                     raise
             finally:
                 del source  # a traceback that is kept must not keep the lease
-            before, self.block, self._geometry = self.block, block, geometry
+            before = self.block
+            self.block, self._geometry, self._writer = block, geometry, None
             return before
 
     def _copy_tokens(self, source: Bytes, target: Bytes, geometry: EntryGeometry) -> None:
@@ -773,14 +811,13 @@ class KVCacheEntry(PoolEntry, ForkAware):
 
     # -- reading -------------------------------------------------------------------------
 
-    def data(self) -> Bytes:
-        """Return all bytes of the entry.
+    def lease(self) -> Bytes:
+        """Return an object that keeps the entry from being evicted while it lives.
 
         Returns
         -------
-        ndarray of uint8, shape (size_bytes,)
-            Writable and zero-copy. It is a lease: the entry is not evicted while this array, or
-            an array made from it, lives.
+        ndarray of uint8, shape (0,)
+            It shows no byte, and costs none.
 
         Raises
         ------
@@ -790,7 +827,64 @@ class KVCacheEntry(PoolEntry, ForkAware):
         with self._lock:  # `relocate` changes the block
             root = self._lease()
         self._note_use()
-        return root
+        return root[:0]
+
+    def data(self) -> Bytes:
+        """Return all bytes of the entry, with room for `max_context_length` tokens.
+
+        In an elastic pool all pages of the entry are charged before, because to look at a byte
+        commits its page. `trim` gives back those behind the tokens. To keep the entry from being
+        evicted, `lease` is enough.
+
+        Returns
+        -------
+        ndarray of uint8, shape (size_bytes,)
+            Writable and zero-copy. It is a lease: the entry is not evicted while this array, or
+            an array made from it, lives. A fork that is made meanwhile is a copy.
+
+        Raises
+        ------
+        SharedTokensError
+            The entry shares pages with its parent or with a fork.
+        PoolExhaustedError
+            The pool lacks pages, and evicting every entry that may be evicted is not enough.
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        while True:
+            with self._lock:
+                self._check_own("show all bytes")
+                stripe = self._geometry.max_context_length * self._geometry.token_stride
+                try:
+                    root = self.pool.write_lease(self.block, None, 0, stripe)[0]
+                except StaleBlockError:
+                    raise self._gone() from None
+                except PoolExhaustedError as shortage:
+                    missing = shortage.requested
+                else:
+                    self._note_use()
+                    return self._writer_root(root)
+            self._make_room(missing)
+
+    def _check_own(self, what: str) -> None:
+        """Raise if any page that holds tokens is shared. The caller holds the lock."""
+        if self.block.shares_pages:
+            # Raises EntryRemovedError if the entry is gone: that is what the caller must know.
+            self._lease()
+            raise SharedTokensError(
+                f"cannot {what} of session {self.session_id!r} for writing: it shares pages with "
+                "its parent or a fork, which would change too; write the tokens into an entry of "
+                "its own"
+            )
+
+    def _writer_root(self, root: Bytes) -> Bytes:
+        """Return the root of all writeable views, which lives as long as one of them."""
+        writer = None if self._writer is None else self._writer()
+        if writer is None:
+            # Of a memoryview: NumPy would take views of another array to be views of the root.
+            writer = np.frombuffer(root.data, np.uint8)
+            self._writer = weakref.ref(writer)
+        return writer
 
     def key(self, layer: int, *, writeable: bool = False) -> NDArray[Any]:
         """Return the keys of one layer, without a copy. This is a lease.
@@ -799,7 +893,8 @@ class KVCacheEntry(PoolEntry, ForkAware):
         ----------
         layer : int
         writeable : bool, default False
-            Whether tokens may be changed through the view.
+            Whether tokens may be changed through the view. While a writeable view lives, a
+            fork of the entry is a copy.
 
         Returns
         -------
@@ -813,6 +908,8 @@ class KVCacheEntry(PoolEntry, ForkAware):
             `writeable` is neither True nor False.
         LayerIndexError
             The layout has no such layer.
+        SharedTokensError
+            The view is to be writeable, and the entry shares pages with its parent or a fork.
         EntryRemovedError
             The entry was removed or evicted.
         """
@@ -825,7 +922,8 @@ class KVCacheEntry(PoolEntry, ForkAware):
         ----------
         layer : int
         writeable : bool, default False
-            Whether tokens may be changed through the view.
+            Whether tokens may be changed through the view. While a writeable view lives, a
+            fork of the entry is a copy.
 
         Returns
         -------
@@ -839,6 +937,8 @@ class KVCacheEntry(PoolEntry, ForkAware):
             `writeable` is neither True nor False.
         LayerIndexError
             The layout has no such layer.
+        SharedTokensError
+            The view is to be writeable, and the entry shares pages with its parent or a fork.
         EntryRemovedError
             The entry was removed or evicted.
         """
@@ -878,11 +978,15 @@ class KVCacheEntry(PoolEntry, ForkAware):
         if writeable.__class__ is not bool:  # unlike nearly always
             check_flag("writeable", writeable)
         with self._lock:
-            geometry, tokens = self._geometry, self._tokens
+            if writeable:
+                self._check_own("show the tokens")
+            geometry, tokens, root = self._geometry, self._tokens, self._lease()
+            if writeable:
+                root = self._writer_root(root)
             if layer is None:
-                both = geometry.full_view(self._lease(), 0, tokens.complete)
+                both = geometry.full_view(root, 0, tokens.complete)
             else:
-                both = geometry.layer_view(self._lease(), layer, 0, tokens.of(layer))
+                both = geometry.layer_view(root, layer, 0, tokens.of(layer))
         self._note_use()
         view: NDArray[Any] = both[region]
         view.setflags(write=writeable)

@@ -684,6 +684,7 @@ class Sessions:
             address_space=memory.address_space,
             forks=memory.forks,
             copied_forks=memory.copied_forks,
+            copied_forks_by_reason=memory.copied_forks_by_reason,
         )
 
     def check_integrity(self) -> None:

@@ -22,7 +22,7 @@ from kvpool.pool._allocator import OffsetAllocator
 from kvpool.pool._block import DRAINING, GONE, LIVE, MemoryBlock, RootRef, not_a_block
 from kvpool.pool._pages import StripeGeometry
 from kvpool.pool._usage import BlockUsage, Deallocation, block_usage
-from kvpool.stats import MemoryStats
+from kvpool.stats import CopyReason, MemoryStats
 
 __all__ = ["Accounting", "victims_of"]
 
@@ -49,8 +49,8 @@ class Accounting:
     touched : int
         Bytes of the arena from this offset on read zero, and so does everything that
         `allocate` returns from there. Stays 0 if bytes read zero as soon as they are free.
-    copied_forks : int
-        How often a fork had to be a copy.
+    copied_forks : mapping of CopyReason to int
+        How often a fork had to be a copy. Replaced at each change, so figures may refer to it.
     find_room : callable or None
         Has the arena find room for a range of bytes, or raises; called with offset and size.
     wipe : callable or None
@@ -73,7 +73,7 @@ class Accounting:
         self.pool_id = next(_pool_ids)
         self.capacity = self.allocator.capacity
         self.touched = 0
-        self.copied_forks = 0
+        self.copied_forks = dict.fromkeys(CopyReason, 0)
         self.find_room: Callable[[int, int], object] | None = None
         self.wipe: Callable[[int, int], object] | None = None
         self._blocks: set[MemoryBlock] = set()  # all that are live or draining
@@ -209,8 +209,10 @@ class Accounting:
     def trim_parent(self, block: MemoryBlock) -> None:
         """Decommit the parent's pages that writing to a fork committed there."""
 
-    def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | None:
-        """Make a block that reads the first bytes of each stripe; None if it must be a copy."""
+    def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | CopyReason:
+        """Make a block that reads the first bytes of each stripe, or say why it must be a copy."""
+        del block, end
+        return CopyReason.WHOLE_BLOCK
 
     def erase_pages(self, start: int, end: int) -> tuple[int, int]:
         """Set the whole pages of a range to zero by decommitting them; return their range."""
@@ -324,7 +326,8 @@ class Accounting:
             address_space=allocator.capacity,
             bytes_trimmed=self._bytes_trimmed,
             forks=self._forks,
-            copied_forks=self.copied_forks,
+            copied_forks=sum(self.copied_forks.values()),
+            copied_forks_by_reason=self.copied_forks,
         )
 
     def ranges(self) -> list[tuple[int, int, MemoryBlock | None]]:

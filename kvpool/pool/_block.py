@@ -241,6 +241,14 @@ class MemoryBlock:
             return 0  # as for most blocks
         return max(self._lengths, default=0)  # one call: forks end in other threads
 
+    @property
+    def shares_pages(self) -> bool:
+        """Whether the block reads pages of its parent, or a child reads pages of this block."""
+        pages = self.pages
+        if pages is None:
+            return False
+        return pages.inherited_bytes > 0 or self.shared_bytes > 0
+
     def shared_with(self, child: MemoryBlock) -> int:
         """Return the bytes at the start of each stripe that one child reads; -1 if not a child."""
         return self._children.get(child, -1)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 from kvpool._checks import align_up
-from kvpool.arena import MIN_ALIGNMENT, Arena, ArenaFork
+from kvpool.arena import MIN_ALIGNMENT, Arena, ArenaFork, Capability
 from kvpool.errors import (
     AddressSpaceExhaustedError,
     ArenaError,
@@ -24,6 +24,7 @@ from kvpool.pool._allocator import OffsetAllocator
 from kvpool.pool._block import DRAINING, LIVE, MemoryBlock
 from kvpool.pool._pages import CommittedPages, StripeGeometry
 from kvpool.pool._usage import Deallocation
+from kvpool.stats import CopyReason
 
 __all__ = ["AddressGain", "ElasticAccounting", "PageGain"]
 
@@ -54,7 +55,7 @@ class ElasticAccounting(Accounting):
         # What must be done to the end once it has begun; doing it twice is as doing it once.
         self._redo: Callable[[], MemoryBlock | None] | None = None
         self._needs_commit = arena.info.needs_commit
-        self._refusals: set[str] = set()  # reasons of copied forks that were logged
+        self._refusals: set[CopyReason] = set()  # reasons of copied forks that were logged
 
     @property
     def free(self) -> int:
@@ -233,23 +234,28 @@ class ElasticAccounting(Accounting):
 
     # -- forks ---------------------------------------------------------------------------
 
-    def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | None:
-        """Make a block that reads the first bytes of each stripe; None if it must be a copy."""
+    def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | CopyReason:
+        """Make a block that reads the first bytes of each stripe, or say why it must be a copy."""
         parent = block.parent or block
         if parent.pages is None:
-            return None
-        limit = self._arena.info.fork_limit
-        if self._forks >= limit:
-            self._log_refusal(ArenaError(f"the arena may have {limit} forks at a time"))
-            return None
+            return CopyReason.WHOLE_BLOCK
+        info = self._arena.info
+        if Capability.FORK not in info.capabilities:
+            return self._log_refusal(CopyReason.ARENA, f"the {info.backend} arena cannot fork")
+        if self._forks >= info.fork_limit:
+            text = f"the arena may have {info.fork_limit} forks at a time"
+            return self._log_refusal(CopyReason.ARENA_LIMIT, text)
         shared = end
         if parent is not block and block.pages is not None:
             shared = min(end, block.pages.inherited_bytes)
         try:
             mapping = self._map(parent)
-        except ArenaError as error:  # a limit of the process, or an arena that cannot fork
-            self._log_refusal(error)
-            return None
+        except ForkLimitError as error:
+            known = error.reason in set(CopyReason)
+            reason = CopyReason(error.reason) if known else CopyReason.ARENA
+            return self._log_refusal(reason, error)
+        except ArenaError as error:
+            return self._log_refusal(CopyReason.ARENA, error)
         self.step = self._bytes_allocated, self._bytes_freed
         child = MemoryBlock(parent.offset, parent.size, self.pool_id, block.owner)
         pages = CommittedPages(parent.pages.geometry, self._page_size, shared)
@@ -257,12 +263,12 @@ class ElasticAccounting(Accounting):
         self._forks += 1
         return self._admit(child), shared
 
-    def _log_refusal(self, error: ArenaError) -> None:
-        """Log why forks are copies, once for each reason."""
-        reason = error.reason if isinstance(error, ForkLimitError) else type(error).__name__
+    def _log_refusal(self, reason: CopyReason, text: object) -> CopyReason:
+        """Log why forks are copies, once for each reason; return the reason."""
         if reason not in self._refusals:
             self._refusals.add(reason)
-            _log.warning("forks are copies from now on: %s", error)
+            _log.warning("forks are copies from now on: %s", text)
+        return reason
 
     def trim_parent(self, block: MemoryBlock) -> None:
         """Decommit the parent's pages that writing to a fork committed there.

@@ -19,6 +19,7 @@ from kvpool.arena import MIN_ALIGNMENT, Arena, ArenaInfo
 from kvpool.backends import create_arena
 from kvpool.errors import (
     InvalidAlignmentError,
+    InvalidArgumentError,
     InvalidViewError,
     PoolClosedError,
 )
@@ -34,7 +35,7 @@ from kvpool.pool._block import (
 )
 from kvpool.pool._pages import StripeGeometry, check_geometry, stripe_bytes
 from kvpool.pool._usage import BlockUsage, Deallocation
-from kvpool.stats import MemoryStats
+from kvpool.stats import CopyReason, MemoryStats
 
 __all__ = ["MemoryPool"]
 
@@ -402,6 +403,9 @@ class MemoryPool(Closing, ForkAware):
     def lease(self, block: MemoryBlock) -> Bytes:
         """Return all bytes of a block as the array that every view of it is based on.
 
+        Of a block from `reserve` or `fork`, call `commit` or `write_lease` before you touch bytes
+        that are not committed: to look at one commits its page, which is not charged.
+
         Parameters
         ----------
         block : MemoryBlock
@@ -732,15 +736,15 @@ class MemoryPool(Closing, ForkAware):
             books.require_live(block, "trim")
             books.trim(block, end)
 
-    def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | None:
+    def fork(self, block: MemoryBlock, end: int) -> tuple[MemoryBlock, int] | CopyReason:
         """Make a block that reads the first `end` bytes of each stripe, without a copy.
 
         Returns
         -------
-        tuple of (MemoryBlock, int) or None
+        tuple of (MemoryBlock, int) or CopyReason
             The fork, and how many bytes of each stripe it reads: fewer than `end` if `block`
-            is a fork itself, and has written the bytes past them. None if the bytes must be
-            copied: in a rigid pool, if the arena cannot fork, or if it has too many forks.
+            is a fork itself, and has written the bytes past them. Or why the bytes must be
+            copied; then nothing has changed.
 
         Raises
         ------
@@ -759,11 +763,25 @@ class MemoryPool(Closing, ForkAware):
             books.require_live(block, "fork")
             return books.fork(block, end)
 
-    def count_copied_fork(self) -> None:
-        """Count a fork that had to be a copy."""
+    def count_copied_fork(self, reason: CopyReason) -> None:
+        """Count a fork that had to be a copy.
+
+        Parameters
+        ----------
+        reason : CopyReason
+            Such as `fork` returned it.
+
+        Raises
+        ------
+        InvalidArgumentError
+            `reason` is not a `CopyReason`.
+        """
         self._check_process()
+        if not isinstance(reason, CopyReason):
+            raise InvalidArgumentError(f"reason must be a CopyReason, not {reason!r}")
         with self._lock:
-            self._accounting.copied_forks += 1
+            counts = self._accounting.copied_forks
+            self._accounting.copied_forks = {**counts, reason: counts[reason] + 1}
 
     # -- the whole -----------------------------------------------------------------------
 

@@ -286,7 +286,7 @@ class Replay(Closing):
     def _write(self, entry: KVCacheEntry, prompt: list[Span], generated: list[Span]) -> None:
         before = entry.token_count
         lease = (
-            entry.data()
+            entry.lease()
         )  # as an engine does while it works; this also saves one lease per token
         if self._tape is None:
             _count_only(entry, sum(span.length for span in (*prompt, *generated)))

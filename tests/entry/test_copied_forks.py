@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+<<<<<<< HEAD
 from kvpool.errors import PoolExhaustedError
 from kvpool.fork_limits import ForkLimits
+=======
+from kvpool.arena import Capability
+from kvpool.errors import ArenaError, ForkLimitError, PoolExhaustedError
+>>>>>>> d25bc0e (Charge all bytes of an entry before data() shows them, and let no view change what a fork shows)
 from kvpool.manager import KVCacheManager
+from kvpool.stats import CopyReason
 from tests.support.elastic_sessions import (
     CONTEXT,
     PAGES,
@@ -38,6 +46,7 @@ def test_without_kernel_forks_it_is_a_copy() -> None:
         assert holds(parent, tokens, others)
         stats = manager.get_stats()
         assert (stats.forks, stats.copied_forks) == (0, 1)
+        assert counted(manager) == {CopyReason.WHOLE_BLOCK: 1}
         manager.check_integrity()
 
 
@@ -54,6 +63,63 @@ def test_a_copy_that_does_not_fit_changes_nothing() -> None:
         new_fork(manager, 1, 3)
         assert session_ids(manager) == [1, 3]
         assert manager.get_stats().copied_forks == 1
+
+
+def counted(manager: KVCacheManager) -> dict[CopyReason, int]:
+    stats = manager.get_stats()
+    assert sum(stats.copied_forks_by_reason.values()) == stats.copied_forks
+    assert stats.copied_forks_by_reason == manager.pool.stats().copied_forks_by_reason
+    return {reason: count for reason, count in stats.copied_forks_by_reason.items() if count}
+
+
+REFUSALS = {
+    CopyReason.MAPPINGS: ForkLimitError("no", "mappings"),
+    CopyReason.DESCRIPTORS: ForkLimitError("no", "descriptors"),
+    CopyReason.MEMORY: ForkLimitError("no", "memory"),
+    CopyReason.ARENA: ArenaError("no"),
+}
+
+
+def refuse(error: ArenaError, _offset: int, _nbytes: int) -> NoReturn:
+    raise error
+
+
+@linux_only
+@elastic
+def test_each_reason_is_logged_once_and_counted(
+    backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with elastic_manager(1000, backend) as manager:
+        _, tokens = new_session(manager, 0, 10)
+        new_fork(manager, 0, 1)
+        number = 1
+        for error in (*REFUSALS.values(), ForkLimitError("no", "a backend's own reason")):
+            monkeypatch.setattr(manager.pool._arena, "_fork", partial(refuse, error))
+            for _ in range(2):
+                number += 1
+                assert holds(new_fork(manager, 0, number), tokens)
+        assert counted(manager) == dict.fromkeys(REFUSALS, 2) | {CopyReason.ARENA: 4}
+        assert len(caplog.records) == len(REFUSALS)
+        before = manager.get_stats()
+        new_fork(manager, 0, number + 1)
+        assert before.copied_forks == 10  # figures of one moment stay
+
+
+@linux_only
+@elastic
+def test_an_arena_that_cannot_fork(
+    backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with elastic_manager(1000, backend) as manager:
+        info = manager.pool.arena_info
+        less = dataclasses.replace(info, capabilities=info.capabilities ^ Capability.FORK)
+        monkeypatch.setattr(manager.pool._arena, "_info", less)
+        _, tokens = new_session(manager, 0, 10)
+        assert all(holds(new_fork(manager, 0, number), tokens) for number in (1, 2))
+        assert counted(manager) == {CopyReason.ARENA: 2}
+        assert [record.message for record in caplog.records] == [
+            f"forks are copies from now on: the {backend} arena cannot fork"
+        ]
 
 
 NEAR_THE_LIMIT = """
@@ -174,6 +240,7 @@ def test_beyond_the_limit_of_the_arena_it_is_a_copy(
         manager.remove_cache_entry(key_of(1))
         children[0] = new_fork(manager, 0, 5)  # there is room for one again
         assert (manager.get_stats().forks, manager.get_stats().copied_forks) == (2, 2)
+        assert counted(manager) == {CopyReason.ARENA_LIMIT: 2}
         assert all(holds(child, tokens) for child in children)
 
 

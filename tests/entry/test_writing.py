@@ -56,7 +56,7 @@ def test_tokens_are_where_append_would_have_put_them(
 
 
 def test_the_place_says_where_it_is(manager: KVCacheManager, entry: KVCacheEntry) -> None:
-    lease = entry.data()
+    lease = manager.pool.lease(entry.block)
     for layer in range(2):
         with entry.writing(layer, 1) as place:
             assert place.root is lease

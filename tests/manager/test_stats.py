@@ -13,7 +13,7 @@ from kvpool.errors import IntegrityError
 from kvpool.eviction.base import EvictionReason
 from kvpool.eviction.lru import LruPolicy
 from kvpool.manager import KVCacheManager
-from kvpool.stats import PoolStats, PrefixStats
+from kvpool.stats import CopyReason, PoolStats, PrefixStats
 from tests.support.sessions import LAYOUT, Clock, key_of
 
 CONTEXT = 8
@@ -53,6 +53,7 @@ def test_a_new_manager_has_counted_nothing(manager: KVCacheManager) -> None:
         address_space=4 * NBYTES,
         forks=0,
         copied_forks=0,
+        copied_forks_by_reason=dict.fromkeys(CopyReason, 0),
         prefix=NOTHING_REUSED,
     )
     assert stats.utilization == stats.hit_rate == 0.0
@@ -94,6 +95,7 @@ def test_everything_is_counted_once(manager: KVCacheManager, clock: Clock) -> No
         address_space=4 * NBYTES,
         forks=0,
         copied_forks=0,
+        copied_forks_by_reason=dict.fromkeys(CopyReason, 0),
         prefix=NOTHING_REUSED,
     )
     stats = manager.get_stats()

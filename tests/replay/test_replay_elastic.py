@@ -147,7 +147,10 @@ def test_a_broken_branch_is_found() -> None:
     with Replay(LAYOUT, 64 * RUNS * PAGE, "mmap") as replay:
         replay.serve(TraceRequest(0, 150, 10))
         fork = replay.branch(replay.sessions()[0], 100)
-        fork.entry.key(1, writeable=True)[1, 120] = 1  # of its own
+        keys = fork.entry.key(1)
+        keys.setflags(write=True)
+        keys[1, 120] = 1  # of its own
+        del keys
         replay.finish()
         assert replay.report().tally.first_failures == [f"{fork.key}: keys of layer 1, head 1"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from kvpool.pool import MemoryBlock, MemoryPool
+from kvpool.stats import CopyReason
 from tests.support.sessions import LAYOUT
 
 __all__ = ["POOL_CALLS"]
@@ -17,7 +18,7 @@ POOL_CALLS: dict[str, Callable[[MemoryPool, MemoryBlock], object]] = {
     "check_integrity": lambda pool, _: pool.check_integrity(),
     "commit": lambda pool, block: pool.commit(block, None, 0, 4),
     "committed_bytes": lambda pool, _: pool.committed_bytes(),
-    "count_copied_fork": lambda pool, _: pool.count_copied_fork(),
+    "count_copied_fork": lambda pool, _: pool.count_copied_fork(CopyReason.ARENA),
     "deallocate": lambda pool, block: pool.deallocate(block),
     "fork": lambda pool, block: pool.fork(block, 4),
     "is_leased": lambda pool, block: pool.is_leased(block),

@@ -205,7 +205,7 @@ class PooledCache(Cache):
             self._session.truncate(self._session.token_count)
             child = self._manager.fork_cache_entry(self.key, key, ttl=ttl)
             writers.note(child, writers.of(self._session.entry))
-            lease = child.data()
+            lease = child.lease()
         else:
             lease = None
         forked = copy.copy(self)
@@ -391,7 +391,7 @@ class PooledCache(Cache):
         except EntryNotFoundError:
             return
         writers.note(child, writers.of(entry))
-        lease = child.data()
+        lease = child.lease()
         self.layers = self._open(self.key, self._session.ttl)
         del lease
         self._session.truncate(token_count)

@@ -96,7 +96,7 @@ class PooledSession:
         if self.entry is None:
             return 0
         if self._root is None:
-            self.entry.data()  # it raises where the entry went while there was no lease
+            self.entry.lease()  # it raises where the entry went while there was no lease
         return self.entry.held(layer)
 
     # -- writing -------------------------------------------------------------------------
@@ -201,12 +201,12 @@ class PooledSession:
         if entry is None:
             return
         kept = min(token_count, entry.token_count)
-        entry.data()  # it raises where the entry is gone
+        entry.lease()  # it raises where the entry is gone
         self.manager.pin(self.key)  # instead of the lease, which would keep the pages
         try:
             self.release()
             entry.truncate(kept)
-            self._root = entry.data()
+            self._root = entry.lease()
         finally:
             self.manager.unpin(self.key)
 
@@ -228,7 +228,7 @@ class PooledSession:
             self.rebuild(lambda _rows: order)
             return
         for layer in range(self.layout.layers):
-            for states in self.view(layer):
+            for states in self.view(layer, writeable=True):
                 states.index_copy_(0, moved, states.index_select(0, order[moved]))
 
     def rebuild(self, choose: Callable[[Any], Any]) -> None:
@@ -265,11 +265,13 @@ class PooledSession:
 
     # -- the entry -----------------------------------------------------------------------
 
-    def view(self, layer: int) -> tuple[Any, Any]:
+    def view(self, layer: int, *, writeable: bool = False) -> tuple[Any, Any]:
         """Return the keys and values that a layer holds; there is an entry."""
         if self.entry is None:
             raise EntryNotFoundError(f"no entry for {self.key!s}")
-        keys, values = (get(layer, writeable=True) for get in (self.entry.key, self.entry.value))
+        keys, values = (
+            get(layer, writeable=writeable) for get in (self.entry.key, self.entry.value)
+        )
         return as_tensor(keys, self.rows), as_tensor(values, self.rows)
 
     def release(self) -> None:
@@ -296,7 +298,7 @@ class PooledSession:
             )
         if not found.token_count or writers.of(found) is None:
             writers.note(found, self.weights)
-        self.entry, self.rows, self._root = found, rows, found.data()
+        self.entry, self.rows, self._root = found, rows, found.lease()
 
     def _entry_for(self, keys: Any, values: Any) -> KVCacheEntry:
         entry = self.entry
@@ -311,7 +313,7 @@ class PooledSession:
             self.key, room, layout=self._batch_layout(rows), ttl=self.ttl
         )
         writers.note(entry, self.weights)
-        self.entry, self.rows, self._root = entry, rows, entry.data()
+        self.entry, self.rows, self._root = entry, rows, entry.lease()
         return entry
 
     def _batch_layout(self, rows: int) -> KVLayout:

@@ -87,7 +87,7 @@ class EntryTensors:
 
 
 def as_tensor(view: NDArray[Any], rows: int) -> Any:
-    """Return a writable view of an entry as a tensor, without a copy.
+    """Return a view of an entry as a tensor, without a copy.
 
     Parameters
     ----------
@@ -98,6 +98,7 @@ def as_tensor(view: NDArray[Any], rows: int) -> Any:
     -------
     Tensor, shape (rows, kv_heads, tokens, head_dim)
     """
+    view.setflags(write=True)  # torch has no read-only tensors, and warns of such arrays
     # torch does not know the bfloat16 of NumPy, so it takes the bytes and names them.
     with torch.inference_mode(mode=False):
         tensor = torch.from_numpy(view.view(np.uint8)).view(getattr(torch, str(view.dtype)))
