@@ -200,7 +200,7 @@ def first_write(
     """Return the microseconds by page of charging, writing and trimming the parent."""
     start, end = LARGE_TOKENS * geometry.token_stride, (LARGE_TOKENS + STEP) * geometry.token_stride
     made = pool.fork(parent, start)
-    assert made is not None, "there is room for one more fork"
+    assert isinstance(made, tuple), "there is room for one more fork"
     fork, _ = made
     target = geometry.full_view(pool.lease(fork), LARGE_TOKENS, STEP)
     begin = seconds()

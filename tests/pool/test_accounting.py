@@ -100,7 +100,7 @@ class TestElastic:
             books = ElasticAccounting(1 << 19, arena)
             parent = books.reserve_evicting(PAPER.geometry(16, PAGE), 256, (), None)[0]
             made = books.fork(parent, 256)
-            assert made is not None
+            assert isinstance(made, tuple)
             fork, _ = made
             books.check_integrity()
             parent.share(fork, 255)
