@@ -72,7 +72,10 @@ class MemoryPool(Closing, ForkAware):
 
     Notes
     -----
-    *Atomic.* On any error of any method nothing has changed.
+    *Atomic.* On any error of any method nothing has changed, but for one: if the arena fails
+    (`ArenaError`) in a call that ends blocks, such as `make_room` or `deallocate`, blocks may have
+    ended. `is_live` tells which. They cannot come back, because their pages may be gone, and on a
+    full disk the room for a new block has to come from them. The accounts are right all the same.
 
     *A view is a lease.* Views of a block keep its bytes: deallocating a block with a live
     view makes the block unusable at once, and its bytes return to the pool with the last
@@ -233,8 +236,8 @@ class MemoryPool(Closing, ForkAware):
         PoolExhaustedError
             The block would not fit even without any of the victims.
         ArenaError
-            The arena has no room for the bytes, such as on a full disk. Only then victims may
-            have ended all the same; `is_live` tells which.
+            The arena has no room for the bytes, such as on a full disk, or gives no pages back.
+            Only then victims may have ended all the same; `is_live` tells which.
         StaleBlockError
             A victim was deallocated before.
         DoubleFreeError
@@ -359,6 +362,9 @@ class MemoryPool(Closing, ForkAware):
             `alignment` is not a power of two, or more than the arena's base address has.
         PoolExhaustedError
             The request would not fit even without any of the victims.
+        ArenaError
+            The arena does not give pages back. Only then victims may have ended all the same;
+            `is_live` tells which.
         StaleBlockError
             A victim was deallocated before.
         DoubleFreeError
@@ -632,8 +638,8 @@ class MemoryPool(Closing, ForkAware):
             The block would not fit even without any of the victims. The subclass
             `AddressSpaceExhaustedError` says that an elastic pool lacks addresses, not pages.
         ArenaError
-            The arena has no room for the pages, such as on a full disk. Only then victims may
-            have ended all the same; `is_live` tells which.
+            The arena has no room for the pages, such as on a full disk, or gives no pages back.
+            Only then victims may have ended all the same; `is_live` tells which.
         StaleBlockError
             A victim was deallocated before.
         DoubleFreeError
