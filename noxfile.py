@@ -40,6 +40,10 @@ MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
 
 COVERAGE = ("--cov", "--cov-report=term")
 
+# In the tests of the project's own tools nothing of kvpool runs. They start many processes, which
+# are slow to measure, so they run once, in `test`, and unmeasured.
+TOOLS = ("tests/gates", "tests/stack")
+
 # The choice of a backend is a test's own; the profile makes hypothesis repeat itself.
 TEST_ENVIRONMENT = {
     "HYPOTHESIS_PROFILE": "ci",
@@ -85,7 +89,11 @@ def test(session: nox.Session) -> None:
     steps.require(session, NEWEST)
     measured = sys.platform == "linux" and not session.posargs
     run_tests(session, "requirements/test.txt", *(COVERAGE if measured else ()))
-    if not session.posargs and os.name != "nt":  # the tests of the stack tool: once, and here
+    if session.posargs:
+        return
+    told = steps.junit_options(session, "-tools")
+    session.run("pytest", *chosen_tests(), *told, *TOOLS, env=TEST_ENVIRONMENT)
+    if os.name != "nt":  # the stack tool is for POSIX systems
         own = ["-c", "tools/stack/pyproject.toml", *steps.PARALLEL, "tools/stack/tests"]
         session.run("pytest", *own, env=TEST_ENVIRONMENT)
 
@@ -145,7 +153,8 @@ def min_python(session: nox.Session) -> None:
     """Gate: tests and examples on the oldest Python with the lowest versions that we say we take.
 
     An old dependency that warns is not excused: its lower bound rises. The tests of many
-    threads for several seconds are left to `test`.
+    threads for several seconds are left to `test`, and so are those of the project's own tools,
+    which need none of these dependencies; `lint` checks the tools for the oldest Python.
     """
     steps.require(session, OLDEST)
     run_tests(session, "requirements/min-python.txt", without="stress")
@@ -273,11 +282,17 @@ def lock(session: nox.Session) -> None:
 
 
 def run_tests(session: nox.Session, lock_file: str, *options: str, without: str = "") -> None:
-    """Run the tests on all processors, but for those that need what is not at hand everywhere.
+    """Install kvpool and run its tests, or those that the arguments of the session name."""
+    steps.install_project(session, lock_file)
+    wanted = session.posargs or [f"--ignore={folder}" for folder in TOOLS]
+    chosen = [*chosen_tests(without), *steps.junit_options(session)]
+    session.run("pytest", *chosen, *options, *wanted, env=TEST_ENVIRONMENT)
+
+
+def chosen_tests(without: str = "") -> list[str]:
+    """Return options of pytest: all processors, and no tests that need what is not at hand.
 
     `nox -s stack -- verify` leaves out what a manifest excludes, and records that.
     """
-    steps.install_project(session, lock_file)
     excluded = os.environ.get("KVPOOL_EXCLUDED_TESTS", "").splitlines()
-    chosen = [*steps.pytest_options(excluded, without), *steps.junit_options(session)]
-    session.run("pytest", *chosen, *options, *session.posargs, env=TEST_ENVIRONMENT)
+    return steps.pytest_options(excluded, without)

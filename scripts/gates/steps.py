@@ -118,8 +118,16 @@ def pytest_options(excluded: Iterable[str], without: str) -> list[str]:
     return [*marked, *(f"--deselect={test}" for test in excluded), *PARALLEL]
 
 
-def junit_options(session: nox.Session) -> list[str]:
-    """Return the option of pytest that leaves a JUnit file where KVPOOL_JUNIT_DIR says."""
+def junit_options(session: nox.Session, suffix: str = "") -> list[str]:
+    """Return the option of pytest that leaves a JUnit file where KVPOOL_JUNIT_DIR says.
+
+    Parameters
+    ----------
+    session : nox.Session
+        The file has its name.
+    suffix : str, default ""
+        It follows the name, where a session runs pytest more than once.
+    """
     directory = os.environ.get("KVPOOL_JUNIT_DIR")
     return [f"--junitxml={Path(directory) / session.name}.xml"] if directory else []
 
