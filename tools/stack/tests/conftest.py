@@ -38,9 +38,12 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with three milestones in a row, each on its branch; made once."""
     scratch = Scratch(tmp_path_factory.mktemp("stack") / "template")
-    scratch.begin(parts=3)
-    for number in (1, 2, 3):
-        scratch.grow(number)
+    with pytest.MonkeyPatch.context() as patch:
+        # Amended with the same words within the same second, a commit would stay the same commit.
+        patch.setenv("GIT_COMMITTER_DATE", "2026-01-01T00:00:00Z")
+        scratch.begin(parts=3)
+        for number in (1, 2, 3):
+            scratch.grow(number)
     scratch.git("switch", "--quiet", "main")
     return scratch.root
 
