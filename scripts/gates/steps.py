@@ -129,7 +129,7 @@ def junit_options(session: nox.Session, suffix: str = "") -> list[str]:
         It follows the name, where a session runs pytest more than once.
     """
     directory = os.environ.get("KVPOOL_JUNIT_DIR")
-    return [f"--junitxml={Path(directory) / session.name}.xml"] if directory else []
+    return [f"--junitxml={Path(directory) / session.name}{suffix}.xml"] if directory else []
 
 
 def pages_with_examples(root: Path, without: str) -> list[str]:
