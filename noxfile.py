@@ -100,7 +100,7 @@ def test(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST.for_nox, tags=["gate", "quick"])
 def lint(session: nox.Session) -> None:
-    """Gate: ruff, mypy --strict over every Python file, and shell scripts that bash can read.
+    """Gate: ruff, mypy --strict over every Python file, shellcheck over every shell script.
 
     A comment that silences a finding is a failure.
 
@@ -113,6 +113,7 @@ def lint(session: nox.Session) -> None:
     problems = sources.silencing_problems(ROOT) + sources.shell_problems(ROOT)
     if problems:
         session.error("\n".join(problems))
+    session.run("shellcheck", *sources.shell_files(ROOT))
     session.run("mypy", *sources.python_files(ROOT))
 
 

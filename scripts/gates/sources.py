@@ -13,7 +13,13 @@ import tokenize
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-__all__ = ["examples_problems", "python_files", "shell_problems", "silencing_problems"]
+__all__ = [
+    "examples_problems",
+    "python_files",
+    "shell_files",
+    "shell_problems",
+    "silencing_problems",
+]
 
 # Comments that keep a tool from saying what it has found.
 _SILENCING = re.compile(
@@ -40,17 +46,23 @@ def silencing_problems(root: Path) -> list[str]:
     ]
 
 
+def shell_files(root: Path) -> list[str]:
+    """Return every shell script, relative to the root: by its name, or by its first line."""
+    return [
+        name
+        for name in _files(root)
+        if name.endswith((".sh", ".bash")) or _SHEBANG.match(_beginning(root / name))
+    ]
+
+
 def shell_problems(root: Path) -> list[str]:
     """Return what bash says of each shell script that it cannot read."""
     problems: list[str] = []
-    for name in _files(root):
-        path = root / name
-        if name.endswith((".sh", ".bash")) or _SHEBANG.match(_beginning(path)):
-            done = subprocess.run(
-                ["bash", "-n", str(path)], capture_output=True, text=True, check=False
-            )
-            if done.returncode != 0:
-                problems.append(f"{name}: {done.stderr.strip()}")
+    for name in shell_files(root):
+        order = ["bash", "-n", str(root / name)]
+        done = subprocess.run(order, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            problems.append(f"{name}: {done.stderr.strip()}")
     return problems
 
 

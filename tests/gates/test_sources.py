@@ -8,6 +8,7 @@ import pytest
 from scripts.gates.sources import (
     examples_problems,
     python_files,
+    shell_files,
     shell_problems,
     silencing_problems,
 )
@@ -68,6 +69,17 @@ def test_a_script_that_bash_cannot_read_is_found(tree: Path, name: str) -> None:
     (problem,) = shell_problems(tree)
     assert problem.startswith(f"{name}: ")
     assert "syntax error" in problem
+
+
+def test_a_shell_script_is_known_by_its_name_or_its_first_line(tree: Path) -> None:
+    for name, text in {
+        "a.sh": "true\n",
+        "tool": "#!/bin/sh\ntrue\n",
+        "snake": "#!/usr/bin/env python3\n",
+        "notes.txt": "#!/bin/sh\n",
+    }.items():
+        (tree / name).write_text(text, encoding="utf-8")
+    assert shell_files(tree) == ["a.sh", "notes.txt", "tool"]
 
 
 def test_an_example_that_the_oldest_python_cannot_read_is_found(tree: Path) -> None:

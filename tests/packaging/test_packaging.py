@@ -131,6 +131,27 @@ def test_the_workflow_runs_where_something_is_about_to_land() -> None:
     ]
 
 
+def test_the_workflow_makes_a_record_of_the_gates_and_its_key_does_not_stay() -> None:
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci-core.yml").read_text(encoding="utf-8"))
+    steps = {
+        step.get("name", step.get("uses")): step for step in workflow["jobs"]["gates"]["steps"]
+    }
+    names = list(steps)
+    assert names.index("The six gates") < names.index("A record of them")
+    record = steps["A record of them"]
+    assert "-s stack -- record" in record["run"]
+    assert "secrets." not in record["run"]  # a secret in a command would be in its text
+    assert record["env"]["SIGNING_KEY"] == "${{ secrets.GATES_SIGNING_KEY }}"
+    assert names.index("A record of them") < names.index("No key stays")
+    upload = workflow["jobs"]["gates"]["steps"][-1]
+    assert upload["uses"].startswith("actions/upload-artifact@")
+    for step in (record, steps["No key stays"], upload):
+        assert step["if"] == "always()"
+    assert "signing-key" not in upload["with"]["path"]
+    for step in workflow["jobs"]["gates"]["steps"]:
+        assert "${{ github.head_ref" not in step.get("run", "")  # anybody may name a branch
+
+
 def test_the_workflow_tests_every_python_on_three_systems() -> None:
     workflow = yaml.safe_load((ROOT / ".github/workflows/ci-core.yml").read_text(encoding="utf-8"))
     matrix = workflow["jobs"]["tests"]["strategy"]["matrix"]

@@ -20,7 +20,7 @@ The rooms, lowest first; each knows only those above it in this list:
 * `evidence`: where records are kept, and which of them count;
 * `facts`: what git says of each milestone; `forks`: where a branch left its parent;
 * `status`: the state of each milestone, computed from all of the above;
-* `gaterun`, `verify`: running gates in worktrees;
+* `gaterun`, `verify`: running gates in worktrees; `attest`: records of gates that ran elsewhere;
 * `journal`, `restack`, `replay`, `undo`, `land`: moving branches so that nothing is lost;
 * `edits`, `handover`: what is written into the manifests, such as fork points;
 * `reshape`: a milestone between others;

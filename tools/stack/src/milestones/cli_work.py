@@ -1,4 +1,4 @@
-"""The commands that let a milestone rest, and that show what its gates have written."""
+"""The commands that let a milestone rest, and that read, make and take its records."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import typer
 from rich.console import Console
 from tomlkit.items import AoT
 
-from milestones import kept, settings, show
+from milestones import attest, kept, settings, show, signing
 from milestones.edits import edit
 from milestones.errors import StackError
+from milestones.git import Git
 from milestones.here import Here
 from milestones.manifest import Milestone, load_all
+from milestones.records import to_page
 
 __all__ = ["register"]
 
@@ -26,6 +28,8 @@ def register(app: typer.Typer) -> None:
     app.command("pause")(_pause)
     app.command("resume")(_resume)
     app.command("logs")(_logs)
+    app.command("record")(_record)
+    app.command("take")(_take)
 
 
 def _pause(
@@ -70,6 +74,48 @@ def _logs(
     for name, content in files.items():
         (to / name).write_bytes(content)
         show.line(Console(highlight=False), f"wrote {to / name}")
+
+
+def _record(
+    results: Annotated[Path, typer.Option(help="The results of the script, JSON.")],
+    log: Annotated[Path, typer.Option(help="All that the script has written.")],
+    started: Annotated[str, typer.Option(help="When it began, 2026-05-06T07:08:09Z.")],
+    to: Annotated[Path, typer.Option(help="The file to write the record to.")],
+    branch: Annotated[
+        str, typer.Option(help="The branch that tells the milestone. [default: what is here]")
+    ] = "",
+    commit: Annotated[
+        str, typer.Option(help="The commit that was proved; its tree is what is checked out.")
+    ] = "HEAD",
+    key: Annotated[Path | None, typer.Option(help="A private key to sign it with.")] = None,
+) -> None:
+    """Make a record of gates that ran here, in the checkout, as in CI; sign it if there is a key.
+
+    Where no milestone is checked out there is nothing to record, and that is said.
+    """
+    console, git = Console(highlight=False), Git.at(Path.cwd())
+    name = branch or git.head().removeprefix("refs/heads/")
+    milestone = attest.milestone_of(git, load_all(git.root), name, "HEAD")
+    if milestone is None:
+        show.line(console, f"no record: {name} is the branch of no milestone")
+        return
+    record = attest.attest(git, milestone, commit, results, log, started)
+    if key is not None:
+        record = signing.sign(record, key)
+    to.write_text(to_page(record), encoding="utf-8", newline="\n")
+    signed = "signed" if key is not None else "not signed"
+    show.line(console, f"wrote {to}: {milestone}, {len(record.passed)} gates passed, {signed}")
+
+
+def _take(
+    files: Annotated[list[Path], typer.Argument(help="Records, as `record` has written them.")],
+) -> None:
+    """Add records that were made elsewhere to the notes, as far as nothing speaks against them."""
+    git = Git.at(Path.cwd())
+    for path in files:
+        record = attest.take(git, path)
+        text = f"took {record.digest[:12]} of {record.milestone}, of {record.commit[:12]}"
+        show.line(Console(highlight=False), text)
 
 
 def _chosen(here: Here, key: str | None) -> Milestone:

@@ -28,7 +28,7 @@ from milestones.errors import StackError
 from milestones.git import IDENTITY, Git
 from milestones.records import GateResult
 
-__all__ = ["GateRun", "Runner", "count_tests"]
+__all__ = ["GateRun", "Runner", "count_tests", "read_results"]
 
 _PREFIX = "stack-verify-"
 
@@ -140,7 +140,7 @@ class Runner:
                 changed = Git(tree).changes()
                 if changed:
                     gates = [_spoilt(one, changed) for one in gates]
-                cleaned = tuple(_without_paths(one, scratch) for one in gates)
+                cleaned = tuple(_without_paths(one, tree, scratch) for one in gates)
                 files = _files(log, junit, scratch)
                 return GateRun(cleaned, exit_code, digest, environment.installed(tree), files)
 
@@ -298,6 +298,23 @@ def _sign(log: str) -> str | None:
     return None
 
 
+def read_results(result: Path, log: Path, tree: Path) -> list[GateResult]:
+    """Return what gates came to that ran in a working tree, of the files that they wrote.
+
+    Raises
+    ------
+    StackError
+        The files do not say it.
+    """
+    try:
+        told = json.loads(result.read_text(encoding="utf-8"))["gates"]
+        exit_code = 0 if all(one["passed"] for one in told) else 1
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StackError(f"{result} holds no results of gates: {error!r}") from error
+    gates = _outcomes(result, log, exit_code, tree, log)
+    return [_without_paths(one, tree, tree.parent) for one in gates]
+
+
 def _files(log: Path, junit: Path, scratch: Path) -> dict[str, bytes]:
     """Return what is to be kept, without what is only true of this machine."""
     found = {"log": log.read_bytes()}
@@ -323,11 +340,11 @@ def _spoilt(gate: GateResult, changed: Sequence[str]) -> GateResult:
     return gate.model_copy(update={"passed": False, "reason": reason})
 
 
-def _without_paths(gate: GateResult, scratch: Path) -> GateResult:
+def _without_paths(gate: GateResult, tree: Path, scratch: Path) -> GateResult:
     """Keep one line of a reason, without what is only true of this machine."""
     told = {"reason": gate.reason.strip().partition("\n")[0]}
     told |= {"environment": gate.environment} if gate.environment is not None else {}
-    for path, name in ((scratch / "tree", "."), (scratch, "…"), (Path.home(), "~")):
+    for path, name in ((tree, "."), (scratch, "…"), (Path.home(), "~")):
         told = {key: text.replace(str(path), name) for key, text in told.items()}
     return gate.model_copy(update=told)
 
