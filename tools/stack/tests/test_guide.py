@@ -33,6 +33,7 @@ def test_what_is_not_run_is_little_and_says_why() -> None:
         "needs a network",
         "needs a forge",
         "only an example",
+        "only an example",
         "needs a forge",
         "only after a conflict",
     ]

@@ -23,7 +23,7 @@ The rooms, lowest first; each knows only those above it in this list:
 * `gaterun`, `verify`: running gates in worktrees; `attest`: records of gates that ran elsewhere;
 * `journal`, `restack`, `replay`, `undo`, `land`: moving branches so that nothing is lost;
 * `edits`, `handover`: what is written into the manifests, such as fork points;
-* `reshape`: a milestone between others;
+* `reshape`: a milestone between others; `blame`, `absorb`: a fix-up where it belongs;
 * `regions`, `sections`, `pages`, `render`: the pages of `docs/stack`;
 * `forge`, `github`, `bare`, `forges`: adapters of forges, and the choice among them;
 * `requests`, `submit`, `sync`: pull requests of a stack, and what comes from the remote;

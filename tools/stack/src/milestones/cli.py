@@ -115,7 +115,8 @@ def restack_(stacks: Stacks = None, execute: Execute = False) -> None:
         journal = Journal(here.git)
         plan = restack.plan(here.git, manifest, here.facts)
         if execute and not here.git.rebase_in_progress():
-            journal.settle(f"restack {manifest.stack}", sync.OPERATION)
+            absorbed = [f"absorb {one.key}" for one in manifest.milestones]
+            journal.settle(f"restack {manifest.stack}", sync.OPERATION, *absorbed)
         show.restack_plan(console, plan, restack.obstacles(here.git, plan, journal))
         if plan.segments and execute:
             with here.git.alone():

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from milestones import replay, reshape, settings, show
+from milestones import absorb, replay, reshape, settings, show
 from milestones.here import Here
 from milestones.journal import Journal
 
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     app.command("insert")(_insert)
     app.command("split")(_split)
+    app.command("absorb")(_absorb)
 
 
 def _insert(
@@ -65,6 +66,36 @@ def _split(
     described = reshape.Description(title, branch, tuple(scope or [title]), following)
     plan = reshape.split(here.git, here.stacks, here.facts, milestone, at, described)
     _carry_out(here, plan, execute=execute)
+
+
+def _absorb(
+    into: Annotated[
+        str, typer.Option(help="The milestone, as STACK/N. [default: that whose lines it changes]")
+    ] = "",
+    message: Annotated[
+        str, typer.Option("--message", "-m", help="Of the commit. [default: names the title]")
+    ] = "",
+    execute: Execute = False,
+) -> None:
+    """Make what is staged a commit of the milestone whose lines it changes, and move what is above.
+
+    It refuses if the lines belong to the trunk or to several milestones.
+    """
+    here, console = Here.find(), Console(highlight=False)
+    manifest, milestone = here.found_milestone()
+    journal = Journal(here.git)
+    plan = absorb.plan(
+        here.git, manifest, milestone, here.facts, journal, into=into, message=message
+    )
+    key, branch = plan.milestone.key, plan.milestone.branch
+    show.line(console, f"{', '.join(plan.files)}: a commit of {key}, on {branch}")
+    show.restack_plan(console, plan.above, ())
+    if not execute:
+        show.line(console, "nothing was changed; to do it: --execute")
+        return
+    with here.git.alone():
+        absorb.execute(here.git, plan, journal, lambda text: show.line(console, f"$ {text}"))
+    show.line(console, f"done; to take it back: {replay.way_back()}")
 
 
 def _carry_out(here: Here, plan: reshape.Reshaping, *, execute: bool) -> None:

@@ -18,7 +18,17 @@ from milestones.git import Git
 from milestones.journal import Entry, Journal
 from milestones.manifest import Manifest, Milestone
 
-__all__ = ["Move", "Plan", "Push", "Segment", "foreign_push", "obstacles", "plan", "pushes"]
+__all__ = [
+    "Move",
+    "Plan",
+    "Push",
+    "Segment",
+    "foreign_push",
+    "obstacles",
+    "obstacles_of_branches",
+    "plan",
+    "pushes",
+]
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,12 @@ def obstacles(git: Git, plan: Plan, journal: Journal) -> list[StackError]:
                 ["Commit them, or put them aside: git stash"],
             )
         )
+    return found + obstacles_of_branches(git, plan, journal)
+
+
+def obstacles_of_branches(git: Git, plan: Plan, journal: Journal) -> list[StackError]:
+    """Return what speaks against a plan, but for a rebase that waits and changes that are here."""
+    found: list[StackError] = []
     if in_the_way := _untracked(git, plan):
         found.append(
             StackError(

@@ -5,7 +5,7 @@ An undo is an operation itself: it is written down before it begins, and can be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,15 +73,14 @@ def plan(git: Git, journal: Journal, chosen: str | None = None) -> UndoPlan:
         moved = [one.ref for one in changes if one.now != after.get(one.ref)]
     else:
         moved = [one.ref for one in changes if not journal.left_by(entry, one.ref)]
-    here = {name: journal.keep(name) for name in entry.files}
-    files = {name: blob for name, blob in entry.files.items() if here[name] != blob}
-    changed = [name for name in files if here[name] != entry.files_after.get(name, "")]
+    aborts = git.rebase_in_progress()
+    changed = () if aborts else _changed_files(git, entry, journal)
     return UndoPlan(
         entry,
         tuple(one for one in changes if one.now != one.then),
         (*(name for name in moved if now.get(name) != entry.before.get(name)), *changed),
-        git.rebase_in_progress(),
-        files,
+        aborts,
+        entry.files,
     )
 
 
@@ -109,15 +108,17 @@ def execute(git: Git, plan: UndoPlan, journal: Journal, *, force: bool = False) 
     refs = [one.ref for one in plan.changes]
     paths = [Path(name) for name in plan.files]
     entry = journal.begin(operation, refs, undoes=plan.entry.id, files=paths)
-    _bring_back(git, plan.files)
+    loose = _loose(git)
+    _bring_back(git, {name: blob for name, blob in plan.files.items() if name in loose})
     git.run("switch", "--detach")  # so that no branch moves from under the working tree
     # The abort of a rebase has moved nothing but HEAD: the ids of the plan still hold.
     git.move(plan.changes, operation)
-    # Whoever has gone elsewhere since the operation stays there.
+    # Whoever has gone elsewhere since the operation stays there, unless files come back.
     went = here not in (plan.entry.head_after, plan.entry.head) and not plan.aborts
-    stays = went and here.startswith("refs/") and git.commit(here) is not None
+    stays = went and here.startswith("refs/") and git.commit(here) is not None and not plan.files
     try:
         git.go_to(here if stays else plan.entry.head)
+        _bring_back(git, plan.files)  # what was staged then is in no branch any more
     except GitError as error:
         raise StackError(
             f"every branch is back, but none is checked out now: {error}",
@@ -127,11 +128,27 @@ def execute(git: Git, plan: UndoPlan, journal: Journal, *, force: bool = False) 
         journal.end(entry, operation)
 
 
+def _changed_files(git: Git, entry: Entry, journal: Journal) -> Sequence[str]:
+    """Return the files that are neither as they were before an operation nor as it left them."""
+    loose, found = _loose(git), []
+    for name, before in entry.files.items():
+        now = journal.keep(name)
+        # What is as git has it is not lost.
+        if name in loose and now not in (before, entry.files_after.get(name, before)):
+            found.append(name)
+    return found
+
+
+def _loose(git: Git) -> set[str]:
+    """Return the files of the working tree that are not as HEAD has them."""
+    return {line[3:] for line in git.changes()} | git.untracked()
+
+
 def _bring_back(git: Git, files: Mapping[str, str | None]) -> None:
     for name, blob in files.items():
         path = git.root / name
         if blob is None:
-            path.unlink()
+            path.unlink(missing_ok=True)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(git.blob(blob))
