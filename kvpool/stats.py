@@ -69,6 +69,9 @@ class MemoryStats:
         How often a fork had to be a copy so far.
     copied_forks_by_reason : mapping of CopyReason to int
         One count for every reason; they add up to `copied_forks`.
+    is_exact : bool
+        False if a finalizer or a signal handler asked in the middle of another call of its thread:
+        then a figure may be that from before this call or after it.
     """
 
     capacity: int
@@ -89,6 +92,7 @@ class MemoryStats:
     copied_forks_by_reason: Mapping[CopyReason, int] = field(
         default_factory=lambda: dict.fromkeys(CopyReason, 0), hash=False
     )
+    is_exact: bool = True
 
     @property
     def fragmentation(self) -> float:
@@ -177,6 +181,9 @@ class PoolStats:
         One count for every reason; they add up to `copied_forks`.
     prefix : PrefixStats
         What `open_session` found.
+    is_exact : bool
+        False if a finalizer or a signal handler asked in the middle of another call of its thread:
+        then a figure may be that from before this call or after it.
     """
 
     total_capacity: int
@@ -199,6 +206,7 @@ class PoolStats:
     copied_forks: int
     copied_forks_by_reason: Mapping[CopyReason, int]
     prefix: PrefixStats = field(default_factory=PrefixStats)
+    is_exact: bool = True
 
     @property
     def utilization(self) -> float:

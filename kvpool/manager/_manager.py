@@ -10,11 +10,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
 from numpy.typing import ArrayLike
 
 import kvpool.receipts
+from kvpool._asking import is_in_another_call
 from kvpool._checks import whole_number
 from kvpool._closing import Closing
 from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
@@ -168,8 +169,9 @@ class KVCacheManager(Closing, ForkAware):
     *Errors.* Every method is atomic: on any error nothing has changed.
 
     *Threads.* All methods may be called by any thread at any time. Inside a finalizer
-    (``__del__``, the callback of a weak reference) or a signal handler only `remove_later` may
-    be called: it takes no lock, and both can run in the middle of another call.
+    (``__del__``, the callback of a weak reference) or a signal handler only `remove_later`,
+    `get_stats` and `stats` may be called: both can run in the middle of another call, and these
+    take no lock then.
 
     *Cost of what has expired.* Every call looks again at each entry that has expired and stays
     because it is leased or pinned: one or two microseconds for each.
@@ -816,15 +818,28 @@ class KVCacheManager(Closing, ForkAware):
         """
         return self._sessions.keys()
 
-    @_turn
     def get_stats(self) -> PoolStats:
         """Return the figures of the manager and its pool, all of one moment.
+
+        A finalizer and a signal handler may call it: in the middle of another call of the thread,
+        it takes no lock, nothing expires, and `PoolStats.is_exact` is False.
 
         Raises
         ------
         PoolClosedError
             The manager is closed.
         """
+        if (self._lock.locked() or self.pool.is_busy) and is_in_another_call():
+            return replace(self._figures(), is_exact=False)
+        return self._exact_figures()
+
+    @_turn
+    def _exact_figures(self) -> PoolStats:
+        return self._figures()
+
+    def _figures(self) -> PoolStats:
+        if self._closed:
+            self._refuse_closed()
         return replace(self._sessions.stats(), prefix=self._reuse.stats())
 
     def stats(self) -> PoolStats:
@@ -897,11 +912,14 @@ class KVCacheManager(Closing, ForkAware):
             Entries that expired and were evicted.
         """
         if self._closed:
-            if self._owner != current.pid:
-                raise in_child_of(self._owner, "manager")
-            raise PoolClosedError("the manager is closed")
+            self._refuse_closed()
         gone = self._sessions.begin()
         if self._next_snapshot < math.inf and self._clock() >= self._next_snapshot:
             self._next_snapshot = self._clock() + self._snapshot_interval
             self._sessions.emit_snapshot()
         return gone
+
+    def _refuse_closed(self) -> NoReturn:
+        if self._owner != current.pid:
+            raise in_child_of(self._owner, "manager")
+        raise PoolClosedError("the manager is closed")

@@ -669,7 +669,7 @@ class Sessions:
             total_capacity=memory.capacity,
             used_memory=memory.used,
             active_entries=len(self._by_key),
-            pinned_entries=sum(1 for session in self._by_key.values() if session.pins),
+            pinned_entries=sum(1 for session in list(self._by_key.values()) if session.pins),
             parting_entries=memory.parting_blocks,
             allocations=self._allocations,
             evictions=self._departures.total,
@@ -685,6 +685,7 @@ class Sessions:
             forks=memory.forks,
             copied_forks=memory.copied_forks,
             copied_forks_by_reason=memory.copied_forks_by_reason,
+            is_exact=memory.is_exact,
         )
 
     def check_integrity(self) -> None:

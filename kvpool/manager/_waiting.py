@@ -17,10 +17,10 @@ __all__ = ["Waiters", "check_timeout"]
 T = TypeVar("T")
 
 POLL = 0.005
-"""Seconds until a call that waits tries again: the end of a view wakes nobody."""
+"""Seconds until a call that waits tries again: the end of a view does not wake it."""
 
 SHARE = 10
-"""Of the time of a call that waits, at most 1 part in so many is spent on trying."""
+"""A call that waits spends about one part in this many of its time on trying."""
 
 
 class Waiters:

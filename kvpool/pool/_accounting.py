@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import NoReturn
 
 from kvpool._checks import align_up
@@ -328,6 +329,25 @@ class Accounting:
             forks=self._forks,
             copied_forks=sum(self.copied_forks.values()),
             copied_forks_by_reason=self.copied_forks,
+        )
+
+    def glance(self) -> MemoryStats:
+        """Return the figures as they are in the middle of a step, perhaps of this very thread.
+
+        Nothing is changed, and nothing that another thread changes meanwhile is iterated over.
+        """
+        now = self._bytes_allocated, self._bytes_freed
+        allocated, freed = self.step or now
+        used = allocated - freed
+        stats = self.stats()
+        return replace(
+            stats,
+            used=used,
+            free=self.capacity - used,
+            largest_free=min(stats.largest_free, self.capacity - used),
+            bytes_allocated=allocated,
+            bytes_freed=freed,
+            is_exact=False,
         )
 
     def ranges(self) -> list[tuple[int, int, MemoryBlock | None]]:

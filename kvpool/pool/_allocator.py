@@ -222,7 +222,8 @@ class OffsetAllocator:
         """Bytes of the largest free range; 0 if nothing is free."""
         if not self._occupied:
             return 0
-        return self._bins[self._occupied.bit_length() - 1][-1]
+        sizes = self._bins[self._occupied.bit_length() - 1]
+        return sizes[-1] if sizes else 0  # empty only in the middle of a step, see `glance`
 
     @property
     def live_count(self) -> int:

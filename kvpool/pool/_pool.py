@@ -7,11 +7,12 @@ import weakref
 from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
-from typing import Any, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from kvpool._asking import is_in_another_call
 from kvpool._checks import byte_count, check_alignment, check_flag, whole_number
 from kvpool._closing import Closing
 from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
@@ -81,9 +82,10 @@ class MemoryPool(Closing, ForkAware):
     view makes the block unusable at once, and its bytes return to the pool with the last
     view. What a view shows can therefore never become another block's.
 
-    *Threads.* All methods may be called by any thread at any time, but not by a finalizer
-    (``__del__``), which may run in the middle of another call. Views may end anywhere. One
-    lock guards the accounts; no byte is written under it, unless the pool is `secure`.
+    *Threads.* All methods may be called by any thread at any time, but only `stats` by a finalizer
+    (``__del__``) or a signal handler, which may run in the middle of another call. Views may end
+    anywhere. One lock guards the accounts; no byte is written under it, unless the pool is
+    `secure`.
 
     *Processes.* A pool belongs to the process that made it. In a child that `os.fork` made,
     every call that needs the accounts raises `ForkedProcessError`, and `close` does nothing.
@@ -150,12 +152,20 @@ class MemoryPool(Closing, ForkAware):
 
     def _reap(self, books: Accounting) -> None:
         if self._closed:
-            self._check_process()
-            raise PoolClosedError(f"the {self._arena.info.backend} pool is closed")
+            self._refuse_closed()
         if books.step:  # a step was interrupted
             books.recover()
         if self._ended:
             books.end_leases(self._ended)
+
+    def _refuse_closed(self) -> NoReturn:
+        self._check_process()
+        raise PoolClosedError(f"the {self._arena.info.backend} pool is closed")
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a call of this thread or another one is under way."""
+        return self._lock.locked()
 
     # -- blocks --------------------------------------------------------------------------
 
@@ -876,11 +886,16 @@ class MemoryPool(Closing, ForkAware):
     def stats(self) -> MemoryStats:
         """Return the figures of the pool, all of one moment.
 
+        A finalizer and a signal handler may call it: in the middle of another call of the thread,
+        it takes no lock, and `MemoryStats.is_exact` is False.
+
         Raises
         ------
         PoolClosedError
             The pool is closed.
         """
+        if self._lock.locked() and is_in_another_call():
+            return self._accounting.glance() if not self._closed else self._refuse_closed()
         with self._lock:
             books = self._books()
             if books.is_draining:

@@ -31,6 +31,8 @@ class Conversation:
     def __del__(self) -> None:
         self.ended_in.append(threading.get_ident())
         self.manager.remove_later(self.key)
+        assert not self.manager.get_stats().is_exact
+        self.manager.pool.stats()
 
 
 class CollectingPolicy(LruPolicy):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dis
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -56,6 +56,8 @@ class Injection:
         Which place, counted from 1.
     kind : {"interrupt", "memory"}
         KeyboardInterrupt, or MemoryError.
+    act : callable, optional
+        Is called there, as a signal handler would be, and nothing is raised.
 
     Attributes
     ----------
@@ -63,7 +65,8 @@ class Injection:
         File, line and function of the place once it was reached.
     """
 
-    def __init__(self, at: int, kind: Kind) -> None:
+    def __init__(self, at: int, kind: Kind, act: Callable[[], object] | None = None) -> None:
+        self._act = act
         self.where: str | None = None
         self._left = at
         self._kind: Kind = kind
@@ -99,7 +102,9 @@ class Injection:
                 code = frame.f_code
                 self.where = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
                 sys.settrace(None)
-                raise error_of(self._kind)
+                if self._act is None:
+                    raise error_of(self._kind)
+                self._act()
         return self._step
 
 
