@@ -9,8 +9,7 @@ from kvpool import _exports
 from kvpool.integrations._transformers.attention import register_attention
 from kvpool.integrations._transformers.cache import PooledCache
 from kvpool.integrations._transformers.measuring import model_layout
-from kvpool.integrations._transformers.prefix import PrefixCache, PrefixMatch
 
-__all__ = ["PooledCache", "PrefixCache", "PrefixMatch", "model_layout", "register_attention"]
+__all__ = ["PooledCache", "model_layout", "register_attention"]
 
 _exports.publish(__name__)

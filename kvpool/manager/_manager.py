@@ -12,7 +12,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 import kvpool.receipts
 from kvpool._asking import is_in_another_call
@@ -550,6 +551,39 @@ class KVCacheManager(Closing, ForkAware):
         """
         self._reuse.close(entry, tokens)
         self._waiters.wake()
+
+    @_turn
+    def is_open(self, key: CacheKey) -> bool:
+        """Return whether a session is between `open_session` and `close_session`. Not a use.
+
+        Raises
+        ------
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
+        PoolClosedError
+            The manager is closed.
+        """
+        return self._reuse.is_open(key)
+
+    @_turn
+    def get_session_tokens(self, key: CacheKey) -> NDArray[np.int64] | None:
+        """Return the tokens that a session is known to hold. Not a use.
+
+        Returns
+        -------
+        ndarray of int64, shape (n,), or None
+            Those of which `open_session` or `close_session` was told, as far as the entry has
+            them. None if the key has no entry, or one that was made otherwise.
+
+        Raises
+        ------
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
+        PoolClosedError
+            The manager is closed.
+        """
+        data = self._reuse.tokens_of(key)
+        return None if data is None else np.frombuffer(data, np.int64)
 
     @_turn
     def allocate_entry(

@@ -276,6 +276,19 @@ class Reuse:
             )
         return key, session
 
+    # -- what is known of a session ------------------------------------------------------
+
+    def is_open(self, key: CacheKey) -> bool:
+        """Return whether a session was opened, and is not closed."""
+        check_key(key)
+        return key in self._sessions and self._sessions.require(key).is_open
+
+    def tokens_of(self, key: CacheKey) -> bytes | None:
+        """Return the known tokens that a session holds; None if its tokens are not known."""
+        check_key(key)
+        session = self._sessions.require(key) if key in self._sessions else None
+        return None if session is None or session.identity is None else session.known_tokens
+
     # -- figures and checks --------------------------------------------------------------
 
     def stats(self) -> PrefixStats:

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from kvpool.cache_key import CacheKey
 from kvpool.errors import EntryKindError, InvalidTokensError
 from kvpool.manager import KVCacheManager
 from tests.support.managers import MakeManager, entry_of
@@ -87,7 +86,7 @@ def test_no_model_goes_on_from_the_tokens_of_other_weights(
     assert hf.PooledCache.for_model(manager, other, "chat").get_seq_length() == 0
 
 
-def test_forks_batches_and_prefixes_keep_the_weights(hf: Any, manager: KVCacheManager) -> None:
+def test_forks_and_batches_keep_the_weights(hf: Any, manager: KVCacheManager) -> None:
     one, other = hf.model(), hf.model(seed=9)
     cache = hf.PooledCache.for_model(manager, one, "chat")
     hf.forward(one, hf.words(5), cache)
@@ -96,16 +95,6 @@ def test_forks_batches_and_prefixes_keep_the_weights(hf: Any, manager: KVCacheMa
     for name in ("chat", "fork"):
         with pytest.raises(EntryKindError, match="other weights"):
             hf.PooledCache.for_model(manager, other, name)
-
-    class Everything:
-        def longest_prefix(self, _tokens: Any) -> Any:
-            return hf.PrefixMatch(CacheKey("transformers", "fork"), 5)
-
-    mine = hf.PooledCache.from_prefix(manager, "m", hf.words(7), Everything(), model=one)
-    theirs = hf.PooledCache.from_prefix(manager, "t", hf.words(7), Everything(), model=other)
-    assert (mine.get_seq_length(), theirs.get_seq_length()) == (5, 0)
-    with pytest.raises(EntryKindError, match="other weights"):
-        hf.PooledCache.for_model(manager, other, "m")
 
 
 def test_copies_of_a_model_and_emptied_sessions_go_on(hf: Any, manager: KVCacheManager) -> None:

@@ -1,11 +1,10 @@
-"""Forks of a session, copies of a cache, and sessions that begin like another one."""
+"""Forks of a session, and copies of a cache."""
 
 from __future__ import annotations
 
 import copy
 import gc
 import weakref
-from collections.abc import Sequence
 from typing import Any, Self
 
 import pytest
@@ -19,30 +18,6 @@ from tests.support.managers import MakeManager, entry_of
 pytestmark = pytest.mark.transformers
 
 KEY = CacheKey("transformers", "chat-42")
-
-
-class LivePrefixes:
-    """Finds the live session that begins with the most of some tokens."""
-
-    def __init__(self, hf: Any, manager: KVCacheManager) -> None:
-        self.hf = hf
-        self.manager = manager
-        self.sessions: dict[CacheKey, list[int]] = {}
-
-    def longest_prefix(self, tokens: Sequence[int]) -> Any:
-        found = [
-            self.hf.PrefixMatch(key, self._common(known, tokens))
-            for key, known in self.sessions.items()
-        ]
-        return max(found, key=lambda match: match.token_count, default=None)
-
-    @staticmethod
-    def _common(known: Sequence[int], tokens: Sequence[int]) -> int:
-        pairs = zip(known, tokens, strict=False)
-        return next(
-            (index for index, (one, other) in enumerate(pairs) if one != other),
-            min(len(known), len(tokens)),
-        )
 
 
 class Counted:
@@ -194,58 +169,3 @@ def test_deep_copies_of_structures_share_one_copy(hf: Any, manager: KVCacheManag
     twins = copy.deepcopy([cache, cache])
     assert twins[0] is twins[1] is not cache
     assert len(manager) == 2
-
-
-# -- prefixes ----------------------------------------------------------------------------
-
-
-def from_prefix(hf: Any, manager: KVCacheManager, name: str, ids: Any, known: Any) -> Any:
-    model = hf.model()
-    options = {"config": model.config, "dtype": model.dtype}
-    return hf.PooledCache.from_prefix(manager, name, ids, known, **options)
-
-
-@pytest.mark.parametrize("shared", [0, 1, 12, 20])
-def test_only_new_tokens_are_computed(hf: Any, manager: KVCacheManager, shared: int) -> None:
-    model, known = hf.model(), LivePrefixes(hf, manager)
-    first = hf.words(20)
-    with hf.PooledCache.for_model(manager, model, "first") as cache:
-        hf.forward(model, first, cache)
-        known.sessions[cache.key] = first[0].tolist()
-    prompt = hf.torch.cat([first[:, :shared], hf.words(9, seed=1)], dim=-1)
-    with Counted(model) as counted:
-        cache = from_prefix(hf, manager, "second", prompt, known)
-        assert cache.get_seq_length() == shared
-        made = model.generate(prompt, past_key_values=cache, max_new_tokens=4, do_sample=False)
-    assert counted.tokens == 9 + 3
-    whole = hf.PooledCache.for_model(manager, model, "whole")
-    expected = model.generate(prompt, past_key_values=whole, max_new_tokens=4, do_sample=False)
-    assert hf.torch.equal(made, expected)
-
-
-def test_the_last_token_is_computed_whatever_is_known(hf: Any, manager: KVCacheManager) -> None:
-    cache, _ = begun(hf, manager)
-    known = LivePrefixes(hf, manager)
-    known.sessions[cache.key] = hf.words(7)[0].tolist()
-    again = from_prefix(hf, manager, "again", hf.words(7)[0].tolist(), known)
-    assert again.get_seq_length() == 6
-    dynamic = hf.DynamicCache()
-    hf.forward(hf.model(), hf.words(7)[:, :6], dynamic)
-    assert [one.shape for one in hf.states(again)] == [one.shape for one in hf.states(dynamic)]
-
-
-def test_a_session_with_tokens_goes_on_from_those(hf: Any, manager: KVCacheManager) -> None:
-    begun(hf, manager)
-    known = LivePrefixes(hf, manager)
-    known.sessions[CacheKey("transformers", "gone")] = hf.words(20)[0].tolist()
-    assert from_prefix(hf, manager, "chat-42", hf.words(20), known).get_seq_length() == 7
-
-
-def test_a_prefix_that_has_gone_or_is_a_batch_is_not_used(hf: Any, manager: KVCacheManager) -> None:
-    known = LivePrefixes(hf, manager)
-    known.sessions[CacheKey("transformers", "gone")] = hf.words(20)[0].tolist()
-    assert from_prefix(hf, manager, "one", hf.words(20), known).get_seq_length() == 0
-    batch = hf.PooledCache.for_model(manager, hf.model(), "gone")
-    hf.forward(hf.model(), hf.words(20, rows=2), batch)
-    assert from_prefix(hf, manager, "two", hf.words(20), known).get_seq_length() == 0
-    assert len(manager) == 1

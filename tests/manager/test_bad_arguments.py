@@ -82,6 +82,8 @@ TABLE: dict[str, tuple[Act, tuple[Any, ...]]] = {
         lambda m, v: m.fork_cache_entry(key_of(1), key_of(2), ttl=v),
         NOT_SECONDS,
     ),
+    "is_open": (KVCacheManager.is_open, NOT_KEYS),
+    "get_session_tokens": (KVCacheManager.get_session_tokens, NOT_KEYS),
     "open_session": (KVCacheManager.open_session, NOT_TOKENS),
     "open_session, key": (lambda m, v: m.open_session([1], v), without(NOT_KEYS, None)),
     "open_session, model_id": (lambda m, v: m.open_session([1], model_id=v), NOT_TEXTS),

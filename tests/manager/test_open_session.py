@@ -367,3 +367,36 @@ def test_random_sessions_read_what_was_computed(backend: str, seed: int) -> None
                 manager.remove_cache_entry(draws.choice(manager.session_keys() or [key_of(0)]))
             manager.check_integrity()
         assert prefix(manager).tokens_reused > 1000
+
+
+# -- what is known of a session ----------------------------------------------------------
+
+
+def test_the_tokens_of_a_session_can_be_asked_for(manager: KVCacheManager) -> None:
+    key, tokens = key_of(1), list(range(40))
+    assert manager.get_session_tokens(key) is None
+    assert not manager.is_open(key)
+    entry, _ = manager.open_session(tokens, key)
+    assert manager.is_open(key)
+    assert list(known(manager, key)) == []
+    new = computed(tokens, 0)
+    entry.extend(new, -new)
+    manager.close_session(entry, tokens[:30])
+    assert not manager.is_open(key)
+    assert list(known(manager, key)) == tokens[:30]
+    opened = manager.open_session(tokens[:20], key)
+    assert list(known(manager, key)) == tokens[:19]
+    opened.entry.truncate(5)
+    assert list(known(manager, key)) == tokens[:5]
+
+
+def test_the_tokens_of_another_entry_are_not_known(manager: KVCacheManager) -> None:
+    manager.create_cache_entry(key_of(1), 16)
+    assert manager.get_session_tokens(key_of(1)) is None
+    assert not manager.is_open(key_of(1))
+
+
+def known(manager: KVCacheManager, key: CacheKey) -> NDArray[np.int64]:
+    tokens = manager.get_session_tokens(key)
+    assert tokens is not None
+    return tokens

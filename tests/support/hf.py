@@ -12,7 +12,6 @@ from transformers import DynamicCache
 
 from kvpool.integrations.transformers import (
     PooledCache,
-    PrefixMatch,
     model_layout,
     register_attention,
 )
@@ -21,7 +20,6 @@ __all__ = [
     "DTYPES",
     "DynamicCache",
     "PooledCache",
-    "PrefixMatch",
     "converse",
     "forward",
     "model",

@@ -6,14 +6,12 @@ import operator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import torch
-
 from kvpool.errors import InvalidLayoutError, InvalidTokensError
 from kvpool.integrations._transformers.measuring import measure
 from kvpool.layout import KVLayout, LayerKind, layer_kinds
 from kvpool.manager import KVCacheManager
 
-__all__ = ["CacheParts", "cache_parts", "token_list", "whole_number"]
+__all__ = ["CacheParts", "cache_parts", "whole_number"]
 
 
 class CacheParts(NamedTuple):
@@ -65,14 +63,6 @@ def cache_parts(manager: KVCacheManager, model: Any, config: Any, dtype: Any) ->
     if own is not None and own != layout:
         raise InvalidLayoutError(f"the model has the layout {layout}, the manager has {own}")
     return CacheParts(layout, kinds, weights)
-
-
-def token_list(input_ids: Any) -> Sequence[int]:
-    """Return the token ids of a tensor or of a sequence as a list of int."""
-    if not isinstance(input_ids, torch.Tensor):
-        return [operator.index(token) for token in input_ids]
-    flat: list[int] = input_ids.reshape(-1).tolist()
-    return flat
 
 
 def whole_number(name: str, value: Any) -> int:

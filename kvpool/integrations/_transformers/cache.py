@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import uuid
 import weakref
@@ -12,18 +13,25 @@ import torch
 from transformers.cache_utils import Cache
 
 from kvpool.cache_key import CacheKey
-from kvpool.entry import KVCacheEntry
 from kvpool.errors import (
     EntryExistsError,
-    EntryNotFoundError,
+    EntryRemovedError,
+    InvalidArgumentError,
     InvalidTokensError,
     LayerIndexError,
+    PoolClosedError,
 )
 from kvpool.integrations._transformers import writers
-from kvpool.integrations._transformers.arguments import cache_parts, token_list, whole_number
+from kvpool.integrations._transformers.arguments import CacheParts, cache_parts, whole_number
 from kvpool.integrations._transformers.layers import EmptyLayer, PooledLayer
-from kvpool.integrations._transformers.prefix import PrefixCache
 from kvpool.integrations._transformers.session import PooledSession
+from kvpool.integrations._transformers.turn import (
+    Turn,
+    close_later,
+    model_id_of,
+    open_turn,
+    row_of,
+)
 from kvpool.manager import KVCacheManager
 
 __all__ = ["PooledCache"]
@@ -31,6 +39,9 @@ __all__ = ["PooledCache"]
 
 class PooledCache(Cache):
     """A session of a `kvpool.KVCacheManager` as the ``past_key_values`` of a model.
+
+    `for_tokens` makes the cache of a conversation: it compares the prompt with what the pool holds.
+    The constructor makes one by the name of a session.
 
     New tokens are written in place behind those that the session holds, and the model attends
     to tensors of shape ``(batch, kv_heads, tokens, head_dim)`` over the memory of the pool. No
@@ -60,20 +71,23 @@ class PooledCache(Cache):
         Namespace of the key, if `session` is not a `CacheKey`. Sessions of different models need
         different names or namespaces.
 
-    Attributes
-    ----------
-    key : CacheKey
-
     Raises
     ------
     InvalidLayoutError
         There is no layout, two of them differ, or a layout cannot hold what the model keeps. The
         text names the layer and what was found.
     EntryKindError
-        The session has an entry of another layout, or tokens of a model with other weights.
+        The session has an entry of another layout, or tokens of a model with other weights, or
+        `for_tokens` made it.
+    CacheInUseError
+        The session is open in another cache.
 
     Notes
     -----
+    *Tokens.* The next tokens must be those that follow what the session holds: keys and values do
+    not tell which tokens they are of, so a cache that is made by a name alone cannot check that.
+    `for_tokens` does.
+
     *Lease.* The session is not evicted from its first tokens until `release`, the end of a
     ``with`` block, or the end of this object. Make a cache for each turn, so that sessions that
     wait can be evicted.
@@ -104,11 +118,26 @@ class PooledCache(Cache):
         ttl: float | None = None,
         namespace: str = "transformers",
     ) -> None:
-        self._layout, self._kinds, self._weights = cache_parts(manager, model, config, dtype)
+        parts = cache_parts(manager, model, config, dtype)
+        key = _key_of(session, namespace)
+        self._begin(manager, parts, key, max_context_length, ttl, namespace)
+
+    def _begin(
+        self,
+        manager: KVCacheManager,
+        parts: CacheParts,
+        key: CacheKey,
+        max_context_length: int | None,
+        ttl: float | None,
+        namespace: str,
+        turn: Turn | None = None,
+    ) -> None:
+        """Make this the cache of a session; of one that is open if there is a turn."""
+        self._layout, self._kinds, self._weights = parts
         self._manager = manager
         self._limit = max_context_length
         self._namespace = namespace
-        super().__init__(layers=self._open(self._key_of(session), ttl))
+        super().__init__(layers=self._open(key, ttl, turn))
 
     @classmethod
     def for_model(
@@ -131,46 +160,113 @@ class PooledCache(Cache):
         InvalidLayoutError
             A layout cannot hold what the model keeps.
         EntryKindError
-            The session has an entry of another layout, or tokens of a model with other weights.
+            The session has an entry of another layout, or tokens of a model with other weights, or
+            `for_tokens` made it.
+        CacheInUseError
+            The session is open in another cache.
         """
         return cls(manager, session, model=model, **options)
 
     @classmethod
-    def from_prefix(
+    def for_tokens(
         cls,
         manager: KVCacheManager,
-        session: str | int | CacheKey,
         input_ids: Any,
-        prefix_cache: PrefixCache,
-        **options: Any,
+        session: str | int | CacheKey | None = None,
+        *,
+        model: Any = None,
+        model_id: str | None = None,
+        salt: str = "",
+        config: Any = None,
+        dtype: Any = None,
+        max_context_length: int | None = None,
+        ttl: float | None = None,
+        timeout: float | None = None,
+        namespace: str = "transformers",
     ) -> Self:
-        """Return the cache of a session; a new session starts as a fork of one that begins alike.
+        """Return a cache that holds the first of some tokens already, as many as the pool has.
+
+        ``generate(input_ids, past_key_values=cache)`` then computes the others, whatever was said
+        before: an edited history is cut at the first token that differs, and tokens that any
+        other session of the same model holds are not computed again.
 
         Parameters
         ----------
         manager : KVCacheManager
-        session : str, int or CacheKey
-            The name of the session.
-        input_ids : Tensor of shape (1, tokens) or sequence of int
-            The tokens that the session will begin with. At least the last one is left to compute.
-        prefix_cache : PrefixCache
-            Finds the session that begins with the same tokens.
-        **options
-            Further parameters of `PooledCache`, for example ``model``.
+        input_ids : Tensor of shape (1, tokens) or (tokens,), or sequence of int
+            All tokens of the prompt, as ``generate`` gets them. At least the last one is left to
+            compute.
+        session : str, int or CacheKey, optional
+            The name of a session, whose earlier turns are continued. Without one, the tokens that
+            are computed serve any session.
+        model : PreTrainedModel, optional
+            The layout and the weights are measured: the first time, one token goes through it.
+        model_id : str, optional
+            Names the weights, adapter and revision: sessions with another one share nothing.
+            [default: a hash of samples of the weights of `model`]
+        salt : str, default ""
+            Sessions with another one share nothing: one for each tenant, or for each image of a
+            prompt.
+        config : PreTrainedConfig, optional
+            Used if there is no `model`, see `PooledCache`.
+        dtype : torch.dtype or str, optional
+            Of keys and values. [default: the manager's layout, else the model or `config`]
+        max_context_length : int, optional
+            Tokens that the session may hold. [default: the entry grows]
+        ttl : float, optional
+            Seconds without a use until the session expires. [default: the manager's]
+        timeout : float, optional
+            Seconds to wait for room if the pool is full. By default the call does not wait.
+        namespace : str, default "transformers"
+            Namespace of the key, if `session` is not a `CacheKey`.
 
         Raises
         ------
+        CacheInUseError
+            The session is open in another cache.
+        InvalidTokensError
+            `input_ids` are not whole numbers, or are those of several sequences.
+        InvalidArgumentError
+            There is neither a `model` nor a `model_id`, or `salt` is not a str.
+        EntryExistsError
+            The session was made otherwise, and its tokens are not known.
+        ContextOverflowError
+            There are more than `max_context_length` tokens.
         PoolExhaustedError
-            The fork does not fit.
-        InvalidLayoutError, EntryKindError
-            The cache cannot be made; see `PooledCache`.
+            The tokens do not fit.
+        InvalidLayoutError
+            There is no layout, or it cannot hold what the model keeps.
+        InvalidTtlError
+            `ttl` is not a number above 0, or `timeout` not a number of at least 0.
+
+        Notes
+        -----
+        The session is *open* until `close`, the end of a ``with`` block, or the end of this object:
+        it is not evicted, and no other cache may have it. ``close(output_ids)`` keeps the tokens
+        that were generated for the next turn; the other ways keep those of the prompt.
+
+        The tokens alone tell what is computed. So prompts with padding, or with an embedding that
+        is not that of a token, need a `salt` for all that is not in `input_ids`.
         """
-        cache = cls(manager, session, **options)
-        if cache._session.entry is None:
-            tokens = token_list(input_ids)
-            match = prefix_cache.longest_prefix(tokens)
-            if match is not None:
-                cache._begin_as(match.key, min(match.token_count, len(tokens) - 1))
+        parts = cache_parts(manager, model, config, dtype)
+        key, turn = open_turn(
+            manager,
+            row_of(input_ids),
+            None if session is None else _key_of(session, namespace),
+            parts,
+            model_id=model_id_of(model_id, parts),
+            max_context_length=max_context_length,
+            salt=salt,
+            ttl=ttl,
+            timeout=timeout,
+        )
+        cache = cls.__new__(cls)
+        try:
+            cls._begin(cache, manager, parts, key, max_context_length, ttl, namespace, turn)
+        except BaseException:
+            turn.close(manager)
+            raise
+        close_later(cache, manager, turn)
         return cache
 
     # -- the session ---------------------------------------------------------------------
@@ -198,7 +294,7 @@ class PooledCache(Cache):
         -----
         Atomic: on any error nothing has changed.
         """
-        key = self._key_of(session)
+        key = _key_of(session, self._namespace)
         if key in self._manager:
             raise EntryExistsError(f"{key!s} has an entry already")
         if self._session.entry is not None:
@@ -213,10 +309,47 @@ class PooledCache(Cache):
         del lease  # held until the fork has its own
         return forked
 
+    @property
+    def key(self) -> CacheKey:
+        """Key of the session."""
+        return self._session.key
+
+    def close(self, output_ids: Any = None) -> None:
+        """Close a session that `for_tokens` opened, and keep its tokens for the next turns.
+
+        Parameters
+        ----------
+        output_ids : Tensor of shape (1, tokens) or (tokens,), or sequence of int, optional
+            All tokens of the session, as ``generate`` returned them: the prompt and the answer.
+            Those that the cache holds are kept. Without them, only the prompt is kept.
+
+        Raises
+        ------
+        InvalidTokensError
+            They do not begin with the tokens that the cache was made for, or are those of several
+            sequences. The session stays open.
+        InvalidArgumentError
+            The cache does not come from `for_tokens`: the manager does not know its tokens.
+        EntryRemovedError
+            The session was removed, or has expired.
+
+        Notes
+        -----
+        The cache cannot be used afterwards. Of a batch that began with one prompt, the prompt alone
+        is kept, whatever is given.
+        """
+        if not self._session.has_turn:
+            raise InvalidArgumentError(
+                f"session {self.key!s} was not opened with its tokens: make the cache with "
+                "for_tokens, or call release"
+            )
+        self._session.close(output_ids)
+
     def release(self) -> None:
         """Give the lease up, so that the session can be evicted; the next tokens take it again.
 
-        Using the cache after the session was evicted raises `kvpool.errors.EntryRemovedError`.
+        Using the cache after the session was evicted raises `kvpool.errors.EntryRemovedError`. A
+        session from `for_tokens` stays until `close`.
         """
         self._session.release()
 
@@ -229,6 +362,9 @@ class PooledCache(Cache):
         value: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # The session, or the whole pool, may be gone already: then there is nothing to close.
+        with contextlib.suppress(EntryRemovedError, PoolClosedError):
+            self._session.close()
         self.release()
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> Self:
@@ -362,14 +498,10 @@ class PooledCache(Cache):
 
     # -- inside --------------------------------------------------------------------------
 
-    def _key_of(self, session: str | int | CacheKey) -> CacheKey:
-        return session if isinstance(session, CacheKey) else CacheKey(self._namespace, session)
-
-    def _open(self, key: CacheKey, ttl: float | None) -> list[Any]:
+    def _open(self, key: CacheKey, ttl: float | None, turn: Turn | None = None) -> list[Any]:
         """Make this the cache of a session; return the layers over its entry."""
-        self.key = key
         self._session = PooledSession(
-            self._manager, key, self._layout, self._limit, ttl, self._weights
+            self._manager, key, self._layout, self._limit, ttl, self._weights, turn
         )
         numbers = iter(range(self._layout.layers))
         return [
@@ -379,22 +511,9 @@ class PooledCache(Cache):
             for kind in self._kinds
         ]
 
-    def _begin_as(self, parent: CacheKey, token_count: int) -> None:
-        """Begin as a fork of another session, with its first tokens, if that session is there."""
-        entry = self._manager.get_cache_entry(parent)
-        if token_count < 1 or not isinstance(entry, KVCacheEntry) or entry.layout != self._layout:
-            return
-        if writers.differ(entry, self._weights):
-            return
-        try:
-            child = self._manager.fork_cache_entry(parent, self.key, ttl=self._session.ttl)
-        except EntryNotFoundError:
-            return
-        writers.note(child, writers.of(entry))
-        lease = child.lease()
-        self.layers = self._open(self.key, self._session.ttl)
-        del lease
-        self._session.truncate(token_count)
+
+def _key_of(session: str | int | CacheKey, namespace: str) -> CacheKey:
+    return session if isinstance(session, CacheKey) else CacheKey(namespace, session)
 
 
 # A compiled model breaks its graph here, since every step attends to more tokens than the last.

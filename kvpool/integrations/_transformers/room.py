@@ -9,7 +9,7 @@ from kvpool.errors import ContextOverflowError, PoolExhaustedError
 from kvpool.layout import KVLayout
 from kvpool.pool import MemoryPool
 
-__all__ = ["FIRST_ROOM", "SPARSE_ROOM", "cost", "rooms_for", "with_room"]
+__all__ = ["FIRST_ROOM", "ROOM_STEP", "SPARSE_ROOM", "cost", "rooms_for", "with_room"]
 
 FIRST_ROOM = 256
 """Tokens to reserve for a new session if no length is given."""
@@ -17,7 +17,8 @@ FIRST_ROOM = 256
 SPARSE_ROOM = 1 << 17
 """The same in an elastic pool, where a reservation costs only addresses."""
 
-_STEP = 64
+ROOM_STEP = 64
+"""Tokens by which the least room for a session is rounded up."""
 
 
 def rooms_for(tokens: int, limit: int | None, session: str, *, is_sparse: bool) -> list[int]:
@@ -41,7 +42,7 @@ def rooms_for(tokens: int, limit: int | None, session: str, *, is_sparse: bool) 
     """
     if limit is None:
         ample = max(SPARSE_ROOM if is_sparse else FIRST_ROOM, 1 << (tokens - 1).bit_length())
-        return [ample, -(-tokens // _STEP) * _STEP]
+        return [ample, -(-tokens // ROOM_STEP) * ROOM_STEP]
     if tokens > limit:
         raise ContextOverflowError(
             f"session {session!r} is to hold {tokens} tokens, its max_context_length is {limit}"

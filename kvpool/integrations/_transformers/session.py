@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import (
+    CacheInUseError,
     ContextOverflowError,
     EntryKindError,
     EntryNotFoundError,
@@ -25,6 +28,7 @@ from kvpool.integrations._transformers.tensors import (
     dtype_name,
     is_held_as,
 )
+from kvpool.integrations._transformers.turn import Turn
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.pool import Bytes
@@ -50,9 +54,12 @@ class PooledSession:
         Seconds; for a new entry.
     weights : int, optional
         Tells the weights of the model from those of others; None if the model is not known.
+    turn : Turn, optional
+        The session as it was opened with its tokens.
 
     Attributes
     ----------
+    key : CacheKey
     entry : KVCacheEntry or None
         None until there are tokens.
     rows : int
@@ -60,8 +67,11 @@ class PooledSession:
 
     Raises
     ------
+    CacheInUseError
+        The session is open in another cache.
     EntryKindError
-        The key has an entry of another layout, or tokens of a model with other weights.
+        The key has an entry of another layout, or tokens of a model with other weights, or tokens
+        that the manager knows.
     """
 
     def __init__(
@@ -72,6 +82,7 @@ class PooledSession:
         max_context_length: int | None,
         ttl: float | None,
         weights: int | None = None,
+        turn: Turn | None = None,
     ) -> None:
         self.manager = manager
         self.key = key
@@ -80,11 +91,16 @@ class PooledSession:
         self.ttl = ttl
         self.weights = weights
         self.rows = 1
+        self._turn = turn
+        self._is_private = False  # whether the key is this object's own
         self.entry: KVCacheEntry | None = None
         self._dtype = getattr(torch, str(layout.dtype))
         self._root: Bytes | None = None  # the lease
         self._tensors: EntryTensors | None = None  # over all of the root
-        self._find()
+        if turn is None:
+            self._find()
+        else:
+            self._take(turn.entry, 1)
 
     @property
     def token_count(self) -> int:
@@ -190,8 +206,13 @@ class PooledSession:
                 f"the layout is {self.layout.dtype}"
             )
         if self.entry is not None:
-            self.manager.remove_cache_entry(self.key)
             self.release()
+            turn = self._open_turn()
+            if turn is None:
+                self.manager.remove_cache_entry(self.key)
+            else:
+                turn.close(self.manager)
+                self._take_own_key()
             self.entry = None
         return self._with_room(tokens, lambda room: self._create(rows, room))
 
@@ -256,12 +277,24 @@ class PooledSession:
         rows, room = len(source_rows), old.max_context_length
         layout = self._batch_layout(rows)
         self.manager.evict_lru_entries(cost(self.manager.pool, layout, room, old.token_count))
-        self.manager.remove_cache_entry(self.key)
+        turn, key = self._open_turn(), self.key
+        if turn is None:
+            self.manager.remove_cache_entry(key)
+        else:
+            self._take_own_key()
         self.release()
-        self._create(rows, room)
+        try:
+            self._create(rows, room)
+        except BaseException:
+            if turn is not None:
+                self.key, self._is_private = key, False
+            raise
         for layer, (keys, values) in enumerate(states):
             chosen = (states.index_select(0, source_rows) for states in (keys, values))
             self.append(layer, *chosen)
+        del states, keys, values
+        if turn is not None:
+            turn.close(self.manager)
 
     # -- the entry -----------------------------------------------------------------------
 
@@ -278,7 +311,36 @@ class PooledSession:
         """Give the lease back; it is taken again with the next tokens."""
         self._root = self._tensors = None
 
+    def close(self, output_ids: Any = None) -> None:
+        """Close the turn, with the tokens that are given, and let go of the entry.
+
+        Raises
+        ------
+        InvalidTokensError
+            The tokens are not those of the session; it stays open.
+        """
+        if self._is_private:
+            self.release()
+            self.manager.remove_cache_entry(self.key)
+        elif self._turn is not None:
+            self._turn.close(self.manager, output_ids)
+            self.release()
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether the session was opened with its tokens."""
+        return self._turn is not None
+
     def _find(self) -> None:
+        if self.manager.is_open(self.key):
+            raise CacheInUseError(
+                f"session {self.key!s} is open in another cache: close that one first"
+            )
+        if self.manager.get_session_tokens(self.key) is not None:
+            raise EntryKindError(
+                f"the tokens of {self.key!s} are known, so that it can only go on with "
+                "PooledCache.for_tokens, which compares them with yours"
+            )
         found = self.manager.get_cache_entry(self.key)
         if found is None:
             return
@@ -298,13 +360,33 @@ class PooledSession:
             )
         if not found.token_count or writers.of(found) is None:
             writers.note(found, self.weights)
-        self.entry, self.rows, self._root = found, rows, found.lease()
+        self._take(found, rows)
+
+    def _take(self, entry: KVCacheEntry, rows: int) -> None:
+        self.entry, self.rows, self._root = entry, rows, entry.lease()
+
+    def _open_turn(self) -> Turn | None:
+        """Return the turn, unless it was closed for a batch."""
+        return self._turn if self._turn is not None and self._turn.is_open else None
+
+    def _take_own_key(self) -> None:
+        """Take a key that ends with this object: for a batch that takes the place of a turn.
+
+        The tokens of a turn are of one sequence, which others may begin with. So it is closed, and
+        stays under its key.
+        """
+        self.key = CacheKey(self.key.namespace, f"{self.key.id}~{uuid.uuid4().hex}")
+        self._is_private = True
+        weakref.finalize(self, self.manager.remove_later, self.key).atexit = False
 
     def _entry_for(self, keys: Any, values: Any) -> KVCacheEntry:
-        entry = self.entry
-        if entry is not None and (keys.shape[0] == self.rows or entry.token_count):
+        entry, rows = self.entry, keys.shape[0]
+        if entry is not None and rows == self.rows:
             return entry
-        rows = keys.shape[0]
+        if entry is not None and entry.token_count:
+            if self.rows == 1 and self._open_turn() is not None:  # several answers to one prompt
+                self.rebuild(lambda row: row.repeat_interleave(rows))
+            return self.entry or entry
         check_states(self._batch_layout(rows), rows, keys, values, str(self.key))
         return self.make(rows, keys.dtype, keys.shape[-2])
 
@@ -313,7 +395,7 @@ class PooledSession:
             self.key, room, layout=self._batch_layout(rows), ttl=self.ttl
         )
         writers.note(entry, self.weights)
-        self.entry, self.rows, self._root = entry, rows, entry.lease()
+        self._take(entry, rows)
         return entry
 
     def _batch_layout(self, rows: int) -> KVLayout:

@@ -1,0 +1,202 @@
+"""`Turn`: a session of known tokens, from `open_session` to `close_session`."""
+
+from __future__ import annotations
+
+import uuid
+import weakref
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kvpool.cache_key import CacheKey
+from kvpool.entry import KVCacheEntry
+from kvpool.errors import InvalidArgumentError, InvalidTokensError, KVPoolError, PoolExhaustedError
+from kvpool.integrations._transformers.arguments import CacheParts
+from kvpool.integrations._transformers.room import ROOM_STEP, SPARSE_ROOM
+from kvpool.manager import KVCacheManager
+
+__all__ = ["Turn", "close_later", "model_id_of", "open_turn", "row_of"]
+
+Tokens = NDArray[np.int64]
+
+# Turns whose caches are gone and were not closed. The next turn of their manager closes them: a
+# finalizer may run in the middle of any call, and must not wait for a lock.
+_left: weakref.WeakKeyDictionary[KVCacheManager, deque[Turn]] = weakref.WeakKeyDictionary()
+
+
+class Turn:
+    """An open session, and the tokens that it was opened with.
+
+    Parameters
+    ----------
+    entry : KVCacheEntry
+        Of `open_session`. It must not refer to the manager, so that no cycle keeps the pool.
+    tokens : ndarray of int64
+
+    Attributes
+    ----------
+    entry, tokens
+    is_open : bool
+    """
+
+    def __init__(self, entry: KVCacheEntry, tokens: Tokens) -> None:
+        self.entry = entry
+        self.tokens = tokens
+        self.is_open = True
+
+    def close(self, manager: KVCacheManager, output_ids: Any = None) -> None:
+        """Close the session with its tokens; once closed, nothing happens.
+
+        Parameters
+        ----------
+        manager : KVCacheManager
+        output_ids : Tensor or sequence of int, optional
+            All tokens of the session. Without them only the tokens that it was opened with are
+            kept.
+
+        Raises
+        ------
+        InvalidTokensError
+            They do not begin with the tokens that the session was opened with.
+        EntryRemovedError, PoolClosedError
+        """
+        if not self.is_open:
+            return
+        if output_ids is None:
+            # What was dropped may have been written again, with other tokens.
+            tokens = self.tokens[: self.entry.steady_count]
+        else:
+            tokens = row_of(output_ids)
+            self._check(tokens)
+        manager.close_session(self.entry, tokens)
+        self.is_open = False
+
+    def _check(self, tokens: Tokens) -> None:
+        count = min(len(self.tokens), self.entry.steady_count)
+        if len(tokens) < count:
+            raise InvalidTokensError(
+                f"session {self.entry.session_id!r} was opened with {len(self.tokens)} tokens, and "
+                f"is closed with {len(tokens)}: pass all of them, the prompt as well"
+            )
+        (unlike,) = np.nonzero(tokens[:count] != self.tokens[:count])
+        if len(unlike):
+            at = int(unlike[0])
+            raise InvalidTokensError(
+                f"session {self.entry.session_id!r} was opened with token {self.tokens[at]} at "
+                f"position {at}, and is closed with {tokens[at]} there"
+            )
+
+
+def open_turn(
+    manager: KVCacheManager,
+    tokens: Tokens,
+    key: CacheKey | None,
+    parts: CacheParts,
+    *,
+    model_id: str,
+    max_context_length: int | None,
+    **options: Any,
+) -> tuple[CacheKey, Turn]:
+    """Open a session with the tokens that the pool holds; return its key as well.
+
+    Parameters
+    ----------
+    manager : KVCacheManager
+    tokens : ndarray of int64
+    key : CacheKey or None
+        None for a session without a name.
+    parts : CacheParts
+    model_id : str
+    max_context_length : int or None
+    **options
+        Of `KVCacheManager.open_session`.
+    """
+    _close_left(manager)
+    # In this namespace a session is without a name: the next one may go on from it in place.
+    named = CacheKey("prefix", uuid.uuid4().hex) if key is None else key
+    options |= {"model_id": model_id, "layout": parts.layout}
+    *ample, least = _rooms(manager, len(tokens), max_context_length)
+    for room in ample:
+        try:
+            opened = manager.open_session(tokens, named, max_context_length=room, **options)
+            return named, Turn(opened.entry, tokens)
+        except PoolExhaustedError:
+            continue
+    opened = manager.open_session(tokens, named, max_context_length=least, **options)
+    return named, Turn(opened.entry, tokens)
+
+
+def _rooms(manager: KVCacheManager, count: int, limit: int | None) -> list[int | None]:
+    """Return the rooms to try for a session, the best one first; None is what the manager takes."""
+    if limit is not None:
+        return [limit]
+    least = (count // ROOM_STEP + 1) * ROOM_STEP
+    if manager.pool.is_elastic and count < SPARSE_ROOM:
+        return [SPARSE_ROOM, None, least]  # room costs only addresses, and the session never moves
+    return [None, least]
+
+
+def close_later(owner: object, manager: KVCacheManager, turn: Turn) -> None:
+    """Have a turn closed by the next one of its manager after an object is gone, unless it is."""
+    left = _left[manager]
+    weakref.finalize(owner, left.append, turn).atexit = False
+
+
+def _close_left(manager: KVCacheManager) -> None:
+    left = _left.setdefault(manager, deque())
+    while left:
+        turn = left.popleft()
+        try:
+            turn.close(manager)
+        except KVPoolError:  # its entry was removed or has expired
+            continue
+
+
+def model_id_of(model_id: str | None, parts: CacheParts) -> str:
+    """Return the id of a model: as given, or from its weights.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Neither is known.
+    """
+    if model_id is not None:
+        return model_id
+    if parts.weights is None:
+        raise InvalidArgumentError(
+            "for_tokens needs to know which model computes the tokens: pass model=, or model_id= "
+            "with a name for its weights, adapter and revision"
+        )
+    return f"weights-{parts.weights:016x}"
+
+
+def row_of(input_ids: Any) -> Tokens:
+    """Return the tokens of one sequence as an array.
+
+    Raises
+    ------
+    InvalidTokensError
+        They are of several sequences, or are not whole numbers.
+    """
+    ids = input_ids
+    if isinstance(ids, torch.Tensor):
+        ids = ids.detach().cpu().numpy()
+    try:
+        array = np.asarray(ids)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise InvalidTokensError(f"token ids must be whole numbers: {error}") from None
+    if array.ndim == 2 and array.shape[0] == 1:
+        array = array[0]
+    if array.ndim != 1:
+        raise InvalidTokensError(
+            f"token ids must be of one sequence, with the shape (tokens,) or (1, tokens), not "
+            f"{array.shape}: a batch is a session of its own, see PooledCache(manager, session)"
+        )
+    if array.dtype.kind not in "iu":
+        if not array.size:
+            return np.empty(0, np.int64)
+        raise InvalidTokensError(f"token ids must be whole numbers, not {array.dtype}")
+    return array.astype(np.int64)
