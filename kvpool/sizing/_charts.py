@@ -83,7 +83,12 @@ def curves_chart(report: SizingReport) -> Chart:
         "type": "quantitative",
         "scale": {"type": "log", "nice": False},
         "title": f"size of the pool, {unit.name}",
-        "axis": {"format": "~s" if unit.name == "blocks" else ",~r", "tickCount": 6, "grid": False},
+        "axis": {
+            "format": "~s" if unit.name == "blocks" else ",~r",
+            "tickCount": 6,
+            "grid": False,
+            "labelSeparation": 10,
+        },
     }
     colour = {
         "field": "policy",

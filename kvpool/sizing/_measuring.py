@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,7 @@ from kvpool.sizing._curve import HitCurve
 from kvpool.sizing._errors import SizingError
 from kvpool.sizing._lru import lru_curve, stack_distances
 from kvpool.sizing._prefix_trace import PrefixTrace
-from kvpool.sizing._report import SizingReport
+from kvpool.sizing._report import SHARES, SizingReport
 from kvpool.sizing._sampling import Sample, draw_sample
 from kvpool.sizing._workers import Case, simulate
 
@@ -67,7 +67,7 @@ def measure(
     layout : KVLayout, optional
         For sizes in bytes.
     points : int, default 16
-        Sizes to simulate, at least 2.
+        Sizes to simulate, at least 2; half as many more for policies that need larger pools.
     sample_rate : float, optional
         The part of the trace to simulate, up to 1; see `draw_sample`. By default all of it up to
         1,000,000 references, and as much of a longer trace.
@@ -77,7 +77,8 @@ def measure(
         The most processes for the simulations. With more than 1, the program that calls this needs
         the guard ``if __name__ == "__main__"``, and a policy must be one of an installed plugin.
     on_progress : callable, optional
-        Called with the number of simulations that are done, and of all.
+        Called with the number of simulations that are done, and of all of this round; there are
+        at most two rounds.
 
     Returns
     -------
@@ -108,20 +109,15 @@ def measure(
     lru = lru_curve(trace)
     sizes = _sizes(trace, lru, points)
     others = [name for name in names if name != LRU]
-    cases = [
-        # the slowest first, so that no process waits long for the last one
-        Case(name, size, number)
-        for size in reversed(sizes)
-        for name in others
-        for number in range(len(samples))
-    ]
-    found: dict[str, dict[tuple[int, int], float]] = defaultdict(dict)
-    for done, (case, hits) in enumerate(simulate(samples, cases, workers), 1):
-        found[case.policy][case.size, case.sample] = hits
-        if on_progress is not None:
-            on_progress(done, len(cases))
-    estimate = _Estimate(trace, lru, sizes, samples)
-    curves = {LRU: lru} | {name: estimate.curve(name, found[name]) for name in others}
+    rounds = _Rounds(samples, workers, on_progress)
+    rounds.run(others, sizes)
+    estimate = _Estimate(trace, lru, samples)
+    curves = {name: estimate.curve(name, rounds.hits[name]) for name in others}
+    # Some policies need more than LRU does for nearly all hits.
+    enough = SHARES[-1] * lru.hits[-1]
+    late = [name for name, one in curves.items() if one.hits_at(sizes[-1]) < enough]
+    rounds.run(late, _between((sizes[-1], trace.block_count), max(points // 2, 2) + 1)[1:-1])
+    curves |= {name: estimate.curve(name, rounds.hits[name]) for name in late}
     return SizingReport(
         trace.request_count,
         trace.block_count,
@@ -130,7 +126,7 @@ def measure(
         None if layout is None else layout.bytes_per_token,
         None if layout is None else str(layout),
         trace.reference_count - trace.block_count,
-        curves,
+        {LRU: lru} | curves,
         clairvoyant_curve(trace, [0, *sizes, *_between(sizes, _BOUND_POINTS)]),
         sizes,
         rate,
@@ -158,56 +154,84 @@ def _between(sizes: Sequence[int], points: int) -> list[int]:
     return [int(size) for size in np.unique(scale.round())]
 
 
+class _Rounds:
+    """Simulates policies at sizes, one round after the other."""
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        workers: int,
+        on_progress: Callable[[int, int], None] | None,
+    ) -> None:
+        self.hits: dict[str, dict[int, list[float]]] = defaultdict(dict)
+        """Of each policy at each size, by sample."""
+        self._samples = samples
+        self._workers = workers
+        self._on_progress = on_progress
+
+    def run(self, names: Sequence[str], sizes: Sequence[int]) -> None:
+        """Simulate each policy at each size, on each sample."""
+        cases = [
+            # the slowest first, so that no process waits long for the last one
+            Case(name, size, number)
+            for size in reversed(sizes)
+            for name in names
+            for number in range(len(self._samples))
+        ]
+        for done, (case, hits) in enumerate(simulate(self._samples, cases, self._workers), 1):
+            found = self.hits[case.policy].setdefault(case.size, [0.0] * len(self._samples))
+            found[case.sample] = hits
+            if self._on_progress is not None:
+                self._on_progress(done, len(cases))
+
+
 class _Estimate:
     """Makes the curve of a policy from its hits in samples."""
 
-    def __init__(
-        self, trace: PrefixTrace, lru: HitCurve, sizes: tuple[int, ...], samples: list[Sample]
-    ) -> None:
+    def __init__(self, trace: PrefixTrace, lru: HitCurve, samples: Sequence[Sample]) -> None:
         self._trace = trace
-        self._sizes = sizes
-        self._exact = len(samples) == 1
-        self._lru = np.array([lru.hits_at(size) for size in sizes])
+        self._lru = lru
         self._reusable = float(lru.hits[-1])
-        if not self._exact:
-            in_samples = [_lru_in(sample, sizes) for sample in samples]
-            self._sample_lru = np.array([one.at_sizes for one in in_samples])
-            self._scale = np.array([self._reusable / max(one.infinite, 1) for one in in_samples])
+        self._samples = [] if len(samples) == 1 else [_SampleLru(one) for one in samples]
 
-    def curve(self, name: str, found: dict[tuple[int, int], float]) -> HitCurve:
+    def curve(self, name: str, found: dict[int, list[float]]) -> HitCurve:
         """Return the curve of a policy, from its hits by size and sample."""
-        samples = 1 + max(sample for _, sample in found)
-        hits = np.array([[found[size, one] for size in self._sizes] for one in range(samples)])
+        measured = sorted(found)
+        hits = np.array([found[size] for size in measured])
         error = 0.0
-        if self._exact:
-            (estimate,) = hits
-        else:
-            gains = (hits - self._sample_lru) * self._scale[:, None]
-            estimate = np.clip(self._lru + gains.mean(axis=0), 0, self._reusable)
-            spread = 2 * gains.std(axis=0, ddof=1) / np.sqrt(samples)
-            bias = np.abs(self._sample_lru * self._scale[:, None] - self._lru)
+        estimate = hits[:, 0]
+        if self._samples:
+            lru = np.array([self._lru.hits_at(size) for size in measured])
+            in_samples = np.array(
+                [[one.hits_at(size) for one in self._samples] for size in measured]
+            )
+            scale = np.array([self._reusable / max(one.infinite, 1) for one in self._samples])
+            gains = (hits - in_samples) * scale
+            estimate = np.clip(lru + gains.mean(axis=1), 0, self._reusable)
+            spread = 2 * gains.std(axis=1, ddof=1) / np.sqrt(len(self._samples))
+            bias = np.abs(in_samples * scale - lru[:, None])
             error = float(max(spread.max(), bias.max())) / self._trace.reference_count
         # An empty pool has no hits, and one for all blocks has every hit that there is.
-        sizes = np.array([0, *self._sizes, self._trace.block_count], np.int64)
+        sizes = np.array([0, *measured, self._trace.block_count], np.int64)
         ends = np.array([0, *estimate, self._reusable])
         kept = np.concatenate([np.diff(sizes) > 0, [True]])
         return HitCurve(name, sizes[kept], ends[kept], self._trace.reference_count, error)
 
 
-class _SampleLru(NamedTuple):
+class _SampleLru:
     """The hits of LRU in the whole trace, as one sample tells them."""
 
-    at_sizes: list[float]
-    infinite: float
+    def __init__(self, sample: Sample) -> None:
+        self._sample = sample
+        self._distances = stack_distances(sample.trace)
+        self._requests = sample.trace.requests
+        self.infinite = self._hits(np.inf)
 
+    def hits_at(self, size: int) -> float:
+        """Return the hits in a pool of this many blocks."""
+        return self._hits(max(self._sample.scaled(size), 1))
 
-def _lru_in(sample: Sample, sizes: tuple[int, ...]) -> _SampleLru:
-    distances = stack_distances(sample.trace)
-    requests = sample.trace.requests
-
-    def hits(size: float) -> float:
-        resident = (distances > 0) & (distances <= size)
-        by_request = np.bincount(requests[resident], minlength=sample.trace.request_count)
-        return sample.all_hits(by_request)
-
-    return _SampleLru([hits(max(sample.scaled(size), 1)) for size in sizes], hits(np.inf))
+    def _hits(self, size: float) -> float:
+        resident = (self._distances > 0) & (self._distances <= size)
+        count = self._sample.trace.request_count
+        return self._sample.all_hits(np.bincount(self._requests[resident], minlength=count))
