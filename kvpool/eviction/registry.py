@@ -8,7 +8,7 @@ from kvpool.plugins import PluginKind, PluginRegistry
 
 __all__ = ["create_policy", "registry"]
 
-_BUILTINS = ("arc", "fifo", "gdsf", "lfu", "lru", "s3-fifo", "sieve", "slru")
+_BUILTINS = ("arc", "fifo", "gdsf", "hit-density", "lfu", "lru", "s3-fifo", "sieve", "slru")
 
 registry = PluginRegistry(
     PluginKind(

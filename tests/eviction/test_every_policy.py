@@ -29,6 +29,10 @@ class TestGdsf(PolicyConformance):
     policy = "gdsf"
 
 
+class TestHitDensity(PolicyConformance):
+    policy = "hit-density"
+
+
 class TestS3Fifo(PolicyConformance):
     policy = "s3-fifo"
 
