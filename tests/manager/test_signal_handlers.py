@@ -185,6 +185,7 @@ def test_figures_that_a_sink_asks_for_are_exact(backend: str) -> None:
     class AskingSink(MemorySink):
         def emit(self, receipt: Receipt, /) -> None:
             super().emit(receipt)
+            time.sleep(0.002)  # the other thread takes the lock
             asked.append(manager.get_stats().is_exact)
 
     with KVCacheManager(1 << 16, backend, receipts=AskingSink(10), policy=SlowPolicy()) as manager:
