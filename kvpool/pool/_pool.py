@@ -746,7 +746,7 @@ class MemoryPool(Closing, ForkAware):
         PoolClosedError
             The pool is closed.
         """
-        _check_end(block, end, "trim")
+        end = _checked_end(block, end, "trim")
         with self._lock:
             books = self._books()
             books.require_live(block, "trim")
@@ -773,7 +773,7 @@ class MemoryPool(Closing, ForkAware):
         PoolClosedError
             The pool is closed.
         """
-        _check_end(block, end, "fork")
+        end = _checked_end(block, end, "fork")
         with self._lock:
             books = self._books()
             books.require_live(block, "fork")
@@ -1003,11 +1003,14 @@ class MemoryPool(Closing, ForkAware):
         return number
 
 
-def _check_end(block: MemoryBlock, end: int, verb: str) -> None:
+def _checked_end(block: MemoryBlock, end: int, verb: str) -> int:
+    """Return the end as an int, if it is inside the block."""
     if block.__class__ is not MemoryBlock:
         raise not_a_block(block, verb)
-    if not 0 <= whole_number("end", end, InvalidViewError) <= block.size:
+    number = whole_number("end", end, InvalidViewError)
+    if not 0 <= number <= block.size:
         raise InvalidViewError(f"{end} bytes of each stripe are not in a block of {block.size}")
+    return number
 
 
 def _clean(data: Bytes, block: MemoryBlock, touched: int) -> None:

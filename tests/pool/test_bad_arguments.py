@@ -202,6 +202,11 @@ def test_whole_numbers_of_numpy_are_accepted(pool: MemoryPool) -> None:
     pool.write_lease(block, number(1), number(0), number(4097))
     assert pool.charge(number(1)) == pool.granule
     pool.trim(block, number(64))
+    ends: list[Any] = [number(64), np.array(64)]
+    for end in ends:
+        made = pool.fork(block, end)
+        if isinstance(made, tuple):
+            assert made[1].__class__ is int
     pool.check_integrity()
 
 
