@@ -147,6 +147,15 @@ def test_quick_gates_need_not_run_again_in_the_full_run(scratch: Scratch) -> Non
     assert sorted(taken(record) for record in full) == [[], ["lint", "format", "docs"]]
 
 
+def test_a_quick_run_takes_nothing_and_foretells_no_end(proved: tuple[Scratch, Record]) -> None:
+    scratch, _ = proved
+    plan_anew(scratch)
+    said = scratch.run("verify", "demo/1", "--quick").text
+    assert taken(records(scratch, "HEAD")[0]) == []
+    assert "demo/1  lint, last time 0 s\n" in said
+    assert "not again" not in said
+
+
 def test_one_gate_runs_even_if_none_need_to(proved: tuple[Scratch, Record]) -> None:
     """So that every record has a log of its own."""
     scratch, _ = proved
@@ -198,6 +207,7 @@ def test_what_is_shown_tells_how_long_it_takes(proved: tuple[Scratch, Record]) -
     seconds = {one.gate: one.seconds for one in first.gates}
     said = scratch.run("verify", "demo/1", "--again").text
     total = sum(seconds.values())
+    assert f"begins at {first.commit[:12]}, about {total:.0f} s by the last runs" in said
     for gate in GATES:
         expected = f"last time {seconds[gate]:.0f} s; about {total:.0f} s to the end"
         assert f"demo/1  {gate}, {expected}" in said

@@ -51,6 +51,7 @@ class Job:
     gates_of: str | None = None
     lasted: Mapping[str, float] = field(default_factory=dict)
     reusable: Mapping[str, GateResult] = field(default_factory=dict)
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ def verify(
     runner, store = Runner(git), Store(git)
     pool = ThreadPoolExecutor(parallel)
     waiting = {
-        pool.submit(_run, runner, _with_what_is_known(git, job, found, again), quick, progress)
+        pool.submit(_run, runner, _with_what_is_known(git, job, found, again, quick), progress)
         for job in jobs
         if job.milestone.key not in outcomes
     }
@@ -196,11 +197,12 @@ def _exclusions(git: Git, milestone: Milestone, fact: Fact) -> list[Exclusion]:
     return exclusions_in(stack, milestone.key, shown.stdout) if shown.returncode == 0 else []
 
 
-def _run(runner: Runner, job: Job, quick: bool, progress: Progress) -> Outcome:
+def _run(runner: Runner, job: Job, progress: Progress) -> Outcome:
     progress.begin(job)
+    quick = job.quick
     started, clock = datetime.now(UTC), time.perf_counter()
     left_out = [one.test for one in job.exclusions]
-    only = () if quick else _to_run(job)
+    only = _to_run(job)
     try:
         ran = runner.run(
             job.fact.commit,
@@ -236,10 +238,13 @@ def _run(runner: Runner, job: Job, quick: bool, progress: Progress) -> Outcome:
     return Outcome(job, record, files=ran.files)
 
 
-def _with_what_is_known(git: Git, job: Job, found: Sequence[Found], again: bool) -> Job:
+def _with_what_is_known(
+    git: Git, job: Job, found: Sequence[Found], again: bool, quick: bool
+) -> Job:
     """Return a job with what records say of its gates: how long they take, which need not run."""
-    known = {} if again else reuse.reusable(git, found, job.keys)
-    return replace(job, lasted=reuse.lasted(found, job.milestone.key), reusable=known)
+    known = {} if again or quick else reuse.reusable(git, found, job.keys)
+    lasted = reuse.lasted(found, job.milestone.key)
+    return replace(job, lasted=lasted, reusable=known, quick=quick)
 
 
 def _to_run(job: Job) -> tuple[str, ...]:

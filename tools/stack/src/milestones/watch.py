@@ -37,12 +37,20 @@ def outcome_line(outcome: Outcome) -> Text:
     return Text.assemble((key, "green" if is_good(outcome) else "red"), f"  {', '.join(words)}")
 
 
+def _left(job: Job, gate: str | None = None) -> list[str]:
+    """Return the gates that are still to run, from one on."""
+    every = settings.current().gates
+    start = 0 if gate is None else every.index(gate)
+    return [one for one in every[start:] if one not in job.reusable or one == gate]
+
+
 def _expected(job: Job, gate: str) -> str:
     """Say how long a gate took when it last ran, and how long all that is left may take."""
-    every = settings.current().gates
-    if gate not in every or gate not in job.lasted:
+    if gate not in settings.current().gates or gate not in job.lasted:
         return ""
-    left = [one for one in every[every.index(gate) :] if one not in job.reusable or one == gate]
+    if job.quick:  # how many gates that is, the script decides
+        return f", last time {job.lasted[gate]:.0f} s"
+    left = _left(job, gate)
     known = [job.lasted[one] for one in left if one in job.lasted]
     more = "" if len(known) == len(left) else " or more"
     return f", last time {job.lasted[gate]:.0f} s; about {sum(known):.0f} s{more} to the end"
@@ -82,7 +90,9 @@ class Watch:
         key = job.milestone.key
         text = f"{key}  {job.fact.commit[:12]}, environments"
         self._tasks[key] = self._progress.add_task(text, total=None)
-        self._line(f"{key}  begins at {job.fact.commit[:12]}")
+        known = [job.lasted[one] for one in _left(job) if one in job.lasted]
+        whole = f", about {sum(known):.0f} s by the last runs" if known and not job.quick else ""
+        self._line(f"{key}  begins at {job.fact.commit[:12]}{whole}")
         for gate, one in job.reusable.items():
             self._line(f"{key}  {gate}: not again, its inputs are those of {str(one.reused)[:12]}")
 
