@@ -308,3 +308,13 @@ def test_without_gh_nothing_is_done(ready: Scratch, monkeypatch: pytest.MonkeyPa
     assert said.text == "gh is not at hand, so nothing was done"
     assert ready.heads() == before
     assert ready.repository.refs("refs/stack/") == {}
+
+
+def test_a_forge_that_merges_nothing_says_what_does(ready: Scratch, forge: Path) -> None:
+    said = ready.run("land", "demo/1", "--forge", "bare")
+    assert said.exit_code == 0
+    assert "$ " not in said.text
+    said = ready.run("land", "demo/1", "--forge", "bare", "--execute")
+    assert (said.exit_code, said.text) == (1, "the forge 'bare' merges nothing")
+    assert said.hint == ("Land here: nox -s stack -- land demo/1 --local --execute",)
+    assert calls(forge) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .project import manifest
 from .scratch import Scratch
 from .test_status import prove
 
@@ -50,3 +51,25 @@ def test_down_passes_what_is_merged(scratch: Scratch) -> None:
     scratch.squash("feat/demo-1", "demo/1")
     scratch.git("switch", "--quiet", "feat/demo-2")
     assert scratch.run("down").text == "main is checked out\n"
+
+
+def test_up_from_the_trunk_is_to_the_lowest(scratch: Scratch) -> None:
+    assert scratch.run("up").text == "feat/demo-1 is checked out\n"
+    scratch.squash("feat/demo-1", "demo/1")
+    assert scratch.run("up").text == "feat/demo-2 is checked out\n"
+    scratch.git("switch", "--quiet", "main")
+    scratch.write({"docs/stack/other.toml": manifest(1, "other")})
+    scratch.git("branch", "feat/other-1", "main")
+    said = scratch.run("up")
+    assert said.text == "2 milestones are based on main"
+    assert said.hint == ("  git switch feat/demo-2", "  git switch feat/other-1")
+    for branch in ("feat/demo-2", "feat/demo-3", "feat/other-1"):
+        scratch.git("branch", "--quiet", "-D", branch)
+    assert scratch.run("up").text == "no milestone with a branch is based on main"
+
+
+def test_up_passes_what_has_no_branch_as_down_does(scratch: Scratch) -> None:
+    scratch.git("branch", "--quiet", "-D", "feat/demo-2")
+    scratch.git("switch", "--quiet", "feat/demo-1")
+    assert scratch.run("up").text == "feat/demo-3 is checked out\n"
+    assert scratch.run("down").text == "feat/demo-1 is checked out\n"

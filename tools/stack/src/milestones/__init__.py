@@ -20,12 +20,12 @@ The rooms, lowest first; each knows only those above it in this list:
 * `evidence`: where records are kept, and which of them count;
 * `facts`: what git says of each milestone; `forks`: where a branch left its parent;
 * `status`: the state of each milestone, computed from all of the above;
+* `forge`, `github`, `bare`, `forges`: adapters of forges, and the choice among them;
 * `gaterun`, `verify`: running gates in worktrees; `attest`: records of gates that ran elsewhere;
 * `journal`, `restack`, `replay`, `undo`, `land`: moving branches so that nothing is lost;
 * `edits`, `handover`: what is written into the manifests, such as fork points;
 * `reshape`: a milestone between others; `blame`, `absorb`: a fix-up where it belongs;
 * `regions`, `sections`, `pages`, `render`: the pages of `docs/stack`;
-* `forge`, `github`, `bare`, `forges`: adapters of forges, and the choice among them;
 * `requests`, `submit`, `sync`: pull requests of a stack, and what comes from the remote;
 * `walk`: a stack as a tree, and up and down in it;
 * `here`, `show`, `watch`, `cli_forge`, `cli_shape`, `cli`: the command line.

@@ -42,6 +42,16 @@ class Bare:
         del wanted, standing
         return []
 
+    def wait(self, name: str) -> list[Command]:
+        """Return no command."""
+        del name
+        return []
+
+    def merge(self, name: str, tip: str, subject: str, body: str) -> list[Command]:
+        """Return no command."""
+        del name, tip, subject, body
+        return []
+
     def link(self, address: str, branch: str, path: str) -> str:
         """Return an empty text: files have no address there."""
         del address, branch, path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from milestones import (
     cli_forge,
     cli_shape,
     cli_work,
+    forges,
     handover,
     replay,
     restack,
@@ -44,9 +46,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-cli_forge.register(app)
-cli_shape.register(app)
-cli_work.register(app)
 
 Stacks = Annotated[list[str] | None, typer.Argument(help="Names of stacks; none: all.")]
 Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this: only the plan.")]
@@ -140,7 +139,7 @@ def undo_(
     force: Annotated[bool, typer.Option("--force", help="Even what came after.")] = False,
     list_all: Annotated[bool, typer.Option("--list", help="Show the journal.")] = False,
 ) -> None:
-    """Bring every branch back to where it was before the last restack or land."""
+    """Bring every branch back to where it was before the last command that moved one."""
     git, console = Git.at(Path.cwd()), Console(highlight=False)
     journal = Journal(git)
     if list_all:
@@ -161,18 +160,23 @@ def land(
     milestone: Annotated[str, typer.Argument(help="The milestone, as STACK/N.")],
     execute: Execute = False,
     local: Annotated[bool, typer.Option("--local", help="On the local trunk, no forge.")] = False,
+    forge: cli_forge.Adapter = "",
 ) -> None:
     """Prove that the squash of a milestone is what was verified, and merge it."""
     here, console = Here.find(), Console(highlight=False)
     statuses = {one.milestone.key: one for stack in here.statuses() for one in stack.milestones}
     plan = landing.plan(here.git, here.stacks, statuses, milestone)
-    show.landing(console, plan, local=local)
+    adapter = None if local else forges.choose(forge)
+    show.landing(console, plan, landing.commands(plan, adapter) if adapter else None)
     if not execute:
         show.line(console, "nothing was changed; to do it: --execute")
         return
-    carry_out = landing.squash if local else landing.run_forge
+    journal, say = Journal(here.git), partial(show.line, console)
     with here.git.alone():
-        carry_out(here.git, plan, Journal(here.git), lambda text: show.line(console, text))
+        if adapter is None:
+            landing.squash(here.git, plan, journal, say)
+        else:
+            landing.run_forge(here.git, plan, adapter, journal, say)
     if plan.children:
         show.line(console, f"next: {settings.current().command} restack {plan.manifest.stack}")
 
@@ -210,8 +214,12 @@ def log(stacks: Stacks = None) -> None:
 
 @app.command()
 def up() -> None:
-    """Check out the branch that is based on the one that is checked out."""
+    """Check out the branch that is based on the one that is checked out, or on the trunk."""
     here = Here.find()
+    head = here.git.head().removeprefix("refs/heads/")
+    if head in {one.trunk for one in here.stacks.values()}:
+        _switch(here, walk.lowest(here.stacks.values(), head, here.facts).branch)
+        return
     manifest, milestone = here.found_milestone()
     _switch(here, walk.above(manifest, milestone, here.facts).branch)
 
@@ -267,3 +275,8 @@ def fork_points(
         if write and points:
             path = handover.write(here.git.root, manifest, points)
             show.line(console, f"wrote {path.as_posix()}")
+
+
+cli_forge.register(app)
+cli_shape.register(app)
+cli_work.register(app)

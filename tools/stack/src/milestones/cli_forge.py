@@ -17,9 +17,12 @@ from milestones.here import Here
 from milestones.journal import Journal
 from milestones.manifest import Manifest
 
-__all__ = ["register"]
+__all__ = ["Adapter", "register"]
 
 Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this: only the plan.")]
+Adapter = Annotated[
+    str, typer.Option("--forge", help="The adapter of the forge. [default: that of the settings]")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,9 +42,7 @@ def _submit(
     write: Annotated[
         bool, typer.Option("--write", help="Write new numbers into the manifests.")
     ] = False,
-    forge: Annotated[
-        str, typer.Option(help="The adapter of the forge. [default: that of the settings]")
-    ] = "",
+    forge: Adapter = "",
 ) -> None:
     """Open or update the pull request of each milestone of a stack.
 

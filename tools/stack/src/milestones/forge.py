@@ -127,6 +127,15 @@ class Forge(Protocol):
     def change(self, wanted: Request, standing: Standing) -> list[Command]:
         """Return what makes the rest of a pull request as it is to be; nothing if it is so."""
 
+    def wait(self, name: str) -> list[Command]:
+        """Return what waits for the checks of a pull request; `name` is its number or branch."""
+
+    def merge(self, name: str, tip: str, subject: str, body: str) -> list[Command]:
+        """Return what squashes a pull request; nothing if there are none.
+
+        The forge has to refuse if the branch is not at `tip` any more.
+        """
+
     def link(self, address: str, branch: str, path: str) -> str:
         """Return the address of a file on the forge; empty if there is no such thing."""
 

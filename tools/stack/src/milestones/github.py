@@ -100,6 +100,15 @@ class GitHub:
             orders.append(["gh", "pr", "ready", name, *(["--undo"] if wanted.draft else [])])
         return orders
 
+    def wait(self, name: str) -> list[Command]:
+        """Return what waits for the checks of a pull request."""
+        return [["gh", "pr", "checks", name, "--watch"]]
+
+    def merge(self, name: str, tip: str, subject: str, body: str) -> list[Command]:
+        """Return what squashes a pull request, bound to the commit that was proved."""
+        order = ["gh", "pr", "merge", name, "--squash", "--delete-branch"]
+        return [[*order, "--match-head-commit", tip, "--subject", subject, "--body", body]]
+
     def link(self, address: str, branch: str, path: str) -> str:
         """Return the address of a file as it is on a branch."""
         return f"{address}/blob/{branch}/{path}" if address else ""

@@ -80,7 +80,7 @@ class Here:
                     return manifest, one
         raise StackError(
             f"{head} is the branch of no milestone",
-            ["Name milestones or stacks, or say --all."],
+            ["Check one out (`log` shows them), or give names to a command that takes them."],
         )
 
 

@@ -7,7 +7,6 @@ the tree of the branch itself. So what passed the gates is what will be on the t
 from __future__ import annotations
 
 import shlex
-import shutil
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ from dataclasses import dataclass
 from milestones import settings
 from milestones.errors import StackError
 from milestones.facts import TRAILER, Trunk, base_of, find_trunk
+from milestones.forge import Command, Forge
 from milestones.forks import ref_of
 from milestones.git import Change, Git
-from milestones.github import GitHub
 from milestones.journal import Journal
 from milestones.manifest import Manifest, Milestone
 from milestones.restack import Push, pushes
@@ -116,7 +115,7 @@ def plan(
     return Landing(manifest, status, trunk, tree, children, push)
 
 
-def commands(landing: Landing) -> list[list[str]]:
+def commands(landing: Landing, forge: Forge) -> list[Command]:
     """Return what lands it on the forge, in order: the next is retargeted before the merge.
 
     A forge may close a pull request whose base branch is deleted.
@@ -124,37 +123,45 @@ def commands(landing: Landing) -> list[list[str]]:
     one = landing.milestone
     name = str(one.pr) if one.pr is not None else one.branch
     subject, body = message(landing.manifest, one)
-    listed = [shlex.split(landing.push.command)] if landing.push else []
-    listed.append(["gh", "pr", "checks", name, "--watch"])
-    next_ones = [str(child.pr) for child in landing.children if child.pr is not None]
-    listed += [["gh", "pr", "edit", number, "--base", landing.trunk.name] for number in next_ones]
-    merge = ["gh", "pr", "merge", name, "--squash", "--delete-branch"]
-    merge += ["--match-head-commit", _tip(landing)]
-    return [*listed, [*merge, "--subject", subject, "--body", body]]
+    listed: list[Command] = [landing.push.words] if landing.push else []
+    listed += forge.wait(name)
+    for child in landing.children:
+        if child.pr is not None:
+            listed += forge.retarget(child.pr, landing.trunk.name)
+    return [*listed, *forge.merge(name, _tip(landing), subject, body)]
 
 
-def run_forge(git: Git, landing: Landing, journal: Journal, say: Callable[[str], None]) -> None:
+def run_forge(
+    git: Git, landing: Landing, forge: Forge, journal: Journal, say: Callable[[str], None]
+) -> None:
     """Land it on the forge.
 
     Raises
     ------
     StackError
-        `gh` is not at hand, or a command failed; those after it did not run.
+        The forge cannot be asked from here or merges nothing, the pull request is not open, or a
+        command failed; those after it did not run.
     """
-    if shutil.which("gh") is None:
+    without = f"{settings.current().command} land {landing.milestone.key} --local --execute"
+    if obstacle := forge.obstacle():
         raise StackError(
-            "gh is not at hand, so nothing was done",
-            ["Install it, or run the commands above where it is, or land without a forge: --local"],
+            f"{obstacle}, so nothing was done",
+            [
+                "Install it, or run the commands above where it is, or land without a forge:",
+                f"  {without}",
+            ],
         )
+    if not forge.merge("", "", "", ""):
+        raise StackError(f"the forge {forge.name!r} merges nothing", [f"Land here: {without}"])
     remote = git.remote_of(landing.trunk.name)
     has_remote = remote in git.lines("remote")
     if has_remote:
         _refuse_if_moved(git, landing, remote)
-    _refuse_if_closed(git, landing)
+    _refuse_if_closed(git, landing, forge)
     operation = f"land {landing.milestone.key}"
     entry = journal.begin(operation, _refs(landing))
     _record_forks(git, landing, operation)
-    for command in commands(landing):
+    for command in commands(landing, forge):
         say(shlex.join(command))
         status = subprocess.run(command, cwd=git.root, check=False).returncode
         if status != 0:
@@ -187,10 +194,10 @@ def _refuse_if_moved(git: Git, landing: Landing, remote: str) -> None:
         )
 
 
-def _refuse_if_closed(git: Git, landing: Landing) -> None:
+def _refuse_if_closed(git: Git, landing: Landing, forge: Forge) -> None:
     """Ask the forge for the state of the pull request, before anything depends on it."""
     one = landing.milestone
-    standing = GitHub().look(git, one.branch, one.pr)
+    standing = forge.look(git, one.branch, one.pr)
     if standing is None:
         tool = settings.current().command
         raise StackError(

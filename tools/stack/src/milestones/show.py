@@ -13,8 +13,9 @@ from rich.text import Text
 
 from milestones import settings
 from milestones.errors import StackError
+from milestones.forge import Command
 from milestones.journal import Entry
-from milestones.land import Landing, commands, message
+from milestones.land import Landing, message
 from milestones.render import Drift
 from milestones.restack import Plan, Push
 from milestones.status import MilestoneStatus, StackStatus, State, gates_note
@@ -112,19 +113,19 @@ def undo_plan(console: Console, plan: UndoPlan) -> None:
         line(console, f"  {name}  {'goes away' if blob is None else 'as it was'}{mark}")
 
 
-def landing(console: Console, plan: Landing, *, local: bool) -> None:
-    """Print the proof, and the commands or the commit that would land a milestone."""
+def landing(console: Console, plan: Landing, listed: Sequence[Command] | None) -> None:
+    """Print the proof, and the commands or, without them, the commit that lands a milestone."""
     key, trunk = plan.milestone.key, plan.trunk.name
     line(console, f"{key} is ready: {plan.status.evidence.text} gates passed")
     line(console, f"squashed onto {trunk} it has the tree {plan.tree[:12]}, as it was verified")
     if note := gates_note(plan.manifest, plan.status):
         line(console, f"{key}: {note}")
-    if local:
+    if listed is None:
         subject, body = message(plan.manifest, plan.milestone)
         line(console, f"one commit on {trunk}; {plan.milestone.branch} is deleted:")
         line(console, f"\n{subject}\n\n{body}\n")
     else:
-        for command in commands(plan):
+        for command in listed:
             line(console, f"$ {shlex.join(command)}")
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from milestones.errors import StackError
 from milestones.facts import Fact
 from milestones.manifest import Manifest, Milestone
 from milestones.status import MilestoneStatus, StackStatus
 
-__all__ = ["above", "below", "log"]
+__all__ = ["above", "below", "log", "lowest"]
 
 
 def log(stack: StackStatus, checked_out: str) -> list[str]:
@@ -32,20 +32,45 @@ def log(stack: StackStatus, checked_out: str) -> list[str]:
 
 
 def above(manifest: Manifest, here: Milestone, facts: Mapping[str, Fact]) -> Milestone:
-    """Return the milestone that is based on another and has a branch.
+    """Return the milestone with a branch that is the next one above another.
 
     Raises
     ------
     StackError
         There is none, or there are several.
     """
-    found = [one for one in manifest.milestones if one.parent == here.key and _has(one, facts)]
-    if len(found) == 1:
-        return found[0]
+    found = [one for one in manifest.milestones if _has(one, facts)]
+    found = [one for one in found if below(manifest, one, facts) is here]
     if not found:
         raise StackError(f"{here.key} is the highest of {manifest.stack} that has a branch")
+    return _only(found, here.key)
+
+
+def lowest(stacks: Iterable[Manifest], trunk: str, facts: Mapping[str, Fact]) -> Milestone:
+    """Return the milestone with a branch that is the next one above the trunk, of all stacks.
+
+    Raises
+    ------
+    StackError
+        There is none, or there are several.
+    """
+    found = [
+        one
+        for manifest in stacks
+        if manifest.trunk == trunk
+        for one in manifest.milestones
+        if _has(one, facts) and below(manifest, one, facts) is None
+    ]
+    if not found:
+        raise StackError(f"no milestone with a branch is based on {trunk}")
+    return _only(found, trunk)
+
+
+def _only(found: Sequence[Milestone], base: str) -> Milestone:
+    if len(found) == 1:
+        return found[0]
     raise StackError(
-        f"{len(found)} milestones are based on {here.key}",
+        f"{len(found)} milestones are based on {base}",
         [f"  git switch {one.branch}" for one in found],
     )
 
