@@ -18,6 +18,7 @@ from kvpool.errors import (
     InvalidArgumentError,
     InvalidLayoutError,
     InvalidTokensError,
+    PoolExhaustedError,
 )
 from kvpool.layout import KVLayout
 from kvpool.manager._keeper import SessionKeeper
@@ -165,20 +166,25 @@ class Reuse:
             return key, entry, source
         new_key = self._new_key() if key is None else key
         if holder is None:
-            room, layout = asked.room, asked.identity.layout
-            return new_key, self._sessions.create(new_key, room, layout, asked.ttl), None
+            return new_key, self._made(new_key, asked), None
         session = self._sessions.require(holder)
         is_whole = length == len(session.tokens) // TOKEN_BYTES
         if is_whole and holder.namespace == NAMESPACE and self._sessions.may_end(holder):
             return new_key, self._continued(holder, new_key, length, asked), "continued"
-        fork = self._sessions.fork(
-            holder,
-            new_key,
-            asked.ttl,
-            token_count=length,
-            max_context_length=asked.least_room if asked.is_room_free else asked.room,
-        )
+        try:
+            fork = self._sessions.fork(
+                holder,
+                new_key,
+                asked.ttl,
+                token_count=length,
+                max_context_length=asked.least_room if asked.is_room_free else asked.room,
+            )
+        except PoolExhaustedError:  # both do not fit; without its tokens, the holder may go
+            return new_key, self._made(new_key, asked), None
         return new_key, fork, "forked" if fork.block.is_fork else "copied"
+
+    def _made(self, key: CacheKey, asked: _Asked) -> KVCacheEntry:
+        return self._sessions.create(key, asked.room, asked.identity.layout, asked.ttl)
 
     def _longest(self, asked: _Asked) -> tuple[CacheKey | None, int]:
         """Return a session that holds the most of the tokens asked for, and how many it holds."""

@@ -369,6 +369,16 @@ def test_random_sessions_read_what_was_computed(backend: str, seed: int) -> None
         assert prefix(manager).tokens_reused > 1000
 
 
+def test_a_prefix_is_given_up_if_both_do_not_fit(clock: Clock) -> None:
+    capacity = 300 * LAYOUT.bytes_per_token
+    with KVCacheManager(capacity, "numpy", LAYOUT, clock=clock, receipts=False) as manager:
+        first, second = list(range(100)), [*range(50), *range(500, 530)]
+        assert serve(manager, first, key_of(1), max_context_length=200)[0] == 0
+        assert serve(manager, second, key_of(2), max_context_length=200)[0] == 0
+        assert manager.session_keys() == [key_of(2)]
+        manager.check_integrity()
+
+
 # -- what is known of a session ----------------------------------------------------------
 
 

@@ -106,7 +106,11 @@ class SessionBook:
             self._free_name(name), list(parent.messages), parent.text, list(parent.tokens)
         )
         if parent.key in self.manager:
-            self.model.fork(self.manager, parent.key, fork.key)
+            self.manager.pin(parent.key)  # it is not evicted for its fork
+            try:
+                self.model.fork(self.manager, parent.tokens, fork.key)
+            finally:
+                self.manager.unpin(parent.key)
             fork.entry = self._entry_of(fork)
         self.current = self._use(fork)
         return fork
@@ -151,7 +155,7 @@ class SessionBook:
     def ask(self, text: str, max_new_tokens: int, listener: Listener) -> Turn:
         """Add a message to the current session, and have the model answer it.
 
-        Only tokens that the pool does not hold are computed. If the model produces no token,
+        Only tokens that no session in the pool holds are computed. If the model produces no token,
         the message is dropped; otherwise the message and the tokens so far are kept.
 
         Parameters
@@ -175,15 +179,12 @@ class SessionBook:
         prompt = self.model.prompt(messages, session.text, session.tokens)
         limit = self._answer_limit(prompt, max_new_tokens)
         recorder = _Recorder(listener)
-        reused = min(session.held, prompt.kept) if session.key in self.manager else 0
         try:
-            self.model.answer(self.manager, session.key, prompt, limit, recorder)
+            reused = self.model.answer(self.manager, session.key, prompt, limit, recorder)
         finally:
             session.entry = self._entry_of(session)
             if recorder.tokens:
                 self._record(session, messages, prompt, recorder.tokens)
-            elif session.held > prompt.kept:
-                self.model.keep(self.manager, session.key, prompt.kept)
         session.used_at = self._clock()
         was_stopped = listener.should_stop()
         has_ended = bool(recorder.tokens) and self.model.is_end(recorder.tokens[-1])

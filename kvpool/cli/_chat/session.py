@@ -49,7 +49,7 @@ class ChatSession:
     @property
     def held(self) -> int:
         """Number of tokens that the pool holds."""
-        return 0 if self.entry is None else self.entry.token_count
+        return 0 if self.entry is None else min(self.entry.token_count, len(self.tokens))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from kvpool.cli._chat.book import SessionBook
 from kvpool.cli._chat.session import ChatSession
 from kvpool.cli._sizes import format_size
 from kvpool.pool import BlockUsage, MemoryBlock
+from kvpool.stats import PrefixStats
 
 __all__ = ["age_text", "sessions_table", "stats_table"]
 
@@ -60,6 +61,7 @@ def stats_table(book: SessionBook) -> Table:
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(style="bold")
+    in_pool = sum(session.key in book.manager for session in book)
     for row in (
         ("model", f"{book.model.name}, cache {layout}"),
         ("bytes per token", format_size(layout.bytes_per_token)),
@@ -69,11 +71,17 @@ def stats_table(book: SessionBook) -> Table:
         ("largest free", format_size(memory.largest_free)),
         ("fragmentation", f"{stats.fragmentation:.1%}"),
         ("forks", f"{stats.forks:,} sharing pages, {stats.copied_forks:,} copies"),
-        ("sessions", f"{stats.active_entries:,} in the pool, {len(book.names()):,} in total"),
+        ("sessions", f"{in_pool:,} in the pool, {len(book.names()):,} in total"),
+        ("tokens reused", _reused(stats.prefix)),
         ("evictions", ", ".join(reasons) or "none"),
     ):
         table.add_row(*row)
     return table
+
+
+def _reused(prefix: PrefixStats) -> str:
+    """Return how many tokens of all prompts were in the pool, in words."""
+    return f"{prefix.tokens_reused:,} of {prefix.tokens_asked:,} ({prefix.reuse_ratio:.1%})"
 
 
 def age_text(seconds: float) -> str:

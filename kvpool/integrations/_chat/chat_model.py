@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -142,20 +143,23 @@ class ChatModel(ChatText):
         prompt: Prompt,
         max_new_tokens: int,
         listener: Listener,
-    ) -> None:
-        """Answer in a session that holds the first tokens of a prompt, or none.
-
-        Only those that it does not hold are computed.
+    ) -> int:
+        """Answer in a session; compute only the tokens that no session in the pool holds.
 
         Parameters
         ----------
         manager : KVCacheManager
         key : CacheKey
-            Of the session. What its entry holds beyond ``prompt.kept`` tokens is dropped.
+            Of the session. It is cut at the first token that differs from those of the prompt.
         prompt : Prompt
         max_new_tokens : int
         listener : Listener
             Takes the tokens of the answer.
+
+        Returns
+        -------
+        int
+            How many tokens of the prompt were in the pool.
 
         Raises
         ------
@@ -164,35 +168,39 @@ class ChatModel(ChatText):
         ChatModelError
             torch could not compute it; the session is as after `PoolExhaustedError`.
         """
-        options = {"max_context_length": self._room}
-        with PooledCache.for_model(manager, self.model, key, **options) as cache:
-            held = cache.get_seq_length()
-            if held > prompt.kept:
-                _keep(cache, prompt.kept)
+        said: list[int] = []
+
+        def take(token: int) -> None:
+            said.append(token)
+            listener.on_token(token)
+
+        with self._open(manager, key, prompt.tokens) as cache:
+            reused: int = cache.get_seq_length()
             tokens = torch.tensor([prompt.tokens])
             try:
                 if self._read(tokens, cache, listener):
-                    self._generate(tokens, cache, max_new_tokens, listener)
+                    self._generate(tokens, cache, max_new_tokens, take, listener)
             except RuntimeError as error:  # of torch: no memory, or numbers that are none
                 raise ChatModelError(f"{self.name} failed: {first_line(error)}") from error
+            finally:
+                cache.close([*prompt.tokens, *said])
+        return reused
 
-    def fork(self, manager: KVCacheManager, key: CacheKey, new_key: CacheKey) -> None:
-        """Let a new session begin with the tokens of another one that has an entry.
+    def fork(self, manager: KVCacheManager, tokens: Sequence[int], new_key: CacheKey) -> None:
+        """Let a new session begin with tokens of another one, as far as the pool holds them.
 
         Raises
         ------
-        EntryExistsError, PoolExhaustedError
+        CacheInUseError, PoolExhaustedError
             Nothing has changed.
         """
-        options = {"max_context_length": self._room}
-        with PooledCache.for_model(manager, self.model, key, **options) as cache:
-            cache.fork(new_key).release()
+        self._open(manager, new_key, tokens, min_left=0).close()
 
-    def keep(self, manager: KVCacheManager, key: CacheKey, token_count: int) -> None:
-        """Drop what a session holds beyond its first tokens."""
-        with PooledCache.for_model(manager, self.model, key) as cache:
-            if cache.get_seq_length() > token_count:
-                _keep(cache, token_count)
+    def _open(
+        self, manager: KVCacheManager, key: CacheKey, tokens: Sequence[int], **options: Any
+    ) -> PooledCache:
+        own = {"model": self.model, "max_context_length": self._room}
+        return PooledCache.for_tokens(manager, tokens, key, **own, **options)
 
     def _read(self, tokens: Any, cache: PooledCache, listener: Listener) -> bool:
         """Compute a prompt up to its last token; return False if that was stopped."""
@@ -210,7 +218,12 @@ class ChatModel(ChatText):
         return not listener.should_stop()
 
     def _generate(
-        self, tokens: Any, cache: PooledCache, max_new_tokens: int, listener: Listener
+        self,
+        tokens: Any,
+        cache: PooledCache,
+        max_new_tokens: int,
+        take: Callable[[int], None],
+        listener: Listener,
     ) -> None:
         self.model.generate(
             tokens,
@@ -218,7 +231,7 @@ class ChatModel(ChatText):
             **{self._cache_argument: cache},
             generation_config=self.settings,
             max_new_tokens=max_new_tokens,
-            streamer=TokenStreamer(listener.on_token),
+            streamer=TokenStreamer(take),
             stopping_criteria=StoppingCriteriaList([StopWhen(listener.should_stop)]),
         )
 
@@ -245,11 +258,3 @@ def _settings(model: Any, temperature: float | None) -> Any:
         sampling = {"do_sample": True, "temperature": temperature}
         settings.update(**(sampling if temperature else {"do_sample": False, "temperature": None}))
     return settings
-
-
-def _keep(cache: PooledCache, token_count: int) -> None:
-    """Drop tokens from the end of a cache."""
-    if token_count:
-        cache.crop(token_count - cache.get_seq_length())
-    else:
-        cache.reset()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,7 +72,8 @@ def _convert(file: Path, directory: Path, tell: Tell) -> None:
         tell(f"{once}: 1 of 3, the tokenizer")
         tokenizer = transformers.AutoTokenizer.from_pretrained(file.parent, **own)
         tell(f"{once}: 2 of 3, the weights")
-        loaded = transformers.AutoModelForCausalLM.from_pretrained(file.parent, **own)
+        with contextlib.redirect_stderr(io.StringIO()):  # a bar that has no switch
+            loaded = transformers.AutoModelForCausalLM.from_pretrained(file.parent, **own)
         model = _unquantized(loaded)
     except ImportError as error:
         reason = first_line(error)

@@ -181,6 +181,7 @@ class PooledCache(Cache):
         dtype: Any = None,
         max_context_length: int | None = None,
         ttl: float | None = None,
+        min_left: int = 1,
         timeout: float | None = None,
         namespace: str = "transformers",
     ) -> Self:
@@ -194,8 +195,7 @@ class PooledCache(Cache):
         ----------
         manager : KVCacheManager
         input_ids : Tensor of shape (1, tokens) or (tokens,), or sequence of int
-            All tokens of the prompt, as ``generate`` gets them. At least the last one is left to
-            compute.
+            All tokens of the prompt, as ``generate`` gets them.
         session : str, int or CacheKey, optional
             The name of a session, whose earlier turns are continued. Without one, the tokens that
             are computed serve any session.
@@ -215,6 +215,9 @@ class PooledCache(Cache):
             Tokens that the session may hold. [default: the entry grows]
         ttl : float, optional
             Seconds without a use until the session expires. [default: the manager's]
+        min_left : int, default 1
+            How many of the last tokens are left to compute at least. ``generate`` needs the logits
+            of the last one.
         timeout : float, optional
             Seconds to wait for room if the pool is full. By default the call does not wait.
         namespace : str, default "transformers"
@@ -225,7 +228,8 @@ class PooledCache(Cache):
         CacheInUseError
             The session is open in another cache.
         InvalidTokensError
-            `input_ids` are not whole numbers, or are those of several sequences.
+            `input_ids` are not whole numbers, or are those of several sequences, or `min_left` is
+            not a whole number of at least 0.
         InvalidArgumentError
             There is neither a `model` nor a `model_id`, or `salt` is not a str.
         EntryExistsError
@@ -258,6 +262,7 @@ class PooledCache(Cache):
             max_context_length=max_context_length,
             salt=salt,
             ttl=ttl,
+            min_left=min_left,
             timeout=timeout,
         )
         cache = cls.__new__(cls)

@@ -133,7 +133,7 @@ def test_a_full_pool_is_told_with_its_figures_and_it_goes_on(begin: Callable[...
     assert re.match(r"kvpool: cannot allocate \S+ \S+ in the pool of 150\.0 KiB; shorten", first)
     assert first.endswith("; shorten the message or use a larger --capacity")
     assert second.startswith(
-        "kvpool: cannot allocate 128.0 KiB in the pool of 150.0 KiB while main is in use; /reset"
+        "kvpool: cannot allocate 32.0 KiB in the pool of 150.0 KiB while main is in use; /reset"
     )
     assert talk.book.names() == ["main"]
 

@@ -148,7 +148,7 @@ def test_it_stops_between_two_steps_of_a_prompt(chatting: Any, manager: KVCacheM
     assert not heard.tokens
     assert entry_of(manager, KEY).token_count == 2 * chatting.PREFILL_TOKENS
     again = chatting.Heard()
-    model.answer(manager, KEY, prompt._replace(kept=2 * chatting.PREFILL_TOKENS), 5, again)
+    assert model.answer(manager, KEY, prompt, 5, again) == 2 * chatting.PREFILL_TOKENS
     assert again.tokens == chatting.continuation(model, prompt.tokens, 5)
 
 
@@ -197,8 +197,9 @@ def test_a_fork_answers_as_its_parent_would(chatting: Any, manager: KVCacheManag
     prompt = model.prompt([chatting.a_message(LONG)], "", [])
     first = chatting.Heard()
     model.answer(manager, KEY, prompt, 8, first)
-    model.fork(manager, KEY, fork)
     tokens = prompt.tokens + first.tokens
+    model.fork(manager, tokens, fork)
+    assert entry_of(manager, fork).token_count == entry_of(manager, KEY).token_count
     more = prompt._replace(tokens=tokens, kept=len(tokens))
     with chatting.Computed(model) as computed:
         answers = [chatting.Heard(), chatting.Heard()]
@@ -208,7 +209,7 @@ def test_a_fork_answers_as_its_parent_would(chatting: Any, manager: KVCacheManag
     assert answers[0].tokens == answers[1].tokens == chatting.continuation(model, tokens, 8)
 
 
-def test_what_is_beyond_the_kept_tokens_goes(chatting: Any, manager: KVCacheManager) -> None:
+def test_what_differs_goes(chatting: Any, manager: KVCacheManager) -> None:
     model = chatting.tiny()
     prompt = model.prompt([chatting.a_message(LONG)], "", [])
     model.answer(manager, KEY, prompt, 8, chatting.Heard())
@@ -216,11 +217,21 @@ def test_what_is_beyond_the_kept_tokens_goes(chatting: Any, manager: KVCacheMana
     heard = chatting.Heard()
     model.answer(manager, KEY, prompt._replace(tokens=other, kept=20), 8, heard)
     assert heard.tokens == chatting.continuation(model, other, 8)
-    model.keep(manager, KEY, 20)
-    assert entry_of(manager, KEY).token_count == 20
-    model.keep(manager, KEY, 30)
-    model.keep(manager, KEY, 0)
-    assert entry_of(manager, KEY).token_count == 0
+    assert entry_of(manager, KEY).token_count == len(other) + 7
+
+
+def test_a_system_prompt_is_computed_once_for_all_sessions(
+    chatting: Any, make_manager: MakeManager, backend: str
+) -> None:
+    model, manager = chatting.tiny(), make_manager(backend=backend)
+    system = chatting.a_message(LONG, "system")
+    shared = len(model.prompt([system], "", []).tokens) - 10  # then comes what is asked
+    for number, word in enumerate(("hello", "please", "why?")):
+        prompt = model.prompt([system, chatting.a_message(word)], "", [])
+        heard = chatting.Heard()
+        reused = model.answer(manager, CacheKey("chat", number), prompt, 5, heard)
+        assert reused == 0 if number == 0 else reused >= shared
+        assert heard.tokens == chatting.continuation(model, prompt.tokens, 5)
 
 
 # -- directories -------------------------------------------------------------------------
