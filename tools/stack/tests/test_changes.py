@@ -171,7 +171,17 @@ def test_the_timeline_tells_what_is_to_be_done(scratch: Scratch) -> None:
     text = refreshed(scratch, "STATUS.md")
     day = scratch.git("log", "-1", "--format=%cs")
     assert f"| 1/3 | {day} | {day} | 2026-01-02 | {day} |  |" in text
-    assert f"| 2/3 | {day} | {day} |  |  | restack demo |" in text
+    begun = scratch.git("log", "-1", "--format=%cs", "feat/demo-2")
+    assert f"| 2/3 | {begun} | {begun} |  |  | restack demo |" in text
+
+
+def test_the_status_page_ends_with_every_command_of_the_tool(scratch: Scratch) -> None:
+    text = refreshed(scratch, "STATUS.md")
+    _, _, rows = text.partition("## Quick reference")
+    named = {row.split("`")[1] for row in rows.splitlines() if row.startswith("| `")}
+    assert {"nox -s stack -- status", "nox -s stack -- pause", "nox -s stack -- submit"} <= named
+    assert "| `nox -s stack -- up` | Check out the branch that is based on the one" in rows
+    assert problems(scratch) == []
 
 
 def test_a_milestone_rests_and_goes_on_by_commands(scratch: Scratch) -> None:

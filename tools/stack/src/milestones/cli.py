@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from functools import partial
 from pathlib import Path
@@ -190,14 +191,24 @@ def render(
     root, git = root_and_git()
     stacks, console = load_all(root), Console(highlight=False)
     if check:
-        show.drift(console, rendering.check(root, stacks, git))
+        show.drift(console, rendering.check(root, stacks, git, _commands()))
         return
     if refresh:
         if git is None:
             raise StackError(f"{root} is in no git repository, so there is nothing to ask")
         rendering.refresh(git, stacks)
-    for path in rendering.write(root, stacks):
+    for path in rendering.write(root, stacks, _commands()):
         show.line(console, f"wrote {path.as_posix()}")
+
+
+def _commands() -> list[tuple[str, str]]:
+    """Return every command with the first line of its help, for the page of the status."""
+    found: list[tuple[str, str]] = []
+    for one in app.registered_commands:
+        if one.callback is not None:
+            name = one.name or one.callback.__name__.strip("_")
+            found.append((name, inspect.getdoc(one.callback) or ""))
+    return sorted((name, text.partition("\n")[0]) for name, text in found)
 
 
 @app.command()

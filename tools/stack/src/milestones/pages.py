@@ -32,12 +32,15 @@ things are this minute, with the branches of your clone: `{tool} status`.
 """
 
 
-def status_regions(statuses: Sequence[StackStatus]) -> dict[str, str]:
-    """Return the regions of the status page."""
+def status_regions(
+    statuses: Sequence[StackStatus], commands: Sequence[tuple[str, str]] = ()
+) -> dict[str, str]:
+    """Return the regions of the status page; it ends with the commands of the tool."""
     stacks = [_stack_section(one) for one in statuses]
     pages = [one.milestone.key for stack in statuses for one in stack.milestones]
     tree = ["```{toctree}", ":hidden:", "", *pages, "```"]
-    return {"stacks": "\n\n".join([*stacks, "\n".join(tree)])}
+    parts = [*stacks, sections.reference(commands), "\n".join(tree)]
+    return {"stacks": "\n\n".join(filter(None, parts))}
 
 
 def milestone_skeleton() -> str:

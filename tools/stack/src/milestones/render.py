@@ -7,7 +7,7 @@ in any clone, and in an old commit, without the branches and notes of the one wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -94,8 +94,19 @@ def refresh(git: Git, stacks: Mapping[str, Manifest]) -> None:
     path.write_text(state.model_dump_json(indent=2) + "\n", encoding="utf-8", newline="\n")
 
 
-def write(root: Path, stacks: Mapping[str, Manifest]) -> list[Path]:
+def write(
+    root: Path, stacks: Mapping[str, Manifest], commands: Sequence[tuple[str, str]] = ()
+) -> list[Path]:
     """Write every page anew, outside of its regions as it is; return those that changed.
+
+    Parameters
+    ----------
+    root : Path
+        The root of the tree.
+    stacks : mapping
+        Its manifests.
+    commands : sequence of tuple
+        The commands of the tool, each with what it does.
 
     Raises
     ------
@@ -104,7 +115,7 @@ def write(root: Path, stacks: Mapping[str, Manifest]) -> list[Path]:
     """
     changed = {
         path: text
-        for path, text in _pages(root, stacks).items()
+        for path, text in _pages(root, stacks, commands).items()
         if not (root / path).exists() or (root / path).read_text(encoding="utf-8") != text
     }
     for path, text in changed.items():
@@ -114,7 +125,12 @@ def write(root: Path, stacks: Mapping[str, Manifest]) -> list[Path]:
     return list(changed)
 
 
-def check(root: Path, stacks: Mapping[str, Manifest], git: Git | None) -> Drift:
+def check(
+    root: Path,
+    stacks: Mapping[str, Manifest],
+    git: Git | None,
+    commands: Sequence[tuple[str, str]] = (),
+) -> Drift:
     """Compare the pages with what they come from, and that with history where it is at hand.
 
     Parameters
@@ -125,13 +141,15 @@ def check(root: Path, stacks: Mapping[str, Manifest], git: Git | None) -> Drift:
         Its manifests.
     git : Git or None
         The repository; None in a tree that is in none, as from an sdist.
+    commands : sequence of tuple
+        The commands of the tool, each with what it does.
 
     Returns
     -------
     Drift
     """
     problems: list[str] = []
-    for path, text in _pages(root, stacks).items():
+    for path, text in _pages(root, stacks, commands).items():
         if not (root / path).exists():
             problems.append(f"{path.as_posix()} is missing")
         elif (root / path).read_text(encoding="utf-8") != text:
@@ -184,13 +202,17 @@ def _changes(git: Git, milestone: Milestone, fact: Fact) -> Changes | None:
     return changes.model_copy(update={"conflicts": found})
 
 
-def _pages(root: Path, stacks: Mapping[str, Manifest]) -> dict[Path, str]:
+def _pages(
+    root: Path, stacks: Mapping[str, Manifest], commands: Sequence[tuple[str, str]]
+) -> dict[Path, str]:
     """Return the text of every generated file, by its path relative to the root."""
     statuses = compute(stacks, read_facts(root), read_pages(root), _NO_DAY)
     directory = settings.current().directory
     texts = {directory / "schema.json": schema()}
     status = directory / "STATUS.md"
-    texts[status] = _page(root / status, pages.status_skeleton(), pages.status_regions(statuses))
+    texts[status] = _page(
+        root / status, pages.status_skeleton(), pages.status_regions(statuses, commands)
+    )
     for stack in statuses:
         for one in stack.milestones:
             path = directory / f"{one.milestone.key}.md"

@@ -22,6 +22,7 @@ __all__ = [
     "index",
     "of_stack",
     "phases",
+    "reference",
     "scope",
     "table",
     "timeline",
@@ -161,6 +162,13 @@ def for_review(status: MilestoneStatus) -> str:
     if one.limitations:
         parts.append("\n".join(["### Known limitations", "", *_bullets(one.limitations)]))
     return "\n\n".join(parts)
+
+
+def reference(commands: Sequence[tuple[str, str]]) -> str:
+    """Return every command of the tool with what it does; empty if there is none."""
+    tool = settings.current().command
+    rows = [(f"`{tool} {name}`", cell(text)) for name, text in commands]
+    return f"## Quick reference\n\n{table(('command', 'what it does'), rows)}" if rows else ""
 
 
 def timeline(stack: StackStatus) -> str:
