@@ -23,6 +23,7 @@ from kvpool.sizing import (
     require_charts,
     write_page,
 )
+from kvpool.sizing._page import _inside_script
 from tests.support.prefix_traces import requests_of
 
 _VOID = {"meta", "link", "img", "br", "hr", "input", "wbr"}
@@ -123,6 +124,14 @@ def test_names_and_titles_are_only_text(report: SizingReport) -> None:
     assert len(found.scripts) == 3
     assert found.open == []
     assert "alert(1)" in " ".join(found.texts)
+
+
+def test_a_script_cannot_end_its_element() -> None:
+    text = 'let a = "</script>", b = /<\\/SCRIPT>/, c = "<!-- <script>", d = 1 < 2;'
+    inside = _inside_script(text)
+    assert Page(f"<script>{inside}</script>").scripts == [inside]
+    assert inside.count(r"\x3c") == 3
+    assert inside.endswith("d = 1 < 2;")
 
 
 def test_a_trace_without_reuse_has_a_page() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kvpool.sizing import PrefixTrace, SizingError, draw_sample
+from kvpool.sizing import PrefixTrace, Sample, SizingError, draw_sample, policy_hits
+from kvpool.sizing._workers import Case, simulate
 from tests.support.prefix_traces import prompts, requests_of
 
 SYSTEM = (0, 1, 2)
@@ -66,6 +67,21 @@ def test_hits_are_scaled_to_the_whole(seed: int) -> None:
     sample = draw_sample(trace, 0.2, seed)
     lengths = np.diff(sample.trace.starts)
     assert sample.all_hits(lengths) == pytest.approx(trace.reference_count)
+
+
+def test_hits_in_the_trunk_and_behind_it_have_rates_of_their_own() -> None:
+    trace = PrefixTrace.from_requests(requests_of([(1, 2, 3), (1, 2, 4, 5)]), 16)
+    sample = Sample(trace, 0.25, 2, 0.5, np.array([2, 2]))
+    assert sample.all_hits(np.array([1, 3])) == (1 + 2) / 0.5 + 1 / 0.25
+
+
+def test_a_sample_is_simulated_in_a_pool_of_its_scale() -> None:
+    trace = sessions(200)
+    sample = draw_sample(trace, 0.3)
+    ((case, hits),) = simulate([sample], [Case("lru", 300, 0)], 1)
+    assert case == ("lru", 300, 0)
+    assert hits == sample.all_hits(policy_hits(sample.trace, "lru", sample.scaled(300)))
+    assert hits < sample.all_hits(policy_hits(sample.trace, "lru", 300))
 
 
 @pytest.mark.parametrize("rate", [0, -0.5, 1.01, float("nan")])

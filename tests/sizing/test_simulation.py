@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvpool.errors import UnknownPluginError
+from kvpool.replay import BlockReplay, conversations
 from kvpool.sizing import (
     PrefixTrace,
     SizingError,
@@ -38,6 +39,17 @@ def test_no_policy_is_above_the_clairvoyant_pool(
     hits = policy_hits(trace, policy, size)
     assert hits.sum() <= clairvoyant_curve(trace, [size]).hits[0]
     assert (hits <= np.diff(trace.starts)).all()
+
+
+@pytest.mark.parametrize("policy", ["lru", "fifo", "lfu"])
+@pytest.mark.parametrize("size", [400, 2000])
+def test_the_replay_of_a_pool_with_bytes_has_the_same_hits(
+    policy: str, size: int, talks: PrefixTrace
+) -> None:
+    """Policies that remember what has left see sessions come and go in a manager, too."""
+    with BlockReplay(size, policy) as replay:
+        hits = [replay.serve(request) for request in conversations(300)]
+    assert policy_hits(talks, policy, size).tolist() == hits
 
 
 @pytest.mark.parametrize("policy", usable_policies())
