@@ -733,7 +733,7 @@ class KVCacheManager(Closing, ForkAware):
         """
         if timeout is not None:
             check_timeout(timeout)
-        return self._sessions.make_room(nbytes)
+        return self._sessions.room.make_room(nbytes)
 
     def evict_lru_entries(self, required: int, *, timeout: float | None = None) -> list[CacheKey]:
         """Evict entries until `required` bytes can be used: another name of `make_room`.

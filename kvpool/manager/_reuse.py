@@ -169,7 +169,7 @@ class Reuse:
             return new_key, self._made(new_key, asked), None
         session = self._sessions.require(holder)
         is_whole = length == len(session.tokens) // TOKEN_BYTES
-        if is_whole and holder.namespace == NAMESPACE and self._sessions.may_end(holder):
+        if is_whole and holder.namespace == NAMESPACE and self._sessions.room.may_end(holder):
             return new_key, self._continued(holder, new_key, length, asked), "continued"
         try:
             fork = self._sessions.fork(
@@ -250,7 +250,7 @@ class Reuse:
         tree = self._sessions.ranking.tree
         count = len(data) // TOKEN_BYTES
         new = count - tree.match(identity, data).length
-        self._sessions.shrink_to(most - new)
+        self._sessions.room.shrink_to(most - new)
         over = max(tree.token_count + new - most, 0)
         return data[: max(count - over, 0) * TOKEN_BYTES]
 
@@ -263,7 +263,7 @@ class Reuse:
             if other != key and other.namespace == NAMESPACE
         ]
         for other in covered:
-            if self._sessions.may_end(other):
+            if self._sessions.room.may_end(other):
                 self._sessions.remove(other)
 
     def _opened(self, entry: object) -> tuple[CacheKey, Session]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
 from kvpool.cache_key import CacheKey
 from kvpool.entry import Keeper, KVCacheEntry, PoolEntry
 from kvpool.errors import (
-    BrokenPluginError,
     EntryExistsError,
     EntryKindError,
     EntryNotFoundError,
@@ -20,7 +19,6 @@ from kvpool.errors import (
     IntegrityError,
     InvalidLayoutError,
     PoolClosedError,
-    PoolExhaustedError,
     StaleBlockError,
 )
 from kvpool.eviction import EvictionReason
@@ -29,10 +27,10 @@ from kvpool.manager._departures import Departures
 from kvpool.manager._expiry import ExpiryQueue
 from kvpool.manager._keeper import UseLog
 from kvpool.manager._keys import check_key
+from kvpool.manager._room import EvictingRoom
 from kvpool.manager._session import Session, check_ttl
-from kvpool.manager._shortage import explained
-from kvpool.pool import MemoryBlock, MemoryPool
-from kvpool.prefix import Cut, Ranking
+from kvpool.pool import MemoryPool
+from kvpool.prefix import Ranking
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -71,6 +69,8 @@ class Sessions:
     Attributes
     ----------
     ranking : Ranking
+    room : EvictingRoom
+        Where the sessions get their bytes.
     in_step : bool
         True while a call of the manager is under way. A call that finds it True knows that the
         one before was interrupted: `begin` then makes the books right.
@@ -108,6 +108,9 @@ class Sessions:
         self._by_key: dict[CacheKey, Session] = {}  # the oldest session first
         self._expiry = ExpiryQueue()
         self._departures = Departures(pool, self._by_key, ranking, self._expiry, receipts)
+        self.room = EvictingRoom(
+            pool, self._by_key, ranking, self._departures, receipts, self._owner
+        )
         self._hits = self._misses = self._allocations = 0
         self._passed: tuple[KVCacheEntry, KVCacheEntry] | None = None  # see `pass_on`
         self.in_step = False
@@ -254,13 +257,13 @@ class Sessions:
             )
         seconds = self._ttl if ttl is None else check_ttl(ttl)
         geometry = layout.geometry(max_context_length, self._granule)
-        block = self.reserve(geometry)
+        block = self.room.reserve(geometry)
         try:
             keeper = self._keeper_of(key, self._allocations + 1)
             entry = KVCacheEntry(self._pool, block, str(key), geometry, keeper)
             self._let_in(key, entry, seconds)
         except BaseException:  # from the clock or the policy, which are not ours
-            self.give_up(block)
+            self.room.give_up(block)
             raise
         return entry
 
@@ -270,26 +273,14 @@ class Sessions:
         if key in self._by_key:
             raise self._exists(key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
-        if self.ranking.tree.ends:
-            self.shrink(self._pool.charge(size))
-        offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations = self._departures.begin(self.ranking.reason)
+        block = self.room.allocate(size)
         try:
-            block, gone = self._pool.allocate_evicting(
-                size, self._victims(offered), deallocations=deallocations, owner=self._owner
-            )
-        except PoolExhaustedError as shortage:
-            raise explained(shortage, self._by_key, self._pool.capacity) from None
-        try:
-            if gone:
-                keys = list(map(offered.__getitem__, gone))
-                self._departures.finish(keys)
             entry = PoolEntry(
                 self._pool, block, str(key), self._keeper_of(key, self._allocations + 1)
             )
             self._let_in(key, entry, seconds)
         except BaseException:  # from the clock or the policy, which are not ours
-            self.give_up(block)
+            self.room.give_up(block)
             raise
         return entry
 
@@ -330,11 +321,11 @@ class Sessions:
             raise self._exists(new_key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
         keeper = self._keeper_of(new_key, self._allocations + 1)
-        child = parent.fork_for(str(new_key), keeper, self, token_count, max_context_length)
+        child = parent.fork_for(str(new_key), keeper, self.room, token_count, max_context_length)
         try:
             self._let_in(new_key, child, seconds)
         except BaseException:  # from the policy, which is not ours
-            self.give_up(child.block)
+            self.room.give_up(child.block)
             raise
         return child
 
@@ -378,7 +369,7 @@ class Sessions:
             self._grow(key, entry, geometry)
 
     def _grow(self, key: CacheKey, entry: KVCacheEntry, geometry: EntryGeometry) -> None:
-        self.give_up(entry.relocate(geometry, self))
+        self.room.give_up(entry.relocate(geometry, self.room))
         self.ranking.resize(key, entry.block.size)
 
     def _exists(self, key: CacheKey) -> EntryExistsError:
@@ -403,127 +394,6 @@ class Sessions:
         if ttl < math.inf:
             self._expiry.add(key, session.deadline)
         self._allocations += 1
-
-    # -- room (see `kvpool.entry.Room`) ----------------------------------------------------
-
-    def reserve(self, geometry: EntryGeometry, committed: int = 0) -> MemoryBlock:
-        """Reserve a block, evicting others if it does not fit otherwise, all in one step.
-
-        Parameters
-        ----------
-        geometry : EntryGeometry
-        committed : int, default 0
-            Bytes at the start of each stripe to be committed as well.
-        """
-        if committed and self.ranking.tree.ends:
-            self.shrink(self._pool.cost(geometry, committed // geometry.token_stride))
-        offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations = self._departures.begin(self.ranking.reason)
-        try:
-            block, gone = self._pool.reserve_evicting(
-                geometry,
-                self._victims(offered),
-                committed=committed,
-                deallocations=deallocations,
-                owner=self._owner,
-            )
-        except PoolExhaustedError as shortage:
-            raise explained(shortage, self._by_key, self._pool.capacity) from None
-        if gone:
-            try:
-                keys = list(map(offered.__getitem__, gone))
-                self._departures.finish(keys)
-            except BaseException:  # from the policy, which is not ours
-                self.give_up(block)
-                raise
-        return block
-
-    def commit(self, block: MemoryBlock, start: int, end: int) -> None:
-        """Commit bytes of each stripe of a block, evicting others for them."""
-        while True:  # again if another thread took the room that was made
-            try:
-                self._pool.commit(block, None, start, end)
-            except PoolExhaustedError as shortage:
-                missing = shortage.requested
-            else:
-                return
-            self.make_room(missing)
-
-    def give_up(self, block: MemoryBlock) -> None:
-        """Deallocate a block that an entry has left, or that did not become an entry."""
-        charged = block.charged
-        self._pool.deallocate(block)
-        if self._receipts is not None:
-            self._receipts.note_moved(charged)
-
-    def make_room(self, nbytes: int) -> list[CacheKey]:
-        """Evict in the order of the policy until `nbytes` may be used; return the keys."""
-        ended = self.shrink(nbytes) if self.ranking.tree.ends else []
-        offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations = self._departures.begin(self.ranking.reason)
-        try:
-            gone = self._pool.make_room(nbytes, self._victims(offered), deallocations=deallocations)
-        except PoolExhaustedError as shortage:
-            raise explained(shortage, self._by_key, self._pool.capacity) from None
-        keys = list(map(offered.__getitem__, gone))
-        self._departures.finish(keys)
-        return ended + keys
-
-    def shrink(self, nbytes: int) -> list[CacheKey]:
-        """Drop tails of held tokens until `nbytes` may be used, if that is enough.
-
-        Only in an elastic pool: in a rigid one a tail frees nothing.
-
-        Returns
-        -------
-        list of CacheKey
-            Sessions that ended.
-        """
-        ended: list[CacheKey] = []
-        free = self._pool.stats().free if self._pool.is_elastic else nbytes
-        while free < nbytes:
-            plan = self.ranking.plan(nbytes - free, self._charged, self.may_end)
-            if plan is None:
-                break  # the pool knows better what is shared; it ends whole sessions
-            ended += self._carry_out(plan)
-            before, free = free, self._pool.stats().free
-            if free <= before:
-                break
-        return ended
-
-    def shrink_to(self, tokens: int) -> None:
-        """Drop tails of held tokens until at most `tokens` are held, as far as possible."""
-        missing = self.ranking.tree.token_count - max(tokens, 0)
-        if missing > 0:
-            plan = self.ranking.plan(missing, self._charged, self.may_end, by_tokens=True)
-            self._carry_out(plan or [])
-
-    def _charged(self, key: CacheKey) -> int:
-        return self._by_key[key].entry.block.charged
-
-    def may_end(self, key: CacheKey) -> bool:
-        """Tell whether a session may be evicted for room now."""
-        session = self._by_key[key]
-        return session.is_evictable and not session.entry.block.is_leased
-
-    def _carry_out(self, plan: list[Cut | CacheKey]) -> list[CacheKey]:
-        """Do what `Ranking.plan` chose; return the keys of the sessions that ended."""
-        ended: list[CacheKey] = []
-        for step in plan:
-            if isinstance(step, CacheKey):
-                gone = [step]
-            else:
-                shortened, gone = self.ranking.tree.cut(step)
-                for key in shortened:
-                    self._by_key[key].keep(step.end)
-            if not gone:
-                continue
-            deallocations = self._departures.begin(self.ranking.reason)
-            for key in gone:
-                self._pool.deallocate(self._by_key[key].entry.block, deallocations)
-            self._departures.finish(gone)
-            ended += gone
-        return ended
 
     # -- pins ----------------------------------------------------------------------------
 
@@ -553,32 +423,6 @@ class Sessions:
         self._pool.deallocate(session.entry.block, deallocations)
         self._departures.finish([key])
         return session.entry
-
-    def _victims(self, offered: dict[MemoryBlock, CacheKey]) -> Iterator[MemoryBlock]:
-        """Yield the blocks of sessions that are not pinned, in the order of the policy.
-
-        `offered` is given the key of each.
-
-        Raises
-        ------
-        BrokenPluginError
-            The policy yields a key twice, or one that is not the key of a session.
-        """
-        for key in self.ranking.victims():
-            if not isinstance(key, CacheKey) or key not in self._by_key:
-                raise self._broken(f"yields {key!s}, which has no entry")
-            session = self._by_key[key]
-            if not (session.pins or session.is_open):
-                block = session.entry.block
-                if block in offered:
-                    raise self._broken(f"yields {key!s} twice")
-                offered[block] = key
-                yield block
-
-    def _broken(self, how: str) -> BrokenPluginError:
-        return BrokenPluginError(
-            f"the eviction policy {type(self.ranking.policy).__name__} {how}; nothing was evicted"
-        )
 
     def _evict_expired(self) -> list[CacheKey]:
         """Evict the sessions that outlived their time to live, unless leased or pinned."""

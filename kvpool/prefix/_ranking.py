@@ -87,9 +87,6 @@ class Ranking:
         BrokenPluginError
             The policy yields a segment that is not in the tree.
         """
-        return self._whole_sessions() if self.tree.segments else self.policy.victims()
-
-    def _whole_sessions(self) -> Iterator[Hashable]:
         for item in self.policy.victims():
             if isinstance(item, Segment):
                 self._require(item)

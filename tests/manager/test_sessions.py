@@ -157,7 +157,7 @@ def test_a_pinned_session_is_not_evicted(world: World) -> None:
     assert world.sessions.stats().pinned_entries == 2
     world.sessions.unpin(key_of(1))
     free = world.pool.stats().free
-    assert world.sessions.make_room(free + 1) == [key_of(3)]  # next to what is free
+    assert world.sessions.room.make_room(free + 1) == [key_of(3)]  # next to what is free
 
 
 def test_sessions_expire_unless_they_are_pinned(world: World) -> None:

@@ -1,0 +1,225 @@
+"""`EvictingRoom`: where sessions get their bytes, and who is evicted for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from kvpool.cache_key import CacheKey
+from kvpool.errors import BrokenPluginError, PoolExhaustedError
+from kvpool.layout import EntryGeometry
+from kvpool.manager._departures import Departures
+from kvpool.manager._session import Session
+from kvpool.manager._shortage import explained
+from kvpool.pool import MemoryBlock, MemoryPool
+from kvpool.prefix import Cut, Ranking
+
+if TYPE_CHECKING:
+    from kvpool.receipts import ReceiptEmitter
+
+__all__ = ["EvictingRoom"]
+
+
+class EvictingRoom:
+    """Hands out blocks of a pool, and evicts sessions and held tokens for them.
+
+    It is the `kvpool.entry.Room` of the entries of one manager. Not thread-safe: the manager holds
+    its lock around every call.
+
+    Parameters
+    ----------
+    pool : MemoryPool
+    sessions : dict of CacheKey to Session
+        The sessions that are there.
+    ranking : Ranking
+        In which order they are evicted.
+    departures : Departures
+        How they leave.
+    receipts : ReceiptEmitter or None
+    owner : object
+        Names the blocks of these sessions, see `MemoryBlock.owner`.
+    """
+
+    def __init__(
+        self,
+        pool: MemoryPool,
+        sessions: dict[CacheKey, Session],
+        ranking: Ranking,
+        departures: Departures,
+        receipts: ReceiptEmitter | None,
+        owner: object,
+    ) -> None:
+        self._pool = pool
+        self._sessions = sessions
+        self._ranking = ranking
+        self._departures = departures
+        self._receipts = receipts
+        self._owner = owner
+
+    def allocate(self, size: int) -> MemoryBlock:
+        """Take a block without a layout, evicting others if it does not fit otherwise."""
+        if self._ranking.tree.ends:
+            self.shrink(self._pool.charge(size))
+        offered: dict[MemoryBlock, CacheKey] = {}
+        deallocations = self._departures.begin(self._ranking.reason)
+        try:
+            block, gone = self._pool.allocate_evicting(
+                size, self._victims(offered), deallocations=deallocations, owner=self._owner
+            )
+        except PoolExhaustedError as shortage:
+            raise explained(shortage, self._sessions, self._pool.capacity) from None
+        if gone:
+            self._finish(block, offered, gone)
+        return block
+
+    def reserve(self, geometry: EntryGeometry, committed: int = 0) -> MemoryBlock:
+        """Reserve a block, evicting others if it does not fit otherwise, all in one step.
+
+        Parameters
+        ----------
+        geometry : EntryGeometry
+        committed : int, default 0
+            Bytes at the start of each stripe to be committed as well.
+        """
+        if committed and self._ranking.tree.ends:
+            self.shrink(self._pool.cost(geometry, committed // geometry.token_stride))
+        offered: dict[MemoryBlock, CacheKey] = {}
+        deallocations = self._departures.begin(self._ranking.reason)
+        try:
+            block, gone = self._pool.reserve_evicting(
+                geometry,
+                self._victims(offered),
+                committed=committed,
+                deallocations=deallocations,
+                owner=self._owner,
+            )
+        except PoolExhaustedError as shortage:
+            raise explained(shortage, self._sessions, self._pool.capacity) from None
+        if gone:
+            self._finish(block, offered, gone)
+        return block
+
+    def commit(self, block: MemoryBlock, start: int, end: int) -> None:
+        """Commit bytes of each stripe of a block, evicting others for them."""
+        while True:  # again if another thread took the room that was made
+            try:
+                self._pool.commit(block, None, start, end)
+            except PoolExhaustedError as shortage:
+                missing = shortage.requested
+            else:
+                return
+            self.make_room(missing)
+
+    def give_up(self, block: MemoryBlock) -> None:
+        """Deallocate a block that an entry has left, or that did not become an entry."""
+        charged = block.charged
+        self._pool.deallocate(block)
+        if self._receipts is not None:
+            self._receipts.note_moved(charged)
+
+    def make_room(self, nbytes: int) -> list[CacheKey]:
+        """Evict in the order of the policy until `nbytes` may be used; return the keys."""
+        ended = self.shrink(nbytes) if self._ranking.tree.ends else []
+        offered: dict[MemoryBlock, CacheKey] = {}
+        deallocations = self._departures.begin(self._ranking.reason)
+        try:
+            gone = self._pool.make_room(nbytes, self._victims(offered), deallocations=deallocations)
+        except PoolExhaustedError as shortage:
+            raise explained(shortage, self._sessions, self._pool.capacity) from None
+        keys = list(map(offered.__getitem__, gone))
+        self._departures.finish(keys)
+        return ended + keys
+
+    def shrink(self, nbytes: int) -> list[CacheKey]:
+        """Drop tails of held tokens until `nbytes` may be used, if that is enough.
+
+        Only in an elastic pool: in a rigid one a tail frees nothing.
+
+        Returns
+        -------
+        list of CacheKey
+            Sessions that ended.
+        """
+        ended: list[CacheKey] = []
+        free = self._pool.stats().free if self._pool.is_elastic else nbytes
+        while free < nbytes:
+            plan = self._ranking.plan(nbytes - free, self._charged, self.may_end)
+            if plan is None:
+                break  # the pool knows better what is shared; it ends whole sessions
+            ended += self._carry_out(plan)
+            before, free = free, self._pool.stats().free
+            if free <= before:
+                break
+        return ended
+
+    def shrink_to(self, tokens: int) -> None:
+        """Drop tails of held tokens until at most `tokens` are held, as far as possible."""
+        missing = self._ranking.tree.token_count - max(tokens, 0)
+        if missing > 0:
+            plan = self._ranking.plan(missing, self._charged, self.may_end, by_tokens=True)
+            self._carry_out(plan or [])
+
+    def _finish(
+        self, block: MemoryBlock, offered: dict[MemoryBlock, CacheKey], gone: list[MemoryBlock]
+    ) -> None:
+        """Forget the sessions that ended for a block; give the block up if that fails."""
+        try:
+            self._departures.finish(list(map(offered.__getitem__, gone)))
+        except BaseException:  # from the policy, which is not ours
+            self.give_up(block)
+            raise
+
+    def _charged(self, key: CacheKey) -> int:
+        return self._sessions[key].entry.block.charged
+
+    def may_end(self, key: CacheKey) -> bool:
+        """Tell whether a session may be evicted for room now."""
+        session = self._sessions[key]
+        return session.is_evictable and not session.entry.block.is_leased
+
+    def _carry_out(self, plan: list[Cut | CacheKey]) -> list[CacheKey]:
+        """Do what `Ranking.plan` chose; return the keys of the sessions that ended."""
+        ended: list[CacheKey] = []
+        for step in plan:
+            if isinstance(step, CacheKey):
+                gone = [step]
+            else:
+                shortened, gone = self._ranking.tree.cut(step)
+                for key in shortened:
+                    self._sessions[key].keep(step.end)
+            if not gone:
+                continue
+            deallocations = self._departures.begin(self._ranking.reason)
+            for key in gone:
+                self._pool.deallocate(self._sessions[key].entry.block, deallocations)
+            self._departures.finish(gone)
+            ended += gone
+        return ended
+
+    def _victims(self, offered: dict[MemoryBlock, CacheKey]) -> Iterator[MemoryBlock]:
+        """Yield the blocks of sessions that are not pinned, in the order of the policy.
+
+        `offered` is given the key of each.
+
+        Raises
+        ------
+        BrokenPluginError
+            The policy yields a key twice, or one that is not the key of a session.
+        """
+        ranking = self._ranking
+        is_plain = not ranking.tree.segments  # the policy ranks sessions alone
+        for key in ranking.policy.victims() if is_plain else ranking.victims():
+            if not isinstance(key, CacheKey) or key not in self._sessions:
+                raise self._broken(f"yields {key!s}, which has no entry")
+            session = self._sessions[key]
+            if not (session.pins or session.is_open):
+                block = session.entry.block
+                if block in offered:
+                    raise self._broken(f"yields {key!s} twice")
+                offered[block] = key
+                yield block
+
+    def _broken(self, how: str) -> BrokenPluginError:
+        return BrokenPluginError(
+            f"the eviction policy {type(self._ranking.policy).__name__} {how}; nothing was evicted"
+        )
