@@ -15,7 +15,7 @@ from .scratch import Scratch, write_executable
 ADDRESS = "https://github.com/somebody/project"
 
 _SCRIPT = """#!{python}
-import argparse, json, pathlib, sys
+import argparse, json, pathlib, subprocess, sys
 
 home = pathlib.Path({home!r})
 with (home / "calls").open("a") as file:
@@ -43,7 +43,10 @@ elif what == "pr view":
 elif what == "pr create":
     number = 51 + len(state)
     labels = [dict(name=name) for name in given.label]
-    state.append(dict(number=number, head=given.head, baseRefName=given.base, title=given.title,
+    order = ["git", "rev-parse", given.head]
+    head = subprocess.run(order, capture_output=True, text=True, check=True).stdout.strip()
+    state.append(dict(number=number, head=given.head, headRefOid=head,
+                      baseRefName=given.base, title=given.title,
                       body=given.body, isDraft=given.draft, labels=labels, state="OPEN"))
     print("https://github.com/somebody/project/pull/%d" % number)
 elif what == "pr edit":

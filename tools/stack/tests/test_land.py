@@ -156,7 +156,7 @@ def forge(ready: Scratch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
         "    state = 'CLOSED' if '66' in sys.argv else 'OPEN'\n"
         "    base = 'feat/demo-0' if '67' in sys.argv else 'main'\n"
         "    told = {'number': int(sys.argv[3]), 'state': state, 'baseRefName': base}\n"
-        "    told |= {'isDraft': False, 'title': '', 'body': '', 'labels': []}\n"
+        "    told |= {'isDraft': False, 'title': '', 'body': '', 'labels': [], 'headRefOid': ''}\n"
         "    print(json.dumps(told))\n"
         "if 'list' in sys.argv:\n"
         "    print('[]')\n"
@@ -181,7 +181,8 @@ def calls(called: Path) -> list[list[str]]:
 
 BODY = "* The part 1\n\nPart of #7\n\nMilestone: demo/1"
 MERGE = ["pr", "merge", "51", "--squash", "--delete-branch", "--match-head-commit"]
-VIEW = ["pr", "view", "51", "--json", "number,state,isDraft,baseRefName,title,body,labels"]
+FIELDS = "number,state,isDraft,baseRefName,title,body,labels,headRefOid"
+VIEW = ["pr", "view", "51", "--json", FIELDS]
 
 
 def on_forge(tip: str) -> list[list[str]]:

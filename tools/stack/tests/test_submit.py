@@ -244,6 +244,23 @@ def test_a_closed_request_that_nobody_named_gives_way_to_a_new_one(
 
 
 @pytest.mark.usefixtures("origin")
+def test_a_merge_of_other_commits_does_not_stand_in_the_way(scratch: Scratch, gh: FakeGh) -> None:
+    """As after a revert of it, or of a branch that once had the same name."""
+    submitted(scratch)
+    gh.change(53, state="MERGED")
+    scratch.git("switch", "--quiet", "feat/demo-3")
+    scratch.git("commit", "--quiet", "--amend", "--message", "Part 3 anew")
+    scratch.git("switch", "--quiet", "main")
+    scratch.change_manifest("id = 3", "id = 3\npr = 53")
+    said = scratch.run("submit", "demo", "--execute")
+    assert said.text.startswith("the pull request 53 of demo/3 is merged already")
+    assert said.hint[1] == "or remove `pr` from the manifest to get a new one"
+    scratch.git("checkout", "--quiet", "docs/stack")
+    submitted(scratch)
+    assert [one["number"] for one in gh.requests() if one["head"] == "feat/demo-3"] == [53, 54]
+
+
+@pytest.mark.usefixtures("origin")
 def test_a_number_that_the_forge_does_not_know_is_refused(scratch: Scratch, gh: FakeGh) -> None:
     scratch.change_manifest("id = 2", "id = 2\npr = 99")
     said = scratch.run("submit", "demo", "--execute")

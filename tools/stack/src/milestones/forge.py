@@ -85,6 +85,8 @@ class Standing:
         Its number.
     state : {"open", "closed", "merged"}
         What has become of it.
+    head : str
+        The commit of its branch as the forge last saw it; empty if that is not known.
     """
 
     number: int
@@ -94,6 +96,7 @@ class Standing:
     body: str
     draft: bool
     labels: tuple[str, ...] = ()
+    head: str = ""
 
 
 class Forge(Protocol):
@@ -161,7 +164,14 @@ def run(git: Git, command: Command) -> str:
         It failed, or it is not at hand; the text has its words.
     """
     try:
-        done = subprocess.run(command, cwd=git.root, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command,
+            cwd=git.root,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
     except FileNotFoundError:
         raise StackError(f"{command[0]} is not at hand") from None
     if done.returncode != 0:

@@ -14,7 +14,7 @@ from milestones.git import Git
 
 __all__ = ["GitHub", "milestones_forges"]
 
-_FIELDS = "number,state,isDraft,baseRefName,title,body,labels"
+_FIELDS = "number,state,isDraft,baseRefName,title,body,labels,headRefOid"
 
 
 class _Label(BaseModel):
@@ -31,6 +31,7 @@ class _Told(BaseModel):
     title: str
     body: str
     labels: list[_Label]
+    head: str = Field(alias="headRefOid")
 
     def standing(self) -> Standing:
         state: dict[str, Literal["open", "closed", "merged"]] = {
@@ -41,7 +42,14 @@ class _Told(BaseModel):
         labels = tuple(one.name for one in self.labels)
         body = self.body.replace("\r\n", "\n")  # as an edit in a browser leaves it
         return Standing(
-            self.number, state[self.state], self.base, self.title, body, self.draft, labels
+            self.number,
+            state[self.state],
+            self.base,
+            self.title,
+            body,
+            self.draft,
+            labels,
+            self.head,
         )
 
 

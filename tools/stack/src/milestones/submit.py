@@ -127,7 +127,7 @@ def plan(
             notes.append(f"{milestone.key} has no commit of its own yet, so no pull request")
             continue
         standing = None if forge.obstacle() else forge.look(git, milestone.branch, milestone.pr)
-        if standing is not None and _refuse_ended(milestone, standing):
+        if standing is not None and _has_ended(git, one, standing):
             standing = None
         if standing is not None:
             numbers[milestone.key] = standing.number
@@ -260,28 +260,34 @@ def _is_empty(
     return git.is_ancestor(one.fact.commit, below)
 
 
-def _refuse_ended(milestone: Milestone, standing: Standing) -> bool:
+def _has_ended(git: Git, status: MilestoneStatus, standing: Standing) -> bool:
     """Return whether a pull request is over, so that a new one has to be opened.
 
     Raises
     ------
     StackError
-        It was merged, or the manifest says that it is the one and it is closed.
+        It was merged as it is here, or the manifest says that it is the one and it is over.
     """
-    tool = settings.current().command
-    if standing.state == "merged":
+    one, number = status.milestone, standing.number
+    if standing.state == "open":
+        return False
+    # A merge that was reverted, or a name that is used again, leaves a request of other commits.
+    tip = status.fact.commit if status.fact is not None else ""
+    other = git.knows(standing.head) and not git.is_ancestor(standing.head, tip)
+    if standing.state == "merged" and not (other and one.pr is None):
         raise StackError(
-            f"the pull request {standing.number} of {milestone.key} is merged already, and "
-            "nothing was submitted",
-            [f"{tool} sync --execute"],
+            f"the pull request {number} of {one.key} is merged already, and nothing was submitted",
+            [
+                f"{settings.current().command} sync --execute",
+                *(["or remove `pr` from the manifest to get a new one"] if other else []),
+            ],
         )
-    if standing.state == "closed" and milestone.pr is not None:
+    if one.pr is not None:
         raise StackError(
-            f"the pull request {standing.number} of {milestone.key} is closed, and nothing was "
-            "submitted",
+            f"the pull request {number} of {one.key} is closed, and nothing was submitted",
             ["Open it again on the forge, or remove `pr` from the manifest to get a new one."],
         )
-    return standing.state == "closed"
+    return True
 
 
 def _performer(git: Git, submission: Submission, say: Say) -> Callable[[Command], str]:
