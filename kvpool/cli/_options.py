@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from kvpool.cli._sizes import parse_size
+from kvpool.replay import TraceFormat
 
 __all__ = [
     "RESERVED_TOKENS",
     "BackendOption",
     "CapacityOption",
     "ElasticOption",
+    "HashBlockTokensOption",
     "JsonOption",
+    "MaxRequestsOption",
+    "SkipBadOption",
+    "TraceArgument",
+    "TraceFormatOption",
     "alternatives",
     "capacity_option",
     "with_default",
@@ -69,5 +76,28 @@ ElasticOption = Annotated[
             "Account by committed page or by whole block.", "by page if the backend can"
         ),
     ),
+]
+TraceArgument = Annotated[
+    Path, typer.Argument(metavar="TRACE", help="Trace file, or - for standard input.")
+]
+MaxRequestsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help=with_default("Stop after this many requests.", "all of the trace")),
+]
+TraceFormatOption = Annotated[
+    TraceFormat | None,
+    typer.Option("--format", help=with_default("Trace format.", "detected from the first line")),
+]
+HashBlockTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="TOKENS",
+        help=with_default("Tokens per hash block of a Mooncake trace.", "inferred"),
+    ),
+]
+SkipBadOption = Annotated[
+    bool,
+    typer.Option("--skip-bad", help="Count malformed lines instead of stopping at the first."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

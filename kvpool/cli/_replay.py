@@ -17,7 +17,12 @@ from kvpool.cli._options import (
     BackendOption,
     CapacityOption,
     ElasticOption,
+    HashBlockTokensOption,
     JsonOption,
+    MaxRequestsOption,
+    SkipBadOption,
+    TraceArgument,
+    TraceFormatOption,
     alternatives,
     with_default,
 )
@@ -26,7 +31,7 @@ from kvpool.cli._replay_outcome import conclude, print_report
 from kvpool.cli._replay_progress import ReplayProgress
 from kvpool.layout import DTYPES, KVLayout, Packing
 from kvpool.ledger import LedgerSink
-from kvpool.replay import BlockReplay, Replay, ReplayReport, TraceFormat, TraceReader
+from kvpool.replay import BlockReplay, Replay, ReplayReport, TraceReader
 
 __all__ = ["replay"]
 
@@ -40,10 +45,7 @@ _OF_BLOCKS = {
 
 def replay(
     context: typer.Context,
-    trace: Annotated[
-        Path,
-        typer.Argument(metavar="TRACE", help="Trace file, or - for standard input."),
-    ],
+    trace: TraceArgument,
     backend: BackendOption = None,
     capacity: CapacityOption = 512 << 20,
     layers: Annotated[int, typer.Option(min=1, help="Layers that cache keys and values.")] = 2,
@@ -79,26 +81,9 @@ def replay(
         bool,
         typer.Option("--count-only", help="Allocate memory but write and check nothing."),
     ] = False,
-    max_requests: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help=with_default("Stop after this many requests.", "all of the trace")
-        ),
-    ] = None,
-    trace_format: Annotated[
-        TraceFormat | None,
-        typer.Option(
-            "--format", help=with_default("Trace format.", "detected from the first line")
-        ),
-    ] = None,
-    hash_block_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="TOKENS",
-            help=with_default("Tokens per hash block of a Mooncake trace.", "inferred"),
-        ),
-    ] = None,
+    max_requests: MaxRequestsOption = None,
+    trace_format: TraceFormatOption = None,
+    hash_block_tokens: HashBlockTokensOption = None,
     capacity_blocks: Annotated[
         int | None,
         typer.Option(
@@ -109,10 +94,7 @@ def replay(
             ),
         ),
     ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", help="Count malformed lines instead of stopping at the first."),
-    ] = False,
+    skip_bad: SkipBadOption = False,
     ledger: Annotated[
         Path | None, typer.Option(help="Write receipts of all evictions to this ledger file.")
     ] = None,

@@ -15,12 +15,21 @@ import typer
 from rich.console import Console
 
 from kvpool.cli._interrupts import EXIT_CODE
-from kvpool.cli._options import JsonOption, alternatives, with_default
+from kvpool.cli._options import (
+    HashBlockTokensOption,
+    JsonOption,
+    MaxRequestsOption,
+    SkipBadOption,
+    TraceArgument,
+    TraceFormatOption,
+    alternatives,
+    with_default,
+)
 from kvpool.cli._size_layout import chosen_layout
 from kvpool.cli._size_progress import SizeProgress
 from kvpool.cli._size_tables import print_sizing
 from kvpool.layout import DTYPES
-from kvpool.replay import TraceFormat, TraceReader, TraceRequest
+from kvpool.replay import TraceReader, TraceRequest
 from kvpool.sizing import (
     PrefixTrace,
     SizingError,
@@ -34,10 +43,7 @@ __all__ = ["size"]
 
 
 def size(
-    trace: Annotated[
-        Path,
-        typer.Argument(metavar="TRACE", help="Trace file, or - for standard input."),
-    ],
+    trace: TraceArgument,
     layout: Annotated[
         str | None,
         typer.Option(
@@ -90,30 +96,10 @@ def size(
             min=1, max=256, help=with_default("Processes of the simulation.", "one per processor")
         ),
     ] = None,
-    max_requests: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help=with_default("Stop after this many requests.", "all of the trace")
-        ),
-    ] = None,
-    trace_format: Annotated[
-        TraceFormat | None,
-        typer.Option(
-            "--format", help=with_default("Trace format.", "detected from the first line")
-        ),
-    ] = None,
-    hash_block_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="TOKENS",
-            help=with_default("Tokens per hash block of a Mooncake trace.", "inferred"),
-        ),
-    ] = None,
-    skip_bad: Annotated[
-        bool,
-        typer.Option("--skip-bad", help="Count malformed lines instead of stopping at the first."),
-    ] = False,
+    max_requests: MaxRequestsOption = None,
+    trace_format: TraceFormatOption = None,
+    hash_block_tokens: HashBlockTokensOption = None,
+    skip_bad: SkipBadOption = False,
     report: Annotated[
         Path | None,
         typer.Option(
