@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import typer
 
 from milestones.cli import app
 
-from .scratch import ROOT
+from .scratch import ROOT, Scratch
 
 
 def table() -> list[str]:
@@ -30,3 +32,17 @@ def test_every_help_says_what_each_option_is_for() -> None:
     for name, command in group.commands.items():
         for parameter in command.params:
             assert getattr(parameter, "help", ""), f"{name} {parameter.name}"
+
+
+def test_every_default_that_a_help_names_is_shown(scratch: Scratch) -> None:
+    """Brackets are marks of colour to the printer, if they are not escaped."""
+    group = typer.main.get_command(app)
+    assert isinstance(group, typer.core.TyperGroup)
+    found = 0
+    for name, command in group.commands.items():
+        words = " ".join(scratch.run(name, "--help", columns=200).text.split())
+        for parameter in command.params:
+            for default in re.findall(r"\[default: [^]]*\]", getattr(parameter, "help", "")):
+                assert default in words, f"{name} {parameter.name}"
+                found += 1
+    assert found > 5

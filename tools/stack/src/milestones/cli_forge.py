@@ -21,7 +21,7 @@ __all__ = ["Adapter", "register"]
 
 Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this: only the plan.")]
 Adapter = Annotated[
-    str, typer.Option("--forge", help="The adapter of the forge. [default: that of the settings]")
+    str, typer.Option("--forge", help="The adapter of the forge. \\[default: that of the settings]")
 ]
 
 

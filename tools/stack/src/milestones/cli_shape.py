@@ -17,10 +17,10 @@ Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without this: o
 Title = Annotated[str, typer.Option(help="The title of the new milestone.")]
 Branch = Annotated[str, typer.Option(help="The branch of the new milestone.")]
 Scope = Annotated[
-    list[str] | None, typer.Option(help="What it contains; once for each line. [default: title]")
+    list[str] | None, typer.Option(help="What it contains; once for each line. \\[default: title]")
 ]
 Next = Annotated[
-    str, typer.Option("--next", help="What comes after it. [default: the title of that]")
+    str, typer.Option("--next", help="What comes after it. \\[default: the title of that]")
 ]
 
 
@@ -70,10 +70,11 @@ def _split(
 
 def _absorb(
     into: Annotated[
-        str, typer.Option(help="The milestone, as STACK/N. [default: that whose lines it changes]")
+        str,
+        typer.Option(help="The milestone, as STACK/N. \\[default: that whose lines it changes]"),
     ] = "",
     message: Annotated[
-        str, typer.Option("--message", "-m", help="Of the commit. [default: names the title]")
+        str, typer.Option("--message", "-m", help="Of the commit. \\[default: names the title]")
     ] = "",
     execute: Execute = False,
 ) -> None:

@@ -56,7 +56,7 @@ def _resume(milestone: Key = None) -> None:
 def _logs(
     milestone: Key = None,
     to: Annotated[
-        Path | None, typer.Option(help="Write every file there. [default: print the log]")
+        Path | None, typer.Option(help="Write every file there. \\[default: print the log]")
     ] = None,
 ) -> None:
     """Show what the gates of a milestone have written, as it was kept with the record."""
@@ -82,7 +82,7 @@ def _record(
     started: Annotated[str, typer.Option(help="When it began, 2026-05-06T07:08:09Z.")],
     to: Annotated[Path, typer.Option(help="The file to write the record to.")],
     branch: Annotated[
-        str, typer.Option(help="The branch that tells the milestone. [default: what is here]")
+        str, typer.Option(help="The branch that tells the milestone. \\[default: what is here]")
     ] = "",
     commit: Annotated[
         str, typer.Option(help="The commit that was proved; its tree is what is checked out.")
