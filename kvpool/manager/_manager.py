@@ -461,6 +461,7 @@ class KVCacheManager(Closing, ForkAware):
         max_context_length: int | None = None,
         ttl: float | None = None,
         min_left: int = 1,
+        priority: int | None = None,
         timeout: float | None = None,
     ) -> OpenedSession:
         """Open a session with the longest prefix of its tokens that the pool holds.
@@ -488,6 +489,8 @@ class KVCacheManager(Closing, ForkAware):
         min_left : int, default 1
             How many of the last tokens are left to compute at least: a model needs the logits of
             the last one.
+        priority : int, optional
+            See `set_priority`. [default: that of the earlier turn, or 0]
         timeout : float, optional
             Seconds to wait for room if the pool is full. By default the call does not wait.
 
@@ -515,13 +518,14 @@ class KVCacheManager(Closing, ForkAware):
         PoolExhaustedError
             It would not fit even if every entry that may be evicted were evicted.
         InvalidArgumentError
-            `key` is not a `CacheKey`; `model_id` or `salt` is not a str.
+            `key` is not a `CacheKey`; `model_id` or `salt` is not a str; `priority` is not a whole
+            number.
         PoolClosedError
             The manager is closed.
         """
         if timeout is not None:
             check_timeout(timeout)
-        options = OpenOptions(model_id, salt, layout, max_context_length, ttl, min_left)
+        options = OpenOptions(model_id, salt, layout, max_context_length, ttl, min_left, priority)
         return self._reuse.open(tokens, key, options)
 
     @_turn
@@ -802,6 +806,30 @@ class KVCacheManager(Closing, ForkAware):
             The manager is closed.
         """
         self._sessions.pin(key)
+
+    @_turn
+    def set_priority(self, key: CacheKey, priority: int) -> None:
+        """Let a session be evicted for room only after all sessions with a lower priority.
+
+        Among sessions of equal priority the policy decides. A new session has priority 0; a
+        fork has that of the session that it was forked from. Times to live are not changed by it.
+
+        Parameters
+        ----------
+        key : CacheKey
+        priority : int
+            Any whole number, also below 0.
+
+        Raises
+        ------
+        EntryNotFoundError
+            The key has no entry.
+        InvalidArgumentError
+            `priority` is not a whole number; `key` is not a `CacheKey`.
+        PoolClosedError
+            The manager is closed.
+        """
+        self._sessions.set_priority(key, priority)
 
     @_turn
     def unpin(self, key: CacheKey) -> None:

@@ -65,6 +65,7 @@ class OpenOptions:
     max_context_length: int | None
     ttl: float | None
     min_left: int
+    priority: int | None
 
 
 class _Asked(NamedTuple):
@@ -133,11 +134,17 @@ class Reuse:
             options.ttl,
         )
         check_ttl(options.ttl)
+        if options.priority is not None:
+            whole_number("priority", options.priority, InvalidArgumentError)
         own = None if key is None else self._own(key)
         new_key, entry, source = self._begin(key, own, asked)
         reused = entry.token_count
         session = self._sessions.require(new_key)
         session.is_open = True
+        if source != "continued":
+            session.priority = 0  # not that of the session that it was forked from
+        if options.priority is not None:
+            self._sessions.set_priority(new_key, options.priority)
         session.identity, session.tokens = asked.identity, data[: reused * TOKEN_BYTES]
         if reused:
             self._sessions.ranking.hold(new_key, asked.identity, session.tokens)

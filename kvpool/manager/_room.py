@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from kvpool.cache_key import CacheKey
@@ -38,6 +39,11 @@ class EvictingRoom:
     receipts : ReceiptEmitter or None
     owner : object
         Names the blocks of these sessions, see `MemoryBlock.owner`.
+
+    Attributes
+    ----------
+    priorities : set of int
+        Those that sessions have had.
     """
 
     def __init__(
@@ -55,6 +61,7 @@ class EvictingRoom:
         self._departures = departures
         self._receipts = receipts
         self._owner = owner
+        self.priorities = {0}
 
     def allocate(self, size: int) -> MemoryBlock:
         """Take a block without a layout, evicting others if it does not fit otherwise."""
@@ -143,7 +150,7 @@ class EvictingRoom:
         ended: list[CacheKey] = []
         free = self._pool.stats().free if self._pool.is_elastic else nbytes
         while free < nbytes:
-            plan = self._ranking.plan(nbytes - free, self._charged, self.may_end)
+            plan = self._ranking.plan(nbytes - free, self._charged, *self._stages())
             if plan is None:
                 break  # the pool knows better what is shared; it ends whole sessions
             ended += self._carry_out(plan)
@@ -156,7 +163,7 @@ class EvictingRoom:
         """Drop tails of held tokens until at most `tokens` are held, as far as possible."""
         missing = self._ranking.tree.token_count - max(tokens, 0)
         if missing > 0:
-            plan = self._ranking.plan(missing, self._charged, self.may_end, by_tokens=True)
+            plan = self._ranking.plan(missing, self._charged, *self._stages(), by_tokens=True)
             self._carry_out(plan or [])
 
     def _finish(
@@ -176,6 +183,16 @@ class EvictingRoom:
         """Tell whether a session may be evicted for room now."""
         session = self._sessions[key]
         return session.is_evictable and not session.entry.block.is_leased
+
+    def _stages(self) -> list[Callable[[CacheKey], bool]]:
+        """Return who may be evicted: first sessions of the lowest priority alone, and so on."""
+        if len(self.priorities) == 1:
+            return [self.may_end]
+
+        def may_end_up_to(priority: int, key: CacheKey) -> bool:
+            return self._sessions[key].priority <= priority and self.may_end(key)
+
+        return [functools.partial(may_end_up_to, level) for level in sorted(self.priorities)]
 
     def _carry_out(self, plan: list[Cut | CacheKey]) -> list[CacheKey]:
         """Do what `Ranking.plan` chose; return the keys of the sessions that ended."""
@@ -197,7 +214,7 @@ class EvictingRoom:
         return ended
 
     def _victims(self, offered: dict[MemoryBlock, CacheKey]) -> Iterator[MemoryBlock]:
-        """Yield the blocks of sessions that are not pinned, in the order of the policy.
+        """Yield the blocks of sessions that are not pinned, by priority and then by policy.
 
         `offered` is given the key of each.
 
@@ -208,16 +225,17 @@ class EvictingRoom:
         """
         ranking = self._ranking
         is_plain = not ranking.tree.segments  # the policy ranks sessions alone
-        for key in ranking.policy.victims() if is_plain else ranking.victims():
-            if not isinstance(key, CacheKey) or key not in self._sessions:
-                raise self._broken(f"yields {key!s}, which has no entry")
-            session = self._sessions[key]
-            if not (session.pins or session.is_open):
-                block = session.entry.block
-                if block in offered:
-                    raise self._broken(f"yields {key!s} twice")
-                offered[block] = key
-                yield block
+        for level in sorted(self.priorities):
+            for key in ranking.policy.victims() if is_plain else ranking.victims():
+                if not isinstance(key, CacheKey) or key not in self._sessions:
+                    raise self._broken(f"yields {key!s}, which has no entry")
+                session = self._sessions[key]
+                if session.priority == level and not (session.pins or session.is_open):
+                    block = session.entry.block
+                    if block in offered:
+                        raise self._broken(f"yields {key!s} twice")
+                    offered[block] = key
+                    yield block
 
     def _broken(self, how: str) -> BrokenPluginError:
         return BrokenPluginError(

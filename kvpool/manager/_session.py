@@ -32,6 +32,8 @@ class Session:
         Of the tokens; None if the tokens of the session are not known.
     tokens : bytes
         Tokens that the session holds, as far as it is known.
+    priority : int
+        Sessions with a lower one are evicted for room before it.
     is_open : bool
         Whether it is between `open_session` and `close_session`. Then it is not evicted for room.
     """
@@ -42,6 +44,7 @@ class Session:
     pins: int = 0
     identity: Identity | None = None
     tokens: bytes = b""
+    priority: int = 0
     is_open: bool = False
 
     @property

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeVar
 
+from kvpool._checks import whole_number
 from kvpool.cache_key import CacheKey
 from kvpool.entry import Keeper, KVCacheEntry, PoolEntry
 from kvpool.errors import (
@@ -17,6 +18,7 @@ from kvpool.errors import (
     EntryNotFoundError,
     EntryRemovedError,
     IntegrityError,
+    InvalidArgumentError,
     InvalidLayoutError,
     PoolClosedError,
     StaleBlockError,
@@ -324,6 +326,7 @@ class Sessions:
         child = parent.fork_for(str(new_key), keeper, self.room, token_count, max_context_length)
         try:
             self._let_in(new_key, child, seconds)
+            self._by_key[new_key].priority = self._by_key[key].priority
         except BaseException:  # from the policy, which is not ours
             self.room.give_up(child.block)
             raise
@@ -407,6 +410,13 @@ class Sessions:
         if not session.pins:
             raise EntryNotFoundError(f"the entry for {key!s} is not pinned")
         session.pins -= 1
+
+    def set_priority(self, key: CacheKey, priority: int) -> None:
+        """Let a session be evicted after those with a lower priority."""
+        session = self.require(key)
+        number = whole_number("priority", priority, InvalidArgumentError)
+        self.room.priorities.add(number)
+        session.priority = number
 
     # -- sessions that leave -------------------------------------------------------------
 

@@ -14,6 +14,46 @@ from kvpool.prefix._tree import Cut, Identity, PrefixTree
 __all__ = ["Ranking"]
 
 
+class _Plan:
+    """What is chosen to be evicted, and how much is missing still.
+
+    Parameters
+    ----------
+    tree : PrefixTree
+    need : int
+        Bytes, or tokens.
+    by_tokens : bool
+        Whether `need` is a number of tokens.
+    """
+
+    def __init__(self, tree: PrefixTree, need: int, *, by_tokens: bool) -> None:
+        self.chosen: list[Cut | CacheKey] = []
+        self.missing = need
+        self.stuck: set[Segment] = set()
+        self._tree = tree
+        self._by_tokens = by_tokens
+        self._ends: dict[Segment, int] = {}
+        self._ended: set[CacheKey] = set()
+
+    def cut(self, segment: Segment, may_end: Callable[[CacheKey], bool]) -> None:
+        """Drop a segment and all behind it, the tails first, as far as that is needed."""
+        for cut in self._tree.cuts(segment, self._needed, may_end, self._ends, self.stuck):
+            self.chosen.append(cut[0])
+            self.missing -= cut[1] if self._by_tokens else cut[1] * cut[0].segment.token_nbytes
+            if self.missing <= 0:
+                break
+
+    def end(self, key: CacheKey, nbytes: int) -> None:
+        """End a session outside of the tree, once."""
+        if key not in self._ended:
+            self._ended.add(key)
+            self.chosen.append(key)
+            self.missing -= nbytes
+
+    def _needed(self, segment: Segment) -> int:
+        return self.missing if self._by_tokens else -(-self.missing // segment.token_nbytes)
+
+
 class Ranking:
     """Sessions and held prefixes in one order of eviction. Not thread-safe.
 
@@ -98,8 +138,7 @@ class Ranking:
         self,
         need: int,
         size_of: Callable[[CacheKey], int],
-        may_end: Callable[[CacheKey], bool],
-        *,
+        *may_end: Callable[[CacheKey], bool],
         by_tokens: bool = False,
     ) -> list[Cut | CacheKey] | None:
         """Choose what to evict; nothing is changed.
@@ -110,8 +149,9 @@ class Ranking:
             Bytes, or tokens.
         size_of : callable
             Returns the bytes that the end of a session outside of the tree frees.
-        may_end : callable
-            Tells whether a session may be evicted.
+        *may_end : callable
+            Tell whether a session may be evicted. The second one, which allows more, is asked if
+            what the first one allows is not enough, and so on.
         by_tokens : bool, default False
             Whether `need` is a number of tokens. Then sessions outside of the tree stay, and
             what is not enough is chosen all the same.
@@ -122,32 +162,20 @@ class Ranking:
             In the order in which they are to be done; None if it is not enough. A tail that
             several sessions hold frees more, and one that is shared with a fork less.
         """
-        chosen: list[Cut | CacheKey] = []
-        ends: dict[Segment, int] = {}
-        stuck: set[Segment] = set()
-        missing = need
-
-        def tokens_needed(segment: Segment) -> int:
-            return missing if by_tokens else -(-missing // segment.token_nbytes)
-
-        for item in self.policy.victims():
-            if missing <= 0:
-                break
-            if not isinstance(item, Segment):
-                if not isinstance(item, CacheKey):
-                    raise self._broken(item)
-                if not by_tokens and may_end(item):
-                    chosen.append(item)
-                    missing -= size_of(item)
-                continue
-            self._require(item)
-            for cut in self.tree.cuts(item, tokens_needed, may_end, ends, stuck):
-                chosen.append(cut)
-                tokens = cut.segment.end - cut.end
-                missing -= tokens if by_tokens else tokens * cut.segment.token_nbytes
-                if missing <= 0:
+        plan = _Plan(self.tree, need, by_tokens=by_tokens)
+        for allows in may_end:
+            plan.stuck.clear()
+            for item in self.policy.victims():
+                if plan.missing <= 0:
                     break
-        return chosen if missing <= 0 or by_tokens else None
+                if isinstance(item, Segment):
+                    self._require(item)
+                    plan.cut(item, allows)
+                elif not isinstance(item, CacheKey):
+                    raise self._broken(item)
+                elif not by_tokens and allows(item):
+                    plan.end(item, size_of(item))
+        return plan.chosen if plan.missing <= 0 or by_tokens else None
 
     def _require(self, segment: Segment) -> None:
         if segment not in self.tree.segments:

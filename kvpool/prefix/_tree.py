@@ -195,8 +195,10 @@ class PrefixTree:
         may_end: Callable[[CacheKey], bool],
         planned: dict[Segment, int],
         stuck: set[Segment],
-    ) -> Iterator[Cut]:
+    ) -> Iterator[tuple[Cut, int]]:
         """Yield what can be dropped of a segment and of all behind it, the tails first.
+
+        With each cut comes how many tokens it drops.
 
         Parameters
         ----------
@@ -238,11 +240,11 @@ class PrefixTree:
         end: int,
         need: Callable[[Segment], int],
         planned: dict[Segment, int],
-    ) -> Cut:
+    ) -> tuple[Cut, int]:
         """Plan to drop what is needed of a segment that ends at `end`, by whole chunks."""
         kept = max(end - need(segment), 0) // self._chunk_tokens * self._chunk_tokens
-        planned[segment] = end = max(kept, segment.start)
-        return Cut(segment, end)
+        planned[segment] = kept = max(kept, segment.start)
+        return Cut(segment, kept), end - kept
 
     def cut(self, cut: Cut) -> tuple[list[CacheKey], list[CacheKey]]:
         """Drop the tail of a leaf.

@@ -101,6 +101,12 @@ TABLE: dict[str, tuple[Act, tuple[Any, ...]]] = {
         lambda m, v: m.open_session([1], min_left=v),
         (*NOT_WHOLE, *BELOW_ZERO),
     ),
+    "open_session, priority": (
+        lambda m, v: m.open_session([1], priority=v),
+        without(NOT_WHOLE, None),
+    ),
+    "set_priority": (lambda m, v: m.set_priority(v, 1), NOT_KEYS),
+    "set_priority, number": (lambda m, v: m.set_priority(key_of(1), v), NOT_WHOLE),
     "close_session": (lambda m, v: m.close_session(v, [1]), WRONG_OBJECTS),
     "allocate_entry": (lambda m, v: m.allocate_entry(v, 64), NOT_KEYS),
     "allocate_entry, size": (lambda m, v: m.allocate_entry(key_of(2), v), NOT_A_COUNT),

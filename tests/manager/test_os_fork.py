@@ -45,6 +45,7 @@ ENTRY_CALLS: dict[str, Callable[[KVCacheEntry], object]] = {
     "fork": lambda entry: entry.fork("4"),
     "key": lambda entry: entry.key(0),
     "keys": KVCacheEntry.keys,
+    "lease": KVCacheEntry.lease,
     "trim": KVCacheEntry.trim,
     "truncate": lambda entry: entry.truncate(1),
     "value": lambda entry: entry.value(0),

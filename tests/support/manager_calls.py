@@ -21,6 +21,7 @@ CALLS: dict[str, Callable[[KVCacheManager], object]] = {
     "evict_lru_entries": lambda manager: manager.evict_lru_entries(64),
     "evict_expired": KVCacheManager.evict_expired,
     "pin": lambda manager: manager.pin(key_of(1)),
+    "set_priority": lambda manager: manager.set_priority(key_of(1), 1),
     "unpin": lambda manager: manager.unpin(key_of(1)),
     "in": lambda manager: key_of(1) in manager,
     "len": len,
