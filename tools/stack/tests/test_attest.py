@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from milestones import signing
 from milestones.evidence import NOTES
-from milestones.records import parse
+from milestones.records import parse, to_page
 
+from .records import record_of
 from .scratch import Scratch
 from .test_signing import key
 
@@ -129,3 +131,23 @@ def test_a_record_of_a_commit_that_is_not_here_is_not_taken(
     other = Scratch(tmp_path / "other")
     other.begin(parts=1)
     assert "is not here" in other.run("take", str(ci / "record.json")).text
+
+
+def test_a_record_that_is_not_true_to_its_commit_is_not_taken(
+    scratch: Scratch, ci: Path, key: Path
+) -> None:
+    """Each is sealed anew, so that only what it says can speak against it."""
+    path = ci / "record.json"
+    other = scratch.repository.tree("feat/demo-2")
+    signed = signing.sign(record_of(scratch.repository, "feat/demo-2"), key).signature
+    mine = record_of(scratch.repository, "feat/demo-1")
+    for forged, reason in [
+        (record_of(scratch.repository, "feat/demo-1", tree=other), f"names the tree {other[:12]}"),
+        (record_of(scratch.repository, "feat/demo-1", locks="0" * 64), "names gates or locks"),
+        (mine.model_copy(update={"signature": signed}), "its signature does not fit"),
+    ]:
+        path.write_text(to_page(forged), encoding="utf-8")
+        said = scratch.run("take", str(path))
+        assert said.exit_code == 1
+        assert reason in said.text
+    assert scratch.repository.commit(NOTES) is None
