@@ -36,6 +36,8 @@ def print_sizing(console: Console, report: SizingReport, title: str, reader: Tra
     console.print(_needs(report))
     for sentence in describe(report):
         console.print(sentence)
+    if report.layout is None:
+        console.print("With --layout or --model, sizes are in bytes.", style="dim")
     if reader.first_skipped is not None:
         console.print(f"Skipped {counted(reader.skipped, 'line')}.", style="dim")
         console.print(f"Skipped first: {reader.first_skipped}", soft_wrap=True)

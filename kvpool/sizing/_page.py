@@ -139,7 +139,7 @@ def _sections(report: SizingReport, pictures: dict[str, str]) -> Iterable[str]:
     )
     yield _section(
         "Pool for a share of what an infinite pool reuses",
-        "" if report.bytes_per_block is None else "Below each size: the same in blocks.",
+        "In blocks." if report.bytes_per_block is None else "Below each size: the same in blocks.",
         _needs(report),
         _ratios(report),
     )
@@ -202,8 +202,9 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def _size(report: SizingReport, blocks: int | None) -> str:
     if blocks is None:
         return "n/a"
-    text = report.size_text(blocks)
-    return text if report.bytes_per_block is None else f"{text}<small>{blocks:,}</small>"
+    if report.bytes_per_block is None:
+        return f"{blocks:,}"
+    return f"{report.size_text(blocks)}<small>{blocks:,}</small>"
 
 
 def _seconds(seconds: float | None) -> str:

@@ -30,9 +30,8 @@ def _sentences(report: SizingReport) -> Iterator[str]:
         return
     yield f"LRU needs {_list(report, 'lru')} of that."
     for share in SHARES:
-        best = report.best(share)
-        lru = report.answer("lru", share)
-        if best.policy != "lru" and best.blocks and lru.blocks and best.blocks < lru.blocks:
+        best, lru = report.best(share), report.answer("lru", share)
+        if best.blocks and lru.blocks and _is_better(report, best):
             yield (
                 f"The smallest pool for {share:.0%} is one with {best.policy}: "
                 f"{_text(report, best)}, {1 - best.blocks / lru.blocks:.0%} less than LRU."
@@ -42,8 +41,6 @@ def _sentences(report: SizingReport) -> Iterator[str]:
         f"The knee of LRU is at {report.size_text(knee)}, where the hit ratio is "
         f"{report.curves['lru'].hit_ratio(knee):.1%}: beyond, a larger pool gains less."
     )
-    if report.bytes_per_token is None:
-        yield "With --layout or --model sizes are in bytes."
     if report.sample_rate < 1:
         worst = max(curve.error for curve in report.curves.values())
         yield (
@@ -51,6 +48,12 @@ def _sentences(report: SizingReport) -> Iterator[str]:
             f"{report.sample_rate:.1%} of the branches; their hit ratios may be off by "
             f"{100 * worst:.1f} points."
         )
+
+
+def _is_better(report: SizingReport, answer: Answer) -> bool:
+    """Return whether the hits of an answer are more than those of LRU, beyond the error."""
+    curve, lru, blocks = report.curves[answer.policy], report.curves["lru"], answer.blocks or 0
+    return curve.hit_ratio(blocks) - lru.hit_ratio(blocks) > curve.error
 
 
 def _list(report: SizingReport, policy: str) -> str:

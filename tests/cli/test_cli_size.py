@@ -107,6 +107,7 @@ def test_a_sample_states_its_error(talks: str) -> None:
     assert shown["policies"]["lru"]["error"] == 0
     assert shown["policies"]["lfu"]["error"] > 0
     done = run("size", *options)
+    assert "With --layout or --model, sizes are in bytes." in done.stdout
     error = shown["policies"]["lfu"]["error"]
     assert re.search(rf"^ *lfu .* {error:.2%} *$", done.stdout, re.MULTILINE)
     assert re.search(r"^ *lru .* exact *$", done.stdout, re.MULTILINE)

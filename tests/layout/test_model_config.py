@@ -95,6 +95,8 @@ def test_layers_with_configurations_of_their_own() -> None:
     [
         ({"num_hidden_layers": None}, "no number num_hidden_layers: None"),
         ({"num_attention_heads": "8"}, "no number num_attention_heads: '8'"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; at least 1"),
+        ({"num_hidden_layers": 10**12}, "1000000000000 layers are more than any model has"),
         ({"hidden_size": None}, "no number hidden_size"),
         ({"dtype": None}, "names no dtype"),
         ({"dtype": "float64"}, "unsupported dtype 'float64'; use"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from kvpool.errors import UnknownPluginError
 from kvpool.sizing import (
     SHARES,
+    HitCurve,
     PrefixTrace,
     SizingError,
     SizingReport,
@@ -184,7 +186,16 @@ def test_words(report: SizingReport) -> None:
     assert first.blocks is not None
     assert f"{report.reusable:,} of {report.references:,} blocks" in text
     assert f"LRU needs {report.size_text(first.blocks)} for 50%" in text
-    assert "--layout" not in text
+
+
+def test_a_policy_is_called_better_only_beyond_its_error(report: SizingReport) -> None:
+    lru = report.curves["lru"]
+    gain = 0.02 * lru.references
+    shifted = np.minimum(lru.hits + gain, report.reusable)
+    for error, is_said in ((0.019, True), (0.021, False)):
+        curve = HitCurve("x", lru.sizes, shifted, lru.references, error)
+        better = dataclasses.replace(report, curves={"lru": lru, "x": curve})
+        assert ("The smallest pool for 50% is one with x" in " ".join(describe(better))) == is_said
 
 
 def test_sizes_as_text(report: SizingReport, talks: PrefixTrace) -> None:
@@ -207,5 +218,4 @@ def test_without_a_layout_sizes_are_blocks(talks: PrefixTrace) -> None:
     found = measure(talks, [], points=2)
     assert found.answer("lru", 0.5).nbytes is None
     assert found.bytes_per_block is None
-    assert any("--layout or --model" in one for one in describe(found))
     assert next(found.rows())["bytes"] is None

@@ -51,6 +51,11 @@ def test_a_selection_is_the_trace_of_those_requests(paths: list[tuple[int, ...]]
         assert number[int(part.parents[block])] == wanted.parents[number[block]]
 
 
+def test_ids_may_have_any_size() -> None:
+    trace = PrefixTrace.from_requests(requests_of([(10**30, 2**64), (10**30, 2**64 + 1)]), 16)
+    assert trace.references.tolist() == [0, 1, 0, 2]
+
+
 def test_a_file_is_read() -> None:
     with TraceReader(DATA / "mooncake_small.jsonl") as reader:
         trace = PrefixTrace.read(reader)
