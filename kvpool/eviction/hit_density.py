@@ -17,14 +17,14 @@ __all__ = [
     "kvpool_eviction_policy",
 ]
 
-_USES = (1, 2, 3, 4, 6, 10, 32)  # from how many uses on an item is of the next kind
+_USES = (1, 2, 3, 4, 6, 10, 16, 32, 64)  # from how many uses on an item is of the next kind
 _KIND = [sum(uses >= least for least in _USES) - 1 for uses in range(_USES[-1] + 1)]
 _KINDS = len(_USES)  # as many again for items that were left behind
 
 _YOUNGEST = 64  # the first bin ends at this part of the bytes held
 _MEMORY = 8  # events count half after so many times the bytes held
 _LESSONS = 16  # times to learn while as many bytes as are held are used
-_CALLS = 512  # between two times to learn, at least
+_CALLS = 512  # between two times to learn, at least; fewer at first
 _GHOSTS, _FEW_GHOSTS = 4, 1 << 14  # parts for each part held, and at least
 
 
@@ -95,7 +95,7 @@ class HitDensityPolicy(EvictionPolicy):
         self._first = 0  # the bin in which a use puts an item
         self._due = [0.0] * BINS  # when to look for items that are older than a bin
         self._next_look = self._next_lesson = 0.0
-        self._calls = 0
+        self._calls = self._all_calls = 0
 
     # -- the contract ----------------------------------------------------------------------
 
@@ -258,7 +258,9 @@ class HitDensityPolicy(EvictionPolicy):
         self._calls += 1
         if self._now >= self._next_look:
             self._look()
-            if self._now >= self._next_lesson and self._calls >= _CALLS:
+            if self._now >= self._next_lesson and self._calls >= min(
+                _CALLS, 32 + self._all_calls // 8
+            ):
                 self._learn()
 
     def _look(self) -> None:
@@ -297,6 +299,7 @@ class HitDensityPolicy(EvictionPolicy):
 
     def _learn(self) -> None:
         """Compute the index of all cells anew, and sort those that have items."""
+        self._all_calls += self._calls
         self._calls = 0
         self._next_lesson = self._now + self._most / _LESSONS
         part = self._parts_nbytes / max(self._parts, 1)
