@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from .fake_gh import add_remote
-from .scratch import Scratch
+from .scratch import Scratch, write_executable
 from .test_restack import own_subjects
 
 
@@ -169,6 +169,21 @@ def test_a_file_that_goes_away_and_odd_names(top: Scratch) -> None:
     change(top, name, "b=2", "b=3")
     assert top.run("absorb", "--execute").exit_code == 0
     assert top.git("show", f"feat/demo-3:{name}") == "a=1\nb=3"
+
+
+def test_links_and_modes_come_back(top: Scratch) -> None:
+    outside = top.root.parent / "outside"
+    outside.write_text("not mine\n", encoding="utf-8")
+    (top.root / "link").symlink_to(outside)
+    write_executable(top.root / "run.sh", "run=1\n")
+    top.git("add", "--all")
+    difference = staged(top)
+    assert top.run("absorb", "--into", "demo/1", "--execute").exit_code == 0
+    assert top.git("ls-tree", "feat/demo-1", "link", "run.sh").split()[::4] == ["120000", "100755"]
+    assert top.run("undo", "--execute").exit_code == 0
+    top.git("add", "--all")
+    assert staged(top) == difference
+    assert outside.read_text(encoding="utf-8") == "not mine\n"
 
 
 def test_a_change_that_does_not_fit_below_is_refused(top: Scratch) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .fake_gh import add_remote
+from .fake_gh import FakeGh, add_remote
 from .scratch import Scratch
 from .test_restack import check_row, rescue
 
@@ -66,6 +66,32 @@ def test_what_landed_is_noticed_and_the_rest_follows(
     assert "feat/demo-1 is merged, and not needed any more: git branch -D feat/demo-1" in said.text
     rescue(scratch, before)
     assert scratch.repository.head() == "refs/heads/feat/demo-3"
+
+
+def test_a_stack_goes_from_its_requests_to_the_trunk(
+    scratch: Scratch,
+    origin: Scratch,
+    other: Scratch,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Submit, a merge on the forge, sync, and submit again."""
+    gh = FakeGh.install(tmp_path / "gh", monkeypatch)
+    assert scratch.run("submit", "demo", "--execute").exit_code == 0
+    merge_first(other)
+    gh.change(51, state="MERGED")
+    refused = scratch.run("submit", "demo", "--execute")
+    assert refused.text == (
+        "feat/demo-2 does not sit on what main is now, and nothing was submitted"
+    )
+    assert scratch.run("sync", "--execute").exit_code == 0
+    gh.forget()
+    said = scratch.run("submit", "demo", "--execute")
+    assert said.exit_code == 0, said.text
+    assert gh.changes()[0] == ["pr", "edit", "52", "--base", "main"]
+    assert [one["baseRefName"] for one in gh.requests()] == ["main", "main", "feat/demo-2"]
+    assert "1. Part 1 (merged)\n2. **#52 Part 2** (this one)\n" in gh.requests()[1]["body"]
+    assert origin.id("feat/demo-3") == scratch.id("feat/demo-3")
 
 
 @pytest.mark.usefixtures("origin")

@@ -8,6 +8,7 @@ long as the journal is there, git collects nothing of what it could bring back.
 from __future__ import annotations
 
 import json
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,7 +66,8 @@ class Entry(BaseModel):
     head_after : str or None
         What it left checked out; None if it did not come to its end.
     files : dict
-        The files of the working tree that it set out to change, as blobs; None: there was none.
+        The files of the working tree that it set out to change, each with mode and blob; None:
+        there was no such file.
     files_after : dict
         Those files as it left them; empty if it did not come to its end.
     """
@@ -113,11 +115,16 @@ class Journal:
         self._write(self._page(operation, ends=entry, files=list(self._read(entry).files)))
 
     def keep(self, name: str) -> str | None:
-        """Store a file of the working tree, and return its blob; None if there is no such file."""
+        """Store a file of the working tree, and return its mode and blob; None if there is none."""
         path = self.git.root / name
+        if path.is_symlink():
+            return (
+                f"120000 {self.git.run('hash-object', '-w', '--stdin', stdin=str(path.readlink()))}"
+            )
         if not path.is_file():
             return None
-        return self.git.run("hash-object", "-w", "--no-filters", "--", str(path))
+        mode = "100755" if path.stat().st_mode & stat.S_IXUSR else "100644"
+        return f"{mode} {self.git.run('hash-object', '-w', '--no-filters', '--', str(path))}"
 
     def settle(self, *operations: str) -> None:
         """Close the entries of operations that were stopped and then finished by hand.
@@ -197,7 +204,9 @@ class Journal:
         blob = self.git.run("hash-object", "-w", "--stdin", stdin=text)
         rows = [f"100644 blob {blob}\t{_FILE}"]
         kept = [one for one in page.files.values() if one is not None]
-        rows += [f"100644 blob {one}\tfile-{number}" for number, one in enumerate(kept)]
+        for number, one in enumerate(kept):
+            mode, id_ = one.split()
+            rows.append(f"{mode} blob {id_}\tfile-{number}")
         tree = self.git.run("mktree", stdin="".join(f"{row}\n" for row in rows))
         last = self.git.commit(JOURNAL)
         before = last or self._root()

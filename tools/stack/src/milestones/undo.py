@@ -5,6 +5,8 @@ An undo is an operation itself: it is written down before it begins, and can be 
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,7 @@ class UndoPlan:
     aborts : bool
         Whether a rebase that waits is given up, with what was resolved in it.
     files : mapping
-        The blob that each file of the working tree is to have; None: it goes away.
+        Mode and blob that each file of the working tree is to have; None: it goes away.
     """
 
     entry: Entry
@@ -145,13 +147,20 @@ def _loose(git: Git) -> set[str]:
 
 
 def _bring_back(git: Git, files: Mapping[str, str | None]) -> None:
-    for name, blob in files.items():
+    """Write files as the journal has them; a link is not written through."""
+    for name, kept in files.items():
         path = git.root / name
-        if blob is None:
-            path.unlink(missing_ok=True)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(git.blob(blob))
+        path.unlink(missing_ok=True)
+        if kept is None:
+            continue
+        mode, blob = kept.split()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if mode == "120000":
+            path.symlink_to(os.fsdecode(git.blob(blob)))
+            continue
+        path.write_bytes(git.blob(blob))
+        if mode == "100755":
+            path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
 
 
 def _entry(entries: list[Entry], chosen: str | None) -> Entry:
