@@ -234,7 +234,6 @@ def bench_decode(session: nox.Session) -> None:
     """
     steps.require(session, OLDEST)
     steps.install_editable(session, "requirements/bench.txt", "transformers", "plot")
-    steps.install_model(session)
     record = str(session.cache_dir / "bench-decode.json")
     session.run("python", "-m", "benchmarks", "decode", "--json", record, *session.posargs)
     if "--publish" in session.posargs:  # record and plot have their places in the docs
@@ -242,6 +241,21 @@ def bench_decode(session: nox.Session) -> None:
     elif "--quick" not in session.posargs:
         drawn = str(session.cache_dir / "decode.svg")
         session.run("python", "-m", "benchmarks.decode_plot", "--record", record, "-o", drawn)
+
+
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def bench_first_token(session: nox.Session) -> None:
+    """Run the benchmark that needs torch and a real model, as `bench` runs all others.
+
+    The record is in `.nox/.cache/bench-first-token.json`. With `-- --publish` it goes to the
+    performance page. pip makes this environment, as that of `integration`.
+    """
+    steps.require(session, OLDEST)
+    steps.install_editable(session, "requirements/bench.txt", "transformers")
+    if not steps.install_model(session):
+        session.error("the benchmark measures a real model, and pip cannot install its weights")
+    record = str(session.cache_dir / "bench-first-token.json")
+    session.run("python", "-m", "benchmarks", "first_token", "--json", record, *session.posargs)
 
 
 @nox.session(python=OLDEST.for_nox)

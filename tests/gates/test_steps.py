@@ -73,6 +73,18 @@ def test_a_group_that_cannot_be_installed_skips_but_for_ci(
     assert "pip cannot install kvpool-absent @ file:///absent-of-all-machines here" in said
 
 
+@pytest.mark.parametrize(("environ", "result"), [({}, "success"), ({"CI": "1"}, "aborted")])
+def test_a_model_that_cannot_be_installed_is_done_without_but_for_ci(
+    tmp_path: Path, environ: dict[str, str], result: str
+) -> None:
+    groups = '[dependency-groups]\nmodel = ["kvpool-absent @ file:///absent-of-all-machines"]\n'
+    (tmp_path / "pyproject.toml").write_text(groups, encoding="utf-8")
+    body = "    assert not steps.install_model(session)\n"
+    ended, said = run(tmp_path, body, backend="uv|virtualenv", **environ)
+    assert ended == result, said
+    assert "pip cannot install the weights of a real model here" in said
+
+
 def test_what_is_not_at_hand_everywhere_is_left_out() -> None:
     options = pytest_options(["tests/a.py::one", "tests/b.py"], "stress")
     assert options[:2] == ["-m", "not integration and not transformers and not stress"]
