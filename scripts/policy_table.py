@@ -108,7 +108,7 @@ class PrefixCache:
         return head
 
     def _evict(self, blocks: int) -> bool:
-        """Evict up to so many blocks from one segment; return whether there was one."""
+        """Evict at most `blocks` blocks from one segment; return whether there was one."""
         for item in self._policy.victims():
             leaf = self._leaf(item)
             if leaf is not None:

@@ -40,7 +40,7 @@ class GhostQueue:
         self._sizes: OrderedDict[Hashable, int] = OrderedDict()
 
     def add(self, names: Sequence[Hashable], nbytes: int) -> None:
-        """Note parts that leave, which held these bytes together; the last of them goes first."""
+        """Note parts that leave, which held these bytes together; the last one is the earliest."""
         for name in reversed(names):
             self.take(name)
             self._sizes[name] = nbytes // len(names)

@@ -75,7 +75,7 @@ class ItemQueue:
         self.nbytes += nbytes - before
 
     def split(self, item: Hashable, head: Hashable, nbytes: int, head_nbytes: int) -> None:
-        """Put the first part of an item right behind the item, so that the item goes first."""
+        """Put the first part of an item right behind the rest, in the place of the item."""
         self.resize(item, nbytes)
         self._enter(head, head_nbytes, self._group_of[item])
 

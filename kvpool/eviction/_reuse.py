@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 __all__ = ["BINS", "ReuseAges", "bin_of"]
 
 _PER_OCTAVE = 2
@@ -27,8 +29,8 @@ class ReuseAges:
 
     Parameters
     ----------
-    kinds : int
-        How many kinds of items there are.
+    groups : sequence of int
+        How many kinds of items there are in each group. The kinds of a group learn from each other.
 
     Attributes
     ----------
@@ -42,8 +44,8 @@ class ReuseAges:
     -----
     Bins are half an octave wide. For each, the chance of a use is estimated as in a life table:
     uses ÷ (uses + those that became older + half of those that are there). What is known of few
-    items is mixed with what is known of all kinds, and that with the bin before. Older events
-    count for less and less.
+    items is mixed with what is known of all kinds of the group, and that with the bin before.
+    Older events count for less and less.
 
     The index of a kind and age is the Gittins index of an item that is kept until it is used, or
     given up at the best time: the maximum over T of P(used before T) ÷ E[time kept until then].
@@ -52,7 +54,10 @@ class ReuseAges:
     Gittins, "Bandit Processes and Dynamic Allocation Indices", J. R. Stat. Soc. B 41(2), 1979.
     """
 
-    def __init__(self, kinds: int) -> None:
+    def __init__(self, *groups: int) -> None:
+        kinds = sum(groups)
+        starts = [sum(groups[:at]) for at in range(len(groups) + 1)]
+        self._groups = [range(start, end) for start, end in pairwise(starts)]
         self.ends = _ENDS
         self.present = [[0] * BINS for _ in range(kinds)]  # bytes, also of what was evicted
         self.index = [[_PRIOR / end for end in _ENDS] for _ in range(kinds)]
@@ -82,22 +87,23 @@ class ReuseAges:
             By how much events from now on count more than those so far.
         """
         trust = _TRUST * part
-        everyone = self._chances_of_all(first, trust)
-        for kind, index in enumerate(self.index):
-            self._index(kind, first, trust, everyone, index)
+        for group in self._groups:
+            everyone = self._chances_of_all(group, first, trust)
+            for kind in group:
+                self._index(kind, first, trust, everyone, self.index[kind])
         self._weight *= fade
         if self._weight > _TOO_LARGE:
             for table in (*self._used, *self._passed):
                 table[:] = [one / self._weight for one in table]
             self._weight = 1.0
 
-    def _chances_of_all(self, first: int, trust: float) -> list[float]:
-        """Return for each bin the chance of a use in it, of items of any kind."""
+    def _chances_of_all(self, group: range, first: int, trust: float) -> list[float]:
+        """Return for each bin the chance of a use in it, of items of any kind of a group."""
         chances, chance, weight = [_PRIOR] * BINS, _PRIOR, self._weight
         for at in range(first, BINS):
-            used = sum(table[at] for table in self._used) / weight
-            passed = sum(table[at] for table in self._passed) / weight
-            present = sum(table[at] for table in self.present)
+            used = sum(self._used[kind][at] for kind in group) / weight
+            passed = sum(self._passed[kind][at] for kind in group) / weight
+            present = sum(self.present[kind][at] for kind in group)
             chance = (used + trust * chance) / (used + passed + present / 2 + trust)
             chances[at] = chance
         return chances

@@ -19,7 +19,7 @@ __all__ = [
 
 _USES = (1, 2, 3, 4, 6, 10, 16, 32, 64)  # from how many uses on an item is of the next kind
 _KIND = [sum(uses >= least for least in _USES) - 1 for uses in range(_USES[-1] + 1)]
-_KINDS = len(_USES)  # as many again for items that were left behind
+_KINDS = len(_USES)  # as many again for items that were left behind, and for sessions
 
 _YOUNGEST = 64  # the first bin ends at this part of the bytes held
 _MEMORY = 8  # events count half after so many times the bytes held
@@ -70,6 +70,9 @@ class HitDensityPolicy(EvictionPolicy):
     take, see `kvpool.eviction._reuse.ReuseAges`. Where nothing is known, the order is that of
     LRU. The index is multiplied by the cost of a byte, see `cost_of`.
 
+    Sessions whose tokens nobody told are kinds of their own, and are not watched after they left:
+    a session that is open may leave because its tokens are known now.
+
     An item that has `children` is offered after those, because a prefix cannot be evicted before
     what continues it. The attribute `parent` of an item is where it is one of the `children`.
 
@@ -81,7 +84,7 @@ class HitDensityPolicy(EvictionPolicy):
     # joins the next one last: a call that is interrupted leaves an item that is not ranked.
 
     def __init__(self) -> None:
-        self._ages = ReuseAges(2 * _KINDS)
+        self._ages = ReuseAges(2 * _KINDS, _KINDS)
         self._spans: dict[Hashable, _Span] = {}
         self._ghosts: dict[Hashable, _Span] = {}  # by the names of their parts
         self._ghost_spans: OrderedDict[_Span, None] = OrderedDict()  # the first evicted first
@@ -104,8 +107,9 @@ class HitDensityPolicy(EvictionPolicy):
         self._hold(nbytes)
         self._pass_time(nbytes)
         names = names_of(item)
-        self._parts += len(names)
-        self._parts_nbytes += nbytes
+        if hasattr(item, "names"):
+            self._parts += len(names)
+            self._parts_nbytes += nbytes
         uses = 1
         for index, name in enumerate(names):
             ghost = self._ghosts.pop(name, None)
@@ -131,7 +135,7 @@ class HitDensityPolicy(EvictionPolicy):
         self._ages.present[span.cell.kind][span.cell.at] += nbytes - before
         span.nbytes = nbytes
         self._hold(nbytes - before)
-        if nbytes < before:
+        if nbytes < before and hasattr(item, "names"):
             self._become_ghost(span, leaving(item, before, nbytes), before - nbytes)
 
     def remove(self, item: Hashable, /) -> None:
@@ -140,7 +144,8 @@ class HitDensityPolicy(EvictionPolicy):
         self._leave(span)
         del self._spans[item]
         self._hold(-span.nbytes)
-        self._become_ghost(span, names_of(item), span.nbytes)
+        if hasattr(item, "names"):
+            self._become_ghost(span, names_of(item), span.nbytes)
 
     def split(self, item: Hashable, head: Hashable, nbytes: int, head_nbytes: int, /) -> None:
         """Add the first part of an item with its uses and age; the rest was left behind."""
@@ -152,7 +157,8 @@ class HitDensityPolicy(EvictionPolicy):
         span.nbytes = nbytes
         self._spans[head] = first
         self._join(first, cell)
-        self._join(span, self._row(_kind_of(span.uses, left=True), cell.price)[cell.at])
+        left = cell.kind + _KINDS if cell.kind < _KINDS else cell.kind
+        self._join(span, self._row(left, cell.price)[cell.at])
 
     def victims(self) -> Iterator[Hashable]:
         """Yield the items from the least promising to the most, but children before parents."""
@@ -186,7 +192,8 @@ class HitDensityPolicy(EvictionPolicy):
     def _enter(self, item: Hashable, uses: int, nbytes: int) -> None:
         """Put an item where a use puts it."""
         price = _price(item, nbytes)
-        cell = self._row(_kind_of(uses), price)[self._first]
+        kind = _kind_of(uses) if hasattr(item, "names") else _kind_of(uses) + 2 * _KINDS
+        cell = self._row(kind, price)[self._first]
         span = self._spans[item] = _Span(item, self._now, uses, nbytes, cell)
         self._join(span, cell)
 
@@ -221,8 +228,7 @@ class HitDensityPolicy(EvictionPolicy):
         self._ages.present[span.cell.kind][span.cell.at] += nbytes
         span.cell.ghosts[ghost] = None
         self._ghost_spans[ghost] = None
-        part = self._parts_nbytes // max(self._parts, 1)
-        most = max(_FEW_GHOSTS, _GHOSTS * self._most // max(part, 1))
+        most = max(_FEW_GHOSTS, _GHOSTS * self._most / self._part())
         while len(self._ghosts) > most and self._ghost_spans:
             self._forget(next(iter(self._ghost_spans)))
 
@@ -297,12 +303,18 @@ class HitDensityPolicy(EvictionPolicy):
                 present[older.at] += ghost.nbytes
                 older.ghosts[ghost] = None
 
+    def _part(self) -> float:
+        """Return the bytes of a part; of items without names, those of an item."""
+        if self._parts:
+            return max(self._parts_nbytes / self._parts, 1.0)
+        return max(self._held / max(len(self._spans), 1), 1.0)
+
     def _learn(self) -> None:
         """Compute the index of all cells anew, and sort those that have items."""
         self._all_calls += self._calls
         self._calls = 0
         self._next_lesson = self._now + self._most / _LESSONS
-        part = self._parts_nbytes / max(self._parts, 1)
+        part = self._part()
         self._ages.learn(self._first, part, 2 ** (1 / (_MEMORY * _LESSONS)))
         order = []
         for row in self._rows.values():
@@ -318,10 +330,9 @@ def _by_rank(cell: _Cell) -> tuple[float, int]:
     return cell.rank
 
 
-def _kind_of(uses: int, *, left: bool = False) -> int:
-    """Return the kind of an item, from its uses and whether it was left behind."""
-    kind = _KIND[min(uses, _USES[-1])]
-    return kind + _KINDS if left else kind
+def _kind_of(uses: int) -> int:
+    """Return the kind of an item that was used so often, and not left behind."""
+    return _KIND[min(uses, _USES[-1])]
 
 
 def _price(item: Hashable, nbytes: int) -> int:

@@ -89,13 +89,13 @@ class Segment:
 
     @property
     def cost(self) -> float:
-        """The work to compute the tokens again, in tokens at the start of a sequence.
+        """The work to compute the tokens again; that of a byte at the start of a sequence is 1.
 
         A token attends to all before it. In a model of 8 billion parameters that is as much work as
         all the rest at a position of about 32,000.
         """
         count = len(self.tokens) // TOKEN_BYTES
-        return count * (1 + (self.start + count / 2) / _ATTENTION_TOKENS)
+        return self.nbytes * (1 + (self.start + count / 2) / _ATTENTION_TOKENS)
 
     @property
     def names(self) -> list[int]:

@@ -23,7 +23,7 @@ class Block:
 
 
 def lru(block: Block) -> tuple[int, ...]:
-    """Order by the last use; of blocks that were used at once, the deepest goes first."""
+    """Order by the last use; of blocks that were used at once, the deepest is evicted first."""
     return (block.used, -block.depth)
 
 
