@@ -15,30 +15,115 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import zipfile
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 from benchmarks.harness import UnavailableError
 
-__all__ = ["LMCACHE_VERSION", "PeerUnavailableError", "lmcache_address_manager"]
+__all__ = [
+    "LMCACHE_VERSION",
+    "SGLANG_VERSION",
+    "VLLM_VERSION",
+    "Peer",
+    "PeerUnavailableError",
+    "lmcache_address_manager",
+    "sglang_radix_cache",
+    "vllm_blocks",
+]
 
 LMCACHE_VERSION = "0.5.6"
+SGLANG_VERSION = "0.5.23"
+VLLM_VERSION = "0.33.0"
 SORTEDCONTAINERS_VERSION = "2.4.0"
-
-# The wheel is bound to a platform by compiled modules, none of which is loaded here.
-ANY_PLATFORM = [
-    "--only-binary=:all:",
-    "--python-version=3.11",
-    "--platform=manylinux_2_28_x86_64",
-    "--no-deps",
-]
 
 
 class PeerUnavailableError(UnavailableError):
     """The peer cannot be installed or loaded; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """A peer, and which of its modules are loaded.
+
+    Parameters
+    ----------
+    requirements : tuple of str
+        Its wheel and those of what is measured with it, by name and version.
+    roots : tuple of str
+        Packages that are answered by stand-ins.
+    keep : tuple of str
+        Modules of these packages that are loaded all the same.
+    platform, python : str
+        Which wheel: compiled modules bind it to them, none of which is loaded here.
+    """
+
+    requirements: tuple[str, ...]
+    roots: tuple[str, ...]
+    keep: tuple[str, ...]
+    platform: str = "manylinux_2_28_x86_64"
+    python: str = "3.11"
+
+    def modules(self, *names: str, fetch: bool = True) -> list[Any]:
+        """Load some of the modules that are kept.
+
+        Parameters
+        ----------
+        *names : str
+        fetch : bool, default True
+            Whether to download the peer if it is not here.
+
+        Raises
+        ------
+        PeerUnavailableError
+            The peer is not here, or it cannot be downloaded or loaded.
+        """
+        directory = installed(self, fetch)
+        try:
+            with stand_ins(self.roots, directory, self.keep):
+                return [importlib.import_module(name) for name in names]
+        except Exception as error:
+            pinned = self.requirements[0]
+            raise PeerUnavailableError(f"{pinned} does not load: {error!r}") from error
+
+
+LMCACHE = Peer(
+    (f"lmcache=={LMCACHE_VERSION}", f"sortedcontainers=={SORTEDCONTAINERS_VERSION}"),
+    roots=("lmcache", "torch"),
+    keep=("lmcache.v1.memory_management",),
+)
+SGLANG = Peer(
+    (f"sglang=={SGLANG_VERSION}",),
+    roots=("sglang", "torch"),
+    keep=tuple(
+        f"sglang.srt.mem_cache.{name}"
+        for name in (
+            "radix_cache",
+            "base_prefix_cache",
+            "cache_init_params",
+            "events",
+            "evict_policy",
+            "utils",
+        )
+    ),
+    platform="manylinux_2_34_x86_64",
+    python="3.12",  # there is no wheel for 3.11
+)
+VLLM = Peer(
+    (f"vllm=={VLLM_VERSION}",),
+    roots=("vllm", "torch", "cbor2"),
+    keep=(
+        "vllm.v1.core.block_pool",
+        "vllm.v1.core.kv_cache_utils",
+        "vllm.v1.core.kv_cache_metrics",
+        "vllm.utils.hashing",
+        "vllm.utils.math_utils",
+    ),
+)
 
 
 def lmcache_address_manager() -> Any:
@@ -48,42 +133,64 @@ def lmcache_address_manager() -> Any:
     ------
     PeerUnavailableError
     """
-    requirements = (
-        f"lmcache=={LMCACHE_VERSION}",
-        f"sortedcontainers=={SORTEDCONTAINERS_VERSION}",
-    )
-    directory = installed(requirements)
-    name = "lmcache.v1.memory_management"
-    try:
-        with stand_ins(("lmcache", "torch"), directory, keep=name):
-            return importlib.import_module(name).AddressManager
-    except Exception as error:
-        raise PeerUnavailableError(f"LMCache {LMCACHE_VERSION} does not load: {error!r}") from error
+    (module,) = LMCACHE.modules("lmcache.v1.memory_management")
+    return module.AddressManager
 
 
-def installed(requirements: Sequence[str]) -> Path:
-    """Return a directory that holds these distributions, and install them if it does not.
+def sglang_radix_cache(fetch: bool = True) -> Any:
+    """Return the module of SGLang's `RadixCache`, with `RadixKey` and the types of parameters.
+
+    Raises
+    ------
+    PeerUnavailableError
+    """
+    return SGLANG.modules("sglang.srt.mem_cache.radix_cache", fetch=fetch)[0]
+
+
+def vllm_blocks(fetch: bool = True) -> tuple[Any, Any, Any]:
+    """Return vLLM's modules of `BlockPool`, of its chain of hashes, and of the hash functions.
+
+    Raises
+    ------
+    PeerUnavailableError
+    """
+    names = ("v1.core.block_pool", "v1.core.kv_cache_utils", "utils.hashing")
+    pool, chain, functions = VLLM.modules(*(f"vllm.{name}" for name in names), fetch=fetch)
+    return pool, chain, functions
+
+
+def installed(peer: Peer, fetch: bool = True) -> Path:
+    """Return a directory with the modules of a peer, and download them if it is not there.
 
     It lies in $KVPOOL_BENCH_PEERS, or in ~/.cache/kvpool-bench.
     """
     configured = os.environ.get("KVPOOL_BENCH_PEERS")
     cache = Path(configured) if configured else Path.home() / ".cache" / "kvpool-bench"
-    directory = cache / "+".join(requirements).replace("==", "-")
+    directory = cache / "+".join(peer.requirements).replace("==", "-")
     if directory.is_dir():
         return directory
+    if not fetch:
+        raise PeerUnavailableError(f"{peer.requirements[0]} is not here; a full run downloads it")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
-        command = [sys.executable, "-m", "pip", "install", "--quiet", *ANY_PLATFORM]
-        command += ["--target", f"{scratch}/site", *requirements]
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
+        command += ["--only-binary=:all:", f"--python-version={peer.python}"]
+        command += [f"--platform={peer.platform}", "--dest", scratch, *peer.requirements]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
         except subprocess.CalledProcessError as error:
             reason = error.stderr.strip().splitlines()[-1:] or [str(error)]
-            raise PeerUnavailableError(f"{requirements[0]}: {reason[0]}") from error
+            raise PeerUnavailableError(f"{peer.requirements[0]}: {reason[0]}") from error
         except (OSError, subprocess.TimeoutExpired) as error:
-            raise PeerUnavailableError(f"{requirements[0]}: {error}") from error
+            raise PeerUnavailableError(f"{peer.requirements[0]}: {error}") from error
+        unpacked = Path(scratch) / "site"
+        for wheel in Path(scratch).glob("*.whl"):
+            with zipfile.ZipFile(wheel) as archive:  # compiled modules are up to 1 GB
+                archive.extractall(
+                    unpacked, [name for name in archive.namelist() if name.endswith(".py")]
+                )
         # A rename at the end: a directory that is there is complete.
-        (Path(scratch) / "site").rename(directory)
+        unpacked.rename(directory)
     return directory
 
 
@@ -114,9 +221,9 @@ class StandIn(ModuleType):
 
 
 class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Answers every import of some packages with a stand-in, but for one module."""
+    """Answers every import of some packages with a stand-in, but for those to keep."""
 
-    def __init__(self, roots: Sequence[str], directory: Path, keep: str) -> None:
+    def __init__(self, roots: Sequence[str], directory: Path, keep: Collection[str]) -> None:
         self.roots = roots
         self.directory = directory
         self.keep = keep
@@ -125,7 +232,7 @@ class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         self, fullname: str, path: object, target: object = None
     ) -> importlib.machinery.ModuleSpec | None:
         del path, target
-        if fullname == self.keep:
+        if fullname in self.keep:
             file = self.directory / (fullname.replace(".", "/") + ".py")
             return importlib.util.spec_from_file_location(fullname, file)
         if fullname.partition(".")[0] in self.roots:
@@ -140,7 +247,7 @@ class StandInFinder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 @contextmanager
-def stand_ins(roots: Sequence[str], directory: Path, keep: str) -> Iterator[None]:
+def stand_ins(roots: Sequence[str], directory: Path, keep: Collection[str]) -> Iterator[None]:
     """Let `keep` be imported from `directory`, with stand-ins for all else of `roots`.
 
     Nothing of it stays in `sys.modules`: a real torch can be imported afterwards.
