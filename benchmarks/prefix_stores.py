@@ -15,7 +15,7 @@ from benchmarks.peers import sglang_radix_cache, vllm_blocks
 from kvpool.cache_key import CacheKey
 from kvpool.eviction.lru import LruPolicy
 from kvpool.layout import KVLayout
-from kvpool.prefix import Identity, Ranking, token_bytes
+from kvpool.prefix import TOKEN_BYTES, Identity, Ranking, token_bytes
 
 __all__ = [
     "BLOCK",
@@ -25,6 +25,7 @@ __all__ = [
     "Store",
     "Tokens",
     "VLLMBlocks",
+    "kvpool_pass",
     "sglang_pass",
 ]
 
@@ -66,8 +67,8 @@ class Store(ABC):
 class KvpoolTree(Store):
     """kvpool's tree, with the ranking of its segments. A prompt is an array of token ids."""
 
-    def __init__(self) -> None:
-        self.ranking = Ranking(LruPolicy(), 64)
+    def __init__(self, chunk: int = LEAF) -> None:
+        self.ranking = Ranking(LruPolicy(), chunk)
         self._numbers = itertools.count()
 
     def prompt(self, tokens: Tokens) -> tuple[CacheKey, Tokens]:
@@ -230,10 +231,42 @@ class VLLMRequest:
         self.lora_request = self.cache_salt = self.prompt_embeds = None
 
 
-def sglang_pass(prompts: Sequence[array[int]], tree: SGLangTree, capacity: int) -> int:
-    """Do the same with SGLang's tree, in which a block of the trace is one token.
+def kvpool_pass(prompts: Sequence[Tokens], tree: KvpoolTree, capacity: int) -> int:
+    """Hold the prompts of a trace in kvpool's tree, in which a block is one token.
 
-    What was found is locked while the rest is made room for, and what is over is evicted.
+    What was found is held while the rest is made room for, and what is over is evicted.
+
+    Returns
+    -------
+    int
+        Blocks that were found.
+    """
+    ranking, held, hits = tree.ranking, tree.ranking.tree, 0
+    key: CacheKey | None = None
+
+    def may_end(other: CacheKey) -> bool:
+        return other is not key
+
+    for number, prompt in enumerate(prompts):
+        key, tokens = CacheKey("session", number), token_bytes(prompt)
+        length = held.match(IDENTITY, tokens).length
+        hits += length
+        if length:
+            held.hold(key, IDENTITY, tokens[: length * TOKEN_BYTES])
+        over = held.token_count + len(prompt) - length - capacity
+        if over > 0:
+            for step in ranking.plan(over, len, may_end, by_tokens=True) or ():
+                if not isinstance(step, CacheKey):
+                    for gone in held.cut(step)[1]:
+                        ranking.remove(gone)
+        held.hold(key, IDENTITY, tokens, length)
+    return hits
+
+
+def sglang_pass(prompts: Sequence[array[int]], tree: SGLangTree, capacity: int) -> int:
+    """Do the same with SGLang's tree, which evicts whole leaves.
+
+    What was found is locked while the rest is made room for.
 
     Returns
     -------
