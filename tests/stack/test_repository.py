@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from milestones.cli import every_command
 from milestones.manifest import load_all
 from milestones.render import check
 from milestones.settings import load
@@ -25,7 +26,7 @@ def test_the_manifests_are_as_they_should_be() -> None:
 
 
 def test_the_pages_are_what_the_records_say() -> None:
-    assert check(ROOT, load_all(ROOT), None).problems == ()
+    assert check(ROOT, load_all(ROOT), None, every_command()).problems == ()
 
 
 def test_the_settings_are_those_of_the_gates() -> None:

@@ -37,7 +37,7 @@ from milestones.here import Here, root_and_git
 from milestones.journal import Journal
 from milestones.manifest import load_all
 
-__all__ = ["app", "main"]
+__all__ = ["app", "every_command", "main"]
 
 app = typer.Typer(
     name="stack",
@@ -191,17 +191,17 @@ def render(
     root, git = root_and_git()
     stacks, console = load_all(root), Console(highlight=False)
     if check:
-        show.drift(console, rendering.check(root, stacks, git, _commands()))
+        show.drift(console, rendering.check(root, stacks, git, every_command()))
         return
     if refresh:
         if git is None:
             raise StackError(f"{root} is in no git repository, so there is nothing to ask")
         rendering.refresh(git, stacks)
-    for path in rendering.write(root, stacks, _commands()):
+    for path in rendering.write(root, stacks, every_command()):
         show.line(console, f"wrote {path.as_posix()}")
 
 
-def _commands() -> list[tuple[str, str]]:
+def every_command() -> list[tuple[str, str]]:
     """Return every command with the first line of its help, for the page of the status."""
     found: list[tuple[str, str]] = []
     for one in app.registered_commands:
