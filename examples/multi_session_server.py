@@ -1,8 +1,7 @@
 """A server's loop: many sessions, some threads, one model, one bounded pool.
 
-Requests come as (session, text). Each session's are answered in their order; sessions take
-turns. Who was idle for the longest time is evicted, and computed again when it comes back.
-The model is tiny and has random weights: it runs anywhere, and the answers are nonsense.
+Requests come as (session, text); sessions take turns. The one that was idle for the longest time is
+evicted, and computed again when it continues. The model is tiny, with random weights.
 """
 
 from __future__ import annotations
@@ -73,8 +72,9 @@ class Server:
 
     def _answer(self, session: str, text: str) -> bytes:
         tokens = torch.tensor([self._said[session] + list(text.encode())])
-        with PooledCache.for_model(self._manager, self._model, session) as cache:  # a lease
+        with PooledCache.for_tokens(self._manager, tokens, session, model=self._model) as cache:
             made = self._model.generate(tokens, past_key_values=cache, max_new_tokens=8)
+            cache.close(made)
         self._said[session] = made[0].tolist()
         return bytes(self._said[session][tokens.shape[1] :])
 

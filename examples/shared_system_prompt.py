@@ -1,4 +1,4 @@
-"""A system prompt that is computed once: each user's session is a fork of it.
+"""A system prompt that is computed once: each user's session begins with what the first computed.
 
 The model is tiny and has random weights, so this runs anywhere and the answers are nonsense.
 """
@@ -23,29 +23,25 @@ SYSTEM = "You are the assistant of a library. Say where a book stands, and be br
 
 
 def main() -> None:
-    """Answer five users, each in a fork of the session that holds the system prompt."""
+    """Answer five users, each in a session of their own."""
     model = LlamaForCausalLM(CONFIG).eval()
     computed: list[int] = []
     model.register_forward_pre_hook(
         lambda _model, _args, options: computed.append(options["input_ids"].shape[1]),
         with_kwargs=True,
     )
-    prompt = torch.tensor([list(SYSTEM.encode())])
+    system = list(SYSTEM.encode())
     with KVCacheManager(64 << 20) as manager:
-        # It is not released, so it is not evicted; who asks may be.
-        shared = PooledCache.for_model(manager, model, "system prompt")
-        with torch.inference_mode():
-            model(input_ids=prompt, past_key_values=shared)
-        print(f"system prompt: {sum(computed)} tokens computed")
-
         for user in ("ada", "bo", "cy", "di", "eve"):
             computed.clear()
-            question = torch.tensor([list(f"Where is the book of {user}?".encode())])
-            tokens = torch.cat([prompt, question], dim=1)
-            with shared.fork(user) as cache:
+            question = f"Where is the book of {user}?".encode()
+            tokens = torch.tensor([system + list(question)])
+            with PooledCache.for_tokens(manager, tokens, session=user, model=model) as cache:
                 made = model.generate(tokens, past_key_values=cache, max_new_tokens=8)
+                cache.close(made)
             answer = bytes(made[0, tokens.shape[1] :].tolist())
             print(f"{user}: {tokens.shape[1]} tokens asked, {computed[0]} computed, {answer!r}")
+        print(f"{manager.get_stats().prefix.tokens_reused} tokens were reused")
 
 
 if __name__ == "__main__":

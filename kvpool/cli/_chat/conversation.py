@@ -82,7 +82,8 @@ class Conversation:
         session = self._book.current
         if session.tokens and session.entry is None:
             self._screen.note(
-                f"{session.name} was evicted: computing its {len(session.tokens):,} tokens again"
+                f"{session.name} was evicted: computing what no other session holds of its "
+                f"{len(session.tokens):,} tokens"
             )
         with Interrupts(raises=False) as interrupts:
             answer = _Answer(self._screen, self._book.model.token_text(), interrupts)
