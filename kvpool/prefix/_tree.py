@@ -158,11 +158,10 @@ class PrefixTree:
         if before is not segment:
             segment.holders.append(key)
             self.ends[key] = segment
-        for known in segment.path():  # the last first, so that of these it is evicted first
-            if known.end <= used:
-                break
-            if known is not new:
-                self._policy.touch(known)
+        known = segment if new is None else segment.parent
+        while known is not None and known.end > used:  # not at the root, whose end is 0
+            self._policy.touch(known)  # the last first, so that of these it is evicted first
+            known = known.parent
         if new is not None:
             self._policy.admit(new, new.nbytes)
         if before is not None and before is not segment:

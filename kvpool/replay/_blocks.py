@@ -159,11 +159,10 @@ class BlockReplay(Closing):
         blocks = np.array(request.hash_blocks, np.int64)
         entry, left = self.manager.open_session(blocks, min_left=0, max_context_length=len(blocks))
         hits = len(blocks) - left
-        states = blocks.view(np.float32).reshape(1, 1, -1, 2)
-        if hits and entry.keys().tobytes() != states[:, :, :hits].tobytes():
+        if hits and entry.keys().tobytes() != blocks[:hits].tobytes():
             self._failures += 1
         if left:
-            new = states[:, :, hits:]
+            new = blocks[hits:].view(np.float32).reshape(1, 1, left, 2)
             entry.extend(new, new)
         self.manager.close_session(entry, blocks)
         self._requests += 1
