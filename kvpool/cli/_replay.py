@@ -59,7 +59,10 @@ def replay(
         typer.Option(help="What is contiguous for one token: a head, a layer, or all layers."),
     ] = "head",
     policy: Annotated[
-        str | None, typer.Option(help=with_default("Eviction policy.", "lru"))
+        str | None,
+        typer.Option(
+            help=with_default("Eviction policy.", "lru; hit-density with --capacity-blocks")
+        ),
     ] = None,
     ttl: Annotated[
         float | None,

@@ -67,11 +67,11 @@ class HitDensityPolicy(EvictionPolicy):
     another way. It also watches the names of what was evicted, four times as many as there are
     parts in the pool, so that it learns of ages that no item reaches. From that follows an index
     for each kind and age: hits that are to be expected, for the bytes and the time that they
-    take, see `kvpool.eviction._reuse.ReuseAges`. Where nothing is known, the order is that of
+    take, see the module ``kvpool.eviction._reuse``. Where nothing is known, the order is that of
     LRU. The index is multiplied by the cost of a byte, see `cost_of`.
 
-    Sessions whose tokens nobody told are kinds of their own, and are not watched after they left:
-    a session that is open may leave because its tokens are known now.
+    Sessions whose tokens are not known are kinds of their own, and are not watched after they
+    left: a session may leave because its tokens are known now.
 
     An item that has `children` is offered after those, because a prefix cannot be evicted before
     what continues it. The attribute `parent` of an item is where it is one of the `children`.

@@ -176,7 +176,7 @@ class Departures:
                 [
                     (key, session.entry.block.size)
                     for key, session in self._sessions.items()
-                    if session.held is None
+                    if session.held is None and not session.is_open
                 ],
                 [
                     (key, *held)
@@ -184,6 +184,11 @@ class Departures:
                         self._sessions.items(), key=lambda item: item[1].entry.last_use
                     )
                     if (held := session.held) is not None
+                ],
+                [
+                    key
+                    for key, session in self._sessions.items()
+                    if session.held is None and session.is_open
                 ],
             )
         except MemoryError:

@@ -185,13 +185,15 @@ class Reuse:
                 asked.ttl,
                 token_count=length,
                 max_context_length=asked.least_room if asked.is_room_free else asked.room,
+                is_ranked=False,
             )
         except PoolExhaustedError:  # both do not fit; without its tokens, the holder may go
             return new_key, self._made(new_key, asked), None
         return new_key, fork, "forked" if fork.block.is_fork else "copied"
 
     def _made(self, key: CacheKey, asked: _Asked) -> KVCacheEntry:
-        return self._sessions.create(key, asked.room, asked.identity.layout, asked.ttl)
+        layout = asked.identity.layout
+        return self._sessions.create(key, asked.room, layout, asked.ttl, is_ranked=False)
 
     def _longest(self, asked: _Asked) -> tuple[CacheKey | None, int]:
         """Return a session that holds the most of the tokens asked for, and how many it holds."""

@@ -240,9 +240,15 @@ class Sessions:
         return self._hit(key, entry)
 
     def create(
-        self, key: CacheKey, max_context_length: int, layout: KVLayout | None, ttl: float | None
+        self,
+        key: CacheKey,
+        max_context_length: int,
+        layout: KVLayout | None,
+        ttl: float | None,
+        *,
+        is_ranked: bool = True,
     ) -> KVCacheEntry:
-        """Make the entry of a new session."""
+        """Make the entry of a new session; see `Ranking.unranked` for one that is not ranked."""
         if key.__class__ is not CacheKey or key.namespace.__class__ is not str:
             check_key(key)
         elif key.id.__class__ is not int and key.id.__class__ is not str:
@@ -263,7 +269,7 @@ class Sessions:
         try:
             keeper = self._keeper_of(key, self._allocations + 1)
             entry = KVCacheEntry(self._pool, block, str(key), geometry, keeper)
-            self._let_in(key, entry, seconds)
+            self._let_in(key, entry, seconds, is_ranked=is_ranked)
         except BaseException:  # from the clock or the policy, which are not ours
             self.room.give_up(block)
             raise
@@ -294,6 +300,8 @@ class Sessions:
         of: PoolEntry | None = None,
         token_count: int | None = None,
         max_context_length: int = 0,
+        *,
+        is_ranked: bool = True,
     ) -> KVCacheEntry:
         """Make a session that begins with the tokens of another.
 
@@ -307,6 +315,8 @@ class Sessions:
             The most tokens to fork.
         max_context_length : int, default 0
             Tokens that the fork has room for at least.
+        is_ranked : bool, default True
+            False for a session that is open, see `Ranking.unranked`.
 
         Raises
         ------
@@ -325,7 +335,7 @@ class Sessions:
         keeper = self._keeper_of(new_key, self._allocations + 1)
         child = parent.fork_for(str(new_key), keeper, self.room, token_count, max_context_length)
         try:
-            self._let_in(new_key, child, seconds)
+            self._let_in(new_key, child, seconds, is_ranked=is_ranked)
             self._by_key[new_key].priority = self._by_key[key].priority
         except BaseException:  # from the policy, which is not ours
             self.room.give_up(child.block)
@@ -343,11 +353,7 @@ class Sessions:
         self._passed = old, new
         session.entry = new
         if new_key != key:
-            if key in self.ranking.tree.ends:
-                self.ranking.tree.rename(key, new_key)
-            else:
-                self.ranking.remove(key)
-                self.ranking.admit(new_key, new.block.size)
+            self.ranking.rename(key, new_key, new.block.size)
             self._by_key[new_key] = session
             del self._by_key[key]
             if session.ttl < math.inf:
@@ -384,15 +390,20 @@ class Sessions:
         self._hits += 1
         return entry
 
-    def _let_in(self, key: CacheKey, entry: PoolEntry, ttl: float) -> None:
+    def _let_in(
+        self, key: CacheKey, entry: PoolEntry, ttl: float, *, is_ranked: bool = True
+    ) -> None:
         """Note the entry of a new session. If the policy raises, it is not noted."""
         session = Session(entry, ttl, self._allocations + 1)
-        try:
-            self.ranking.policy.admit(key, entry.block.size)
-        except BaseException:
-            with contextlib.suppress(Exception):
-                self.ranking.policy.remove(key)  # it may know the key already
-            raise
+        if is_ranked:
+            try:
+                self.ranking.policy.admit(key, entry.block.size)
+            except BaseException:
+                with contextlib.suppress(Exception):
+                    self.ranking.policy.remove(key)  # it may know the key already
+                raise
+        else:
+            self.ranking.unranked.add(key)
         self._by_key[key] = session
         if ttl < math.inf:
             self._expiry.add(key, session.deadline)

@@ -173,12 +173,12 @@ class MemoryBlock:
         ref = self.root_ref
         return ref is not None and ref() is not None
 
-    def make_root(self, arena: ArenaBytes, on_end: Callable[[RootRef], None]) -> Bytes:
+    def make_root(self, arena: Bytes, on_end: Callable[[RootRef], None]) -> Bytes:
         """Make the root array; the caller has checked that no view is alive.
 
         Parameters
         ----------
-        arena : ArenaBytes
+        arena : ndarray of uint8
             All bytes of the arena.
         on_end : callable
             Called with the reference when the root array has died: in any thread, at any time.

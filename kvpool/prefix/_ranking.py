@@ -57,8 +57,9 @@ class _Plan:
 class Ranking:
     """Sessions and held prefixes in one order of eviction. Not thread-safe.
 
-    A session whose tokens are known is in the tree, and the policy ranks its segments. Any other
-    session is ranked as one.
+    A session whose tokens are known is in the tree, and the policy ranks its segments. A session
+    that is open, and holds no known tokens yet, is not ranked: it cannot be evicted, and what
+    policies remember would be of a session that ends at once. Any other session is ranked as one.
 
     Parameters
     ----------
@@ -69,6 +70,8 @@ class Ranking:
     ----------
     policy : EvictionPolicy
     tree : PrefixTree
+    unranked : set of CacheKey
+        Open sessions without known tokens.
     reason : EvictionReason
         The reason of evictions that the policy chose.
     """
@@ -76,6 +79,7 @@ class Ranking:
     def __init__(self, policy: EvictionPolicy, chunk_tokens: int) -> None:
         self.policy = policy
         self.tree = PrefixTree(policy, chunk_tokens)
+        self.unranked: set[CacheKey] = set()
         self.reason: EvictionReason = policy.reason
 
     # -- sessions ------------------------------------------------------------------------
@@ -88,18 +92,20 @@ class Ranking:
         """Count a use of a session."""
         if key in self.tree.ends:
             self.tree.touch(key)
-        else:
+        elif key not in self.unranked:
             self.policy.touch(key)
 
     def resize(self, key: CacheKey, nbytes: int) -> None:
         """Note that a session now holds `nbytes` bytes."""
-        if key not in self.tree.ends:
+        if key not in self.tree.ends and key not in self.unranked:
             self.policy.resize(key, nbytes)
 
     def remove(self, key: CacheKey) -> None:
         """Forget a session."""
         if key in self.tree.ends:
             self.tree.drop(key)
+        elif key in self.unranked:
+            self.unranked.remove(key)
         else:
             self.policy.remove(key)
 
@@ -107,8 +113,21 @@ class Ranking:
         """Let the tokens of a session be known: from now on its segments are ranked."""
         is_known = key in self.tree.ends
         self.tree.hold(key, identity, tokens, used)
-        if not is_known:
+        if key in self.unranked:
+            self.unranked.remove(key)
+        elif not is_known:
             self.policy.remove(key)
+
+    def rename(self, key: CacheKey, new_key: CacheKey, nbytes: int) -> None:
+        """Give a session another key."""
+        if key in self.tree.ends:
+            self.tree.rename(key, new_key)
+        elif key in self.unranked:
+            self.unranked.remove(key)
+            self.unranked.add(new_key)
+        else:
+            self.policy.remove(key)
+            self.policy.admit(new_key, nbytes)
 
     def forget(self, key: CacheKey, nbytes: int) -> None:
         """Let the tokens of a session not be known any more: it is ranked as one again."""
@@ -193,6 +212,7 @@ class Ranking:
         self,
         sessions: Iterable[tuple[CacheKey, int]],
         held: Iterable[tuple[CacheKey, Identity, bytes]],
+        unranked: Iterable[CacheKey] = (),
     ) -> None:
         """Rank these sessions, and no others, after a call that did not end.
 
@@ -201,7 +221,9 @@ class Ranking:
         sessions : iterable of (key, int)
             Keys and bytes of sessions whose tokens are not known.
         held : iterable of (key, Identity, bytes)
-            Keys and tokens of the others, the least recently used first.
+            Keys and tokens of those whose tokens are known, the least recently used first.
+        unranked : iterable of CacheKey
+            Keys of open sessions without known tokens.
         """
         wanted = dict(sessions)
         ranked = set(self.policy.victims())
@@ -210,6 +232,7 @@ class Ranking:
         for key, nbytes in wanted.items():
             if key not in ranked:
                 self.policy.admit(key, nbytes)
+        self.unranked = set(unranked)
         self.tree.clear()
         for key, identity, tokens in held:
             self.tree.hold(key, identity, tokens)
@@ -224,7 +247,9 @@ class Ranking:
         """
         self.tree.check_integrity()
         ranked = list(self.policy.victims())
-        wanted = {key for key in keys if key not in self.tree.ends} | self.tree.segments
+        wanted: set[Hashable] = set(keys)
+        wanted -= self.tree.ends.keys() | self.unranked
+        wanted |= self.tree.segments
         if len(ranked) != len(wanted) or set(ranked) != wanted:
             odd = set(ranked) ^ wanted
             raise IntegrityError(f"the policy ranks {len(ranked)} items; it is wrong on {odd}")

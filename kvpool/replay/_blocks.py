@@ -22,6 +22,9 @@ __all__ = ["BlockReplay", "BlockReport"]
 
 # A block of the trace is one token of this layout: 8 bytes of keys, which are the id of the block.
 _LAYOUT = KVLayout(layers=1, kv_heads=1, head_dim=2, dtype="float32")
+DEFAULT_POLICY = "hit-density"
+"""Of pools that are there for their prefixes."""
+
 _POOL_BYTES = 4 << 30  # addresses only, until they are written
 
 
@@ -94,7 +97,7 @@ class BlockReplay(Closing):
     capacity_blocks : int, optional
         Blocks that the pool may hold. [default: all that come]
     policy : str, optional
-        Name of the eviction policy. [default: "lru"]
+        Name of the eviction policy. [default: "hit-density"]
     backend : str, default "numpy"
 
     Attributes
@@ -122,7 +125,7 @@ class BlockReplay(Closing):
         if capacity_blocks is not None:
             whole_number("capacity_blocks", capacity_blocks, InvalidSizeError, least=1)
         self._capacity_blocks = capacity_blocks
-        self._policy = policies.chosen_name(policy)
+        self._policy = policies.chosen_name(policy or DEFAULT_POLICY)
         self.manager = KVCacheManager(
             _POOL_BYTES,
             backend,
@@ -148,7 +151,7 @@ class BlockReplay(Closing):
         Raises
         ------
         TraceError
-            The request does not say which blocks it has.
+            The request does not say which blocks it has, or an id does not fit 64 bits.
         """
         if not request.hash_blocks:
             raise TraceError(
@@ -156,7 +159,11 @@ class BlockReplay(Closing):
                 "in this one requests do not say which tokens they share"
             )
         started = time.perf_counter()
-        blocks = np.array(request.hash_blocks, np.int64)
+        try:
+            blocks = np.array(request.hash_blocks, np.int64)
+        except OverflowError:
+            odd = max(request.hash_blocks, key=abs)
+            raise TraceError(f"ids of blocks must fit 64 bits with a sign, unlike {odd}") from None
         entry, left = self.manager.open_session(blocks, min_left=0, max_context_length=len(blocks))
         hits = len(blocks) - left
         if hits and entry.keys().tobytes() != blocks[:hits].tobytes():

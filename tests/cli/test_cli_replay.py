@@ -329,7 +329,7 @@ def test_the_table_of_blocks() -> None:
     done = run("replay", MOONCAKE, "--capacity-blocks", "1000")
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"hit ratio +0\.\d{4}", done.stdout)
-    assert "1,000 blocks, policy lru" in done.stdout
+    assert "1,000 blocks, policy hit-density" in done.stdout
 
 
 @pytest.mark.parametrize("option", ["--layers=3", "--count-only", "--ledger=here", "--ttl=3"])

@@ -66,6 +66,12 @@ def test_ids_of_64_bits() -> None:
     assert served([wide, wide]).hit_blocks == 3
 
 
+@pytest.mark.parametrize("odd", [2**63, -(2**63) - 1])
+def test_an_id_that_does_not_fit_is_named(odd: int) -> None:
+    with BlockReplay(10) as replay, pytest.raises(TraceError, match=str(odd)):
+        replay.serve(request(1, odd))
+
+
 @pytest.mark.parametrize(("blocks", "error"), [(0, InvalidSizeError), (1.5, InvalidSizeError)])
 def test_a_bad_capacity_is_named(blocks: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match=str(blocks)):

@@ -41,12 +41,11 @@ def test_no_policy_is_above_the_clairvoyant_pool(
     assert (hits <= np.diff(trace.starts)).all()
 
 
-@pytest.mark.parametrize("policy", ["lru", "fifo", "lfu"])
+@pytest.mark.parametrize("policy", usable_policies())
 @pytest.mark.parametrize("size", [400, 2000])
 def test_the_replay_of_a_pool_with_bytes_has_the_same_hits(
     policy: str, size: int, talks: PrefixTrace
 ) -> None:
-    """Policies that remember what has left see sessions come and go in a manager, too."""
     with BlockReplay(size, policy) as replay:
         hits = [replay.serve(request) for request in conversations(300)]
     assert policy_hits(talks, policy, size).tolist() == hits
