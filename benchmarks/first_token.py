@@ -3,13 +3,12 @@
 SmolLM2-135M-Instruct answers questions that follow one system prompt. On one side another session
 has computed the system prompt, so that only the question is left; on the others the whole
 prompt is computed, with a `PooledCache` and with a `DynamicCache`. The sides take turns within
-one process; their time is that of the wall, since torch computes in threads. Questions differ in
-each round, and every first token is compared.
+one process, and torch computes in one thread, so that the time is that of the processor. Questions
+differ in each round, and every first token is compared.
 """
 
 from __future__ import annotations
 
-import time
 from importlib import metadata
 from typing import Any
 
@@ -17,8 +16,7 @@ import torch
 import transformers
 from transformers import DynamicCache
 
-from benchmarks.decode_models import THREADS
-from benchmarks.harness import Ratio, Report, Target, UnavailableError, interleave, median
+from benchmarks.harness import Ratio, Report, Target, UnavailableError, interleave, median, seconds
 from kvpool.integrations.small_model import (
     HOW_TO_INSTALL,
     SMALL_MODEL,
@@ -36,7 +34,7 @@ REUSED_OF_COMPUTED = Target(0.1, at_most=True)
 RULE = "The shelf with the number {number} has the books of the letter {letter}. "
 
 NOTES = """\
-The model is SmolLM2-135M-Instruct in float32; torch computes with two threads.
+The model is SmolLM2-135M-Instruct in float32; torch computes in one thread.
 The time of a first token is that of all that a turn does until it is there: the look-up, the \
 session that is opened as a fork of another one, the prefill, and the choice of the token.
 In the backend mmap a fork shares the pages of the system prompt. In the backend numpy they are \
@@ -47,7 +45,7 @@ class Asker:
     """Asks one question after the other, each behind the same system prompt."""
 
     def __init__(self, tokens: int) -> None:
-        torch.set_num_threads(THREADS)
+        torch.set_num_threads(1)
         directory = small_model_directory(print)
         tokenizer = transformers.AutoTokenizer.from_pretrained(directory)
         self.model: Any = transformers.AutoModelForCausalLM.from_pretrained(
@@ -88,9 +86,9 @@ class Side:
     def ask(self) -> float:
         """Ask the next question; return the milliseconds to the first token."""
         prompt = self.asker.prompt(len(self.tokens))
-        start = time.perf_counter()
+        start = seconds()
         token = self.answer(prompt)
-        took = time.perf_counter() - start
+        took = seconds() - start
         self.tokens.append(token)
         return took * 1e3
 
