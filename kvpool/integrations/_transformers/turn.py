@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 import weakref
 from collections import deque
@@ -147,12 +148,11 @@ def close_later(owner: object, manager: KVCacheManager, turn: Turn) -> None:
 
 def _close_left(manager: KVCacheManager) -> None:
     left = _left.setdefault(manager, deque())
-    while left:
-        turn = left.popleft()
-        try:
-            turn.close(manager)
-        except KVPoolError:  # its entry was removed or has expired
-            continue
+    with contextlib.suppress(IndexError):  # empty, maybe by another thread
+        while True:
+            turn = left.popleft()
+            with contextlib.suppress(KVPoolError):  # its entry was removed or has expired
+                turn.close(manager)
 
 
 def model_id_of(model_id: str | None, parts: CacheParts) -> str:

@@ -66,6 +66,20 @@ def test_lines_in_answers_out(model_dir: Path) -> None:
     assert again.stdout.splitlines() == [first]
 
 
+def test_the_small_model_is_the_default(small_model_directory: Path) -> None:
+    done = chat(
+        *("--temperature", "0", "--max-new-tokens", "8", "--system", "Answer with one word."),
+        lines="What is the capital of France?\n/new other\nWhat is the capital of Italy?\n/stats\n",
+        KVPOOL_CACHE=str(small_model_directory.parents[1]),
+    )
+    assert (done.returncode, done.stderr) == (0, "now in other: empty\n")
+    first, second, *table = done.stdout.splitlines()
+    assert "Paris" in first
+    assert second
+    reused = next(line for line in table if "tokens reused" in line)
+    assert int(reused.split()[2]) > 15  # the system prompt, and how the question begins
+
+
 def test_errors_make_the_exit_code_1_in_the_end() -> None:
     done = chat("--tiny", "--capacity", "8KiB", lines="/nothing\nhello\n/stats\n")
     assert done.returncode == 1
