@@ -137,7 +137,7 @@ def test_a_hunk_over_lines_of_two_milestones_is_refused(top: Scratch) -> None:
     ("files", "told"),
     [
         ({"src/part0.sh": "answer0=$((0))\n"}, "  src/part0.sh:1 belongs to main"),
-        ({"new.sh": "new=1\n"}, "  new.sh belongs to nobody: it is new, or has no lines"),
+        ({"new.sh": "new=1\n"}, "  new.sh belongs to no milestone: it is new, or has no lines"),
     ],
 )
 def test_lines_of_the_trunk_and_new_files_are_refused(
@@ -211,7 +211,7 @@ def test_a_change_that_contradicts_one_above_is_refused(top: Scratch) -> None:
 
 
 def test_a_conflict_inside_a_branch_waits_and_undo_has_the_change_back(top: Scratch) -> None:
-    """Two commits that cancel each other out are no conflict of the trees, but of the first."""
+    """Two commits that cancel each other out conflict only at the first one, and not as trees."""
     text = (top.root / "src/lines1.sh").read_text(encoding="utf-8")
     top.commit("Away", {"src/lines1.sh": "all=new\n"})
     top.commit("And back", {"src/lines1.sh": text})

@@ -133,7 +133,7 @@ def test_a_phase_is_done_when_a_commit_says_so(scratch: Scratch) -> None:
 
 
 def test_conflicts_of_a_restack_are_told_with_what_became_of_them(scratch: Scratch) -> None:
-    """As git tells it from the branches before and after; nobody has to write it down."""
+    """As git tells it from the branches before and after; it need not be written down."""
     scratch.git("switch", "--quiet", "feat/demo-1")
     scratch.write(part(1, answer=11))
     scratch.write({"README.md": "# Another\n\n`src/part0.sh`\n`src/part1.sh` changed\n"})

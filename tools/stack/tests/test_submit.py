@@ -116,7 +116,7 @@ def test_without_gh_the_commands_are_printed(scratch: Scratch, origin: Scratch) 
     scratch.change_manifest("id = 2", 'id = 2\npr = 52\nlabels = ["slow"]')
     said = scratch.run("submit", "demo")
     assert said.exit_code == 0, said.text
-    assert said.text.startswith("gh is not at hand, so nobody was asked what is there")
+    assert said.text.startswith("gh is not at hand, so no forge was asked what is there")
     assert "\n$ gh pr create --head feat/demo-1 --base main --title " in said.text
     assert "\n$ gh pr edit 52 --base feat/demo-1\n" in said.text
     assert "\n$ gh pr edit 52 --title 'The demo: Part 2 (2/3)' --body " in said.text

@@ -180,7 +180,7 @@ def _owner(
             names.discard(manifest.trunk)
         found |= names or {""}
         place = f"{part.path}:{part.lines[0]}" if part.lines else part.path
-        whose = " and ".join(sorted(names)) or "nobody: it is new, or has no lines"
+        whose = " and ".join(sorted(names)) or "no milestone: it is new, or has no lines"
         told.append(f"  {place} belongs to {whose}")
     fits = [one for one in chain if {one.key} == found]
     if fits:

@@ -1,4 +1,4 @@
-"""A remote that is no more than a repository: branches are pushed, and nobody is asked."""
+"""A remote that is no more than a repository: branches are pushed, and no forge is asked."""
 
 from __future__ import annotations
 

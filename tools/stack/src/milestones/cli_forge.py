@@ -140,7 +140,7 @@ def _show(console: Console, plan: submit.Submission, forge: Forge, *, execute: b
     if execute:
         return
     if obstacle := forge.obstacle():
-        show.line(console, f"{obstacle}, so nobody was asked what is there; the commands:")
+        show.line(console, f"{obstacle}, so no forge was asked what is there; the commands:")
     listed = [shlex.join(command) for command in submit.commands(plan)]
     for text in listed:
         show.line(console, f"$ {text}")

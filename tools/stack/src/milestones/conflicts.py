@@ -1,6 +1,6 @@
 """What a restack could not put together by itself, and how that was resolved.
 
-Nobody has to write it down: the journal has the branch before and after, and git tells once more
+It need not be written down: the journal has the branch before and after, and git tells once more
 which files of each commit contradict each other.
 """
 

@@ -321,7 +321,7 @@ def _obstacles_of(git: Git, move: Move, entries: Sequence[Entry]) -> list[StackE
 
 
 def foreign_push(git: Git, branch: str, tip: str, entries: Sequence[Entry]) -> StackError | None:
-    """Return what to say of a push of somebody else to a branch; None if there was none.
+    """Return what to say of a push to a branch from another clone; None if there was none.
 
     Parameters
     ----------

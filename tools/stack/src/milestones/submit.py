@@ -108,7 +108,7 @@ def plan(
     Raises
     ------
     StackError
-        There is no remote, a branch does not sit on its parent, somebody else has pushed, or a
+        There is no remote, a branch does not sit on its parent, another clone has pushed, or a
         pull request is closed or merged.
     """
     manifest = stack.manifest
