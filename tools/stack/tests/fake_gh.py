@@ -12,7 +12,7 @@ import pytest
 
 from .scratch import Scratch, write_executable
 
-ADDRESS = "https://github.com/somebody/project"
+ADDRESS = "https://github.com/owner/project"
 
 _SCRIPT = """#!{python}
 import argparse, json, pathlib, subprocess, sys
@@ -48,7 +48,7 @@ elif what == "pr create":
     state.append(dict(number=number, head=given.head, headRefOid=head,
                       baseRefName=given.base, title=given.title,
                       body=given.body, isDraft=given.draft, labels=labels, state="OPEN"))
-    print("https://github.com/somebody/project/pull/%d" % number)
+    print("https://github.com/owner/project/pull/%d" % number)
 elif what == "pr edit":
     new = dict(baseRefName=given.base, title=given.title, body=given.body)
     here[0].update({{key: value for key, value in new.items() if value is not None}})
@@ -100,7 +100,7 @@ class FakeGh:
         (self.home / "requests.json").write_text(json.dumps(requests), encoding="utf-8")
 
     def change(self, number: int, **fields: object) -> None:
-        """Change a pull request as somebody does in a browser."""
+        """Change a pull request as a reviewer does in a browser."""
         every = self.requests()
         for one in every:
             if one["number"] == number:

@@ -23,7 +23,7 @@ def origin(scratch: Scratch, tmp_path: Path) -> Scratch:
 
 @pytest.fixture
 def other(origin: Scratch, tmp_path: Path) -> Scratch:
-    """The clone of somebody else, with every branch."""
+    """Another clone, with every branch."""
     origin.git("clone", "--quiet", str(origin.root), str(tmp_path / "other"))
     clone = Scratch(tmp_path / "other")
     for number in (1, 2, 3):
