@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvpool import _exports
+from kvpool.prefix._names import chunk_names
 from kvpool.prefix._ranking import Ranking
 from kvpool.prefix._segment import Segment
 from kvpool.prefix._tokens import TOKEN_BYTES, TokenIds, common_bytes, token_bytes
@@ -17,6 +18,7 @@ __all__ = [
     "Ranking",
     "Segment",
     "TokenIds",
+    "chunk_names",
     "common_bytes",
     "token_bytes",
 ]
