@@ -34,6 +34,7 @@ The tree, with the built-in exception that each class is as well::
         LayerMismatchError              ValueError
         ContextOverflowError            ValueError
         EntryRemovedError               LookupError
+        SharedTokensError               ValueError
         EntryExistsError                ValueError
           CacheInUseError
         EntryNotFoundError              KeyError

@@ -91,7 +91,7 @@ def test_each_reason_is_logged_once_and_counted(
         new_fork(manager, 0, 1)
         number = 1
         for error in (*REFUSALS.values(), ForkLimitError("no", "a backend's own reason")):
-            monkeypatch.setattr(Arena, "fork", partial(refuse, error))
+            monkeypatch.setattr(Arena, "fork", staticmethod(partial(refuse, error)))
             for _ in range(2):
                 number += 1
                 assert holds(new_fork(manager, 0, number), tokens)
