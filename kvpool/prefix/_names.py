@@ -43,7 +43,7 @@ def chunk_names(identity: Identity, tokens: bytes, chunk_tokens: int) -> Iterato
 def _root_name(identity: Identity) -> bytes:
     """Return the name that comes before the first chunk.
 
-    The salt goes through scrypt, because whoever sees names may try salts: each try then costs
+    The salt goes through scrypt, because a reader of names may try salts: each try then costs
     milliseconds and megabytes.
     """
     secret = hashlib.scrypt(
