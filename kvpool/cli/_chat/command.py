@@ -12,7 +12,7 @@ import typer
 from kvpool.cli._chat.book import SessionBook
 from kvpool.cli._chat.conversation import Conversation
 from kvpool.cli._chat.screen import Screen
-from kvpool.cli._interrupts import EXIT_CODE
+from kvpool.cli._interrupts import EXIT_CODE, Interrupts
 from kvpool.cli._options import (
     RESERVED_TOKENS,
     BackendOption,
@@ -120,8 +120,11 @@ def chat(
     prompts = _extra("kvpool.cli._chat.prompt") if interactive else None
     with KVCacheManager(capacity, backend) as manager, Screen(interactive=interactive) as screen:
         screen.progress("loading")
-        directory = _small_model(screen) if model_dir is None and not tiny else model_dir
-        model = _load(directory, dtype, seed, temperature, max_context)
+        with Interrupts() as interrupts:
+            directory = _small_model(screen) if model_dir is None and not tiny else model_dir
+            model = _load(directory, dtype, seed, temperature, max_context)
+            if interrupts.pressed:  # and a library caught it, while it was imported
+                raise KeyboardInterrupt
         book = SessionBook(manager, model, system, max_context)
         screen.end_answer()
         screen.remark(_greeting(book))
