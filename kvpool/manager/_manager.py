@@ -95,11 +95,10 @@ def _is_half_done(error: Exception) -> bool:
     """Tell whether a call that raised this may have left something half done.
 
     After an error of kvpool nothing has changed, unless an arena failed: then blocks may have
-    ended for what it could not give. After an error of a plugin the books were put right.
+    ended for what it could not give. Any other error comes from the middle of a step: from a
+    plugin, or because memory ran out.
     """
-    if isinstance(error, KVPoolError):
-        return isinstance(error, ArenaError)
-    return isinstance(error, MemoryError)
+    return isinstance(error, ArenaError) or not isinstance(error, KVPoolError)
 
 
 class KVCacheManager(Closing, ForkAware):
@@ -947,8 +946,8 @@ class KVCacheManager(Closing, ForkAware):
             if not self._closed:
                 try:
                     self._sessions.close()
-                except Exception as error:
-                    self._closed = not _is_half_done(error)
+                except Exception as error:  # the pool is closed, unless it was one of these
+                    self._closed = not isinstance(error, ArenaError | MemoryError)
                     raise
                 self._closed = True  # last, so that a call after an interrupt goes on
         self._waiters.wake()

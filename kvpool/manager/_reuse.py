@@ -140,7 +140,6 @@ class Reuse:
         new_key, entry, source = self._begin(key, own, asked)
         reused = entry.token_count
         session = self._sessions.require(new_key)
-        session.is_open = True
         if source != "continued":
             session.priority = 0  # not that of the session that it was forked from
         if options.priority is not None:
@@ -152,6 +151,8 @@ class Reuse:
         self._tokens_asked += count
         if source is not None:
             self._reused[source] += reused
+        self._sessions.opening = session
+        session.is_open = True
         return OpenedSession(entry, count - reused)
 
     def _begin(
@@ -250,8 +251,8 @@ class Reuse:
         entry.drop(count)
         session.tokens = data
         self._sessions.ranking.hold(key, session.identity, data, used)
+        session.is_open = False  # before the caller's entry ends: no session stays open without one
         self._sessions.pass_on(key, key)
-        session.is_open = False
         self._end_covered(key)
 
     def _within_budget(self, identity: Identity, data: bytes, most: int) -> bytes:

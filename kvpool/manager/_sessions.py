@@ -73,6 +73,8 @@ class Sessions:
     ranking : Ranking
     room : EvictingRoom
         Where the sessions get their bytes.
+    opening : Session or None
+        The one that the call under way opens. If the call does not end, it is not open.
     in_step : bool
         True while a call of the manager is under way. A call that finds it True knows that the
         one before was interrupted: `begin` then makes the books right.
@@ -114,6 +116,7 @@ class Sessions:
             pool, self._by_key, ranking, self._departures, receipts, self._owner
         )
         self._hits = self._misses = self._allocations = 0
+        self.opening: Session | None = None
         self._passed: tuple[KVCacheEntry, KVCacheEntry] | None = None  # see `pass_on`
         self.in_step = False
 
@@ -122,6 +125,7 @@ class Sessions:
         if self.in_step:
             self._recover()
         self.in_step = True
+        self.opening = None
         if self._departures.ranked:
             self._departures.forget_again()
         if self._uses:
@@ -497,6 +501,12 @@ class Sessions:
             session.entry.use_noted = False  # the note may be lost
             session.tokens = session.known_tokens
             self._allocations = max(self._allocations, session.number)
+        if self.opening is not None:
+            self.opening.is_open = False
+        for key in self.ranking.unranked & self._by_key.keys():
+            session = self._by_key[key]
+            if not session.is_open and pool.is_live(session.entry.block):
+                pool.deallocate(session.entry.block)  # it was not opened to its end
         self._departures.finish_interrupted()
         mine = {session.entry.block for session in self._by_key.values()}
         for usage in pool.usage():

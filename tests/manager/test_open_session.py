@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +23,11 @@ from kvpool.errors import (
     InvalidTokensError,
     PoolExhaustedError,
 )
+from kvpool.eviction.lru import LruPolicy
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.stats import PrefixStats
+from tests.support.injection import Injection
 from tests.support.sessions import Clock, key_of
 
 LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=64, dtype="float16")
@@ -410,3 +413,89 @@ def known(manager: KVCacheManager, key: CacheKey) -> NDArray[np.int64]:
     tokens = manager.get_session_tokens(key)
     assert tokens is not None
     return tokens
+
+
+class Raising(LruPolicy):
+    """Raises in the n-th of all calls that change it, once."""
+
+    calls_left = 0
+
+    def _count(self) -> None:
+        self.calls_left -= 1
+        if self.calls_left == 0:
+            raise ZeroDivisionError
+
+    def admit(self, item: Hashable, nbytes: int, /) -> None:
+        self._count()
+        super().admit(item, nbytes)
+
+    def touch(self, item: Hashable, /) -> None:
+        self._count()
+        super().touch(item)
+
+    def remove(self, item: Hashable, /) -> None:
+        self._count()
+        super().remove(item)
+
+    def resize(self, item: Hashable, nbytes: int, /) -> None:
+        self._count()
+        super().resize(item, nbytes)
+
+    def split(self, item: Hashable, head: Hashable, nbytes: int, head_nbytes: int, /) -> None:
+        self._count()
+        super().split(item, head, nbytes, head_nbytes)
+
+
+def opened_keys(manager: KVCacheManager) -> list[CacheKey]:
+    return [key for key in manager.session_keys() if manager.is_open(key)]
+
+
+@pytest.mark.parametrize("place", range(1, 16))
+def test_a_policy_that_raises_breaks_no_session(backend: str, place: int) -> None:
+    policy, raised = Raising(), 0
+    with KVCacheManager(
+        1 << 20, backend, LAYOUT, receipts=False, policy=policy, chunk_tokens=16, prefix_tokens=300
+    ) as manager:
+        for seed in range(12):
+            draws = random.Random(seed)
+            tokens = [draws.randrange(2) for _ in range(draws.choice([5, 70, 200]))]
+            if policy.calls_left <= 0:
+                policy.calls_left = place
+            try:
+                entry, left = manager.open_session(tokens, key_of(seed % 3))
+            except ZeroDivisionError:
+                raised += 1
+                assert opened_keys(manager) == []
+                entry, left = manager.open_session(tokens, key_of(seed % 3))
+            new = computed(tokens, len(tokens) - left)
+            entry.extend(new, -new)
+            check(entry, tokens)
+            try:
+                manager.close_session(entry, tokens)
+            except ZeroDivisionError:
+                raised += 1
+                with contextlib.suppress(EntryRemovedError):  # all but the last step was done
+                    manager.close_session(entry, tokens)
+            assert opened_keys(manager) == []
+            manager.check_integrity()
+        policy.calls_left = 0
+    assert raised
+
+
+@pytest.mark.parametrize("tokens", [[1, 2, 3], [*range(40), 7], [*range(20), 5]], ids=len)
+def test_an_interrupted_call_leaves_no_session_open(backend: str, tokens: list[int]) -> None:
+    """Neither with the key nor without: another call opens it again."""
+    is_last, place = False, 0
+    while not is_last:
+        place += 3
+        with KVCacheManager(1 << 22, backend, LAYOUT, receipts=False) as manager:
+            serve(manager, range(40), key_of(1))
+            injection = Injection(place, "interrupt")
+            with contextlib.suppress(KeyboardInterrupt), injection:
+                manager.open_session(tokens, key_of(1))
+            is_last = injection.where is None
+            if injection.where is None or injection.where.endswith("turn"):
+                continue  # it was not interrupted, or before its beginning or after its end
+            manager.check_integrity()
+            assert opened_keys(manager) == []
+            serve(manager, tokens, key_of(1))
