@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kvpool.cli._interrupts import Interrupts
 from kvpool.cli._options import (
     RESERVED_TOKENS,
     BackendOption,
@@ -27,8 +25,8 @@ from kvpool.cli._options import (
     with_default,
 )
 from kvpool.cli._replay_blocks import replay_blocks
+from kvpool.cli._replay_loop import serve_all
 from kvpool.cli._replay_outcome import conclude, print_report
-from kvpool.cli._replay_progress import ReplayProgress
 from kvpool.layout import DTYPES, KVLayout, Packing
 from kvpool.ledger import LedgerSink
 from kvpool.replay import BlockReplay, Replay, ReplayReport, TraceReader
@@ -139,7 +137,7 @@ def replay(
             write=not count_only,
         ) as run,
     ):
-        interrupted = _serve(run, requests, max_requests)
+        interrupted = serve_all(run, requests, max_requests)
         report = run.report()
     if as_json:
         typer.echo(json.dumps(_document(report, requests), indent=2))
@@ -159,21 +157,6 @@ def _refuse_others(context: typer.Context) -> None:
         is_given = source is not None and source.name == "COMMANDLINE"
         if is_given and parameter.name not in _OF_BLOCKS:
             raise typer.BadParameter(f"{parameter.opts[0]} cannot be used with --capacity-blocks")
-
-
-def _serve(run: Replay, requests: TraceReader, limit: int | None) -> bool:
-    """Serve all requests; return whether Ctrl-C stopped it before the last one."""
-    try:
-        with Interrupts() as interrupts, ReplayProgress(requests) as progress:
-            for request in itertools.islice(requests, limit):
-                with interrupts.step():
-                    run.serve(request)
-                progress.advance(request.tokens)
-            with interrupts.step():
-                run.finish()
-    except KeyboardInterrupt:
-        return True
-    return False
 
 
 def _document(report: ReplayReport, requests: TraceReader) -> dict[str, object]:

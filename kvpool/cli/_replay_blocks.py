@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 
 import typer
@@ -10,8 +9,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from kvpool.cli._interrupts import EXIT_CODE, Interrupts
-from kvpool.cli._replay_progress import ReplayProgress
+from kvpool.cli._interrupts import EXIT_CODE
+from kvpool.cli._replay_loop import serve_all
 from kvpool.replay import BlockReplay, BlockReport, TraceReader
 
 __all__ = ["replay_blocks"]
@@ -30,7 +29,7 @@ def replay_blocks(
         Stop after this many requests.
     as_json : bool
     """
-    is_interrupted = _serve(run, requests, limit)
+    is_interrupted = serve_all(run, requests, limit)
     report = run.report()
     if as_json:
         head = {"trace": requests.path, "skipped_lines": requests.skipped}
@@ -46,21 +45,6 @@ def replay_blocks(
     if is_interrupted:
         typer.echo(f"kvpool: interrupted after {report.requests:,} requests", err=True)
         raise typer.Exit(EXIT_CODE)
-
-
-def _serve(run: BlockReplay, requests: TraceReader, limit: int | None) -> bool:
-    """Serve all requests; return whether Ctrl-C stopped it before the last one."""
-    try:
-        with Interrupts() as interrupts, ReplayProgress(requests) as progress:
-            for request in itertools.islice(requests, limit):
-                with interrupts.step():
-                    run.serve(request)
-                progress.advance(request.tokens)
-            with interrupts.step():
-                run.finish()
-    except KeyboardInterrupt:
-        return True
-    return False
 
 
 def _print(report: BlockReport, requests: TraceReader) -> None:

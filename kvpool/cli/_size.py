@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import itertools
 import json
 import os
@@ -26,8 +27,8 @@ from kvpool.cli._options import (
     with_default,
 )
 from kvpool.cli._size_layout import chosen_layout
-from kvpool.cli._size_progress import SizeProgress
 from kvpool.cli._size_tables import print_sizing
+from kvpool.cli._trace_bar import TraceBar
 from kvpool.layout import DTYPES
 from kvpool.replay import TraceReader, TraceRequest
 from kvpool.sizing import (
@@ -128,9 +129,9 @@ def size(
             TraceReader(
                 trace, trace_format, skip_bad=skip_bad, hash_block_tokens=hash_block_tokens
             ) as reader,
-            SizeProgress(reader) as progress,
+            TraceBar(reader, "read") as bar,
         ):
-            prompts = PrefixTrace.read(reader, _counted(reader, max_requests, progress))
+            prompts = PrefixTrace.read(reader, _counted(reader, max_requests, bar))
             found = measure(
                 prompts,
                 policy,
@@ -139,7 +140,7 @@ def size(
                 sample_rate=sample,
                 seeds=seeds,
                 workers=workers or os.cpu_count() or 1,
-                on_progress=progress.simulated,
+                on_progress=functools.partial(bar.show, "simulate"),
             )
     except KeyboardInterrupt:
         typer.echo("kvpool: interrupted", err=True)
@@ -157,12 +158,10 @@ def size(
             console.print(f"Charts: {report}", soft_wrap=True)
 
 
-def _counted(
-    reader: TraceReader, limit: int | None, progress: SizeProgress
-) -> Iterator[TraceRequest]:
+def _counted(reader: TraceReader, limit: int | None, bar: TraceBar) -> Iterator[TraceRequest]:
     for request in itertools.islice(reader, limit):
         yield request
-        progress.read()
+        bar.read()
 
 
 def _document(report: SizingReport, reader: TraceReader) -> dict[str, object]:
