@@ -119,9 +119,13 @@ class PoolEntry(Uncopyable):
         EntryRemovedError
             The entry was removed or evicted.
         """
-        root = self._lease()
+        root = self._current()
         self._note_use()
         return root[:0]
+
+    def _current(self) -> Bytes:
+        """Return all bytes of the block that the entry has now; a lease."""
+        return self._lease()
 
     def _lease(self) -> Bytes:
         try:
@@ -811,23 +815,9 @@ class KVCacheEntry(PoolEntry, ForkAware):
 
     # -- reading -------------------------------------------------------------------------
 
-    def lease(self) -> Bytes:
-        """Return an object that keeps the entry from being evicted while it lives.
-
-        Returns
-        -------
-        ndarray of uint8, shape (0,)
-            It shows no byte, and costs none.
-
-        Raises
-        ------
-        EntryRemovedError
-            The entry was removed or evicted.
-        """
+    def _current(self) -> Bytes:
         with self._lock:  # `relocate` changes the block
-            root = self._lease()
-        self._note_use()
-        return root[:0]
+            return self._lease()
 
     def data(self) -> Bytes:
         """Return all bytes of the entry, with room for `max_context_length` tokens.

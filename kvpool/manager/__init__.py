@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kvpool import _exports
 from kvpool.manager._manager import KVCacheManager
-from kvpool.manager._reuse import OpenedSession
+from kvpool.manager._reuse import NAMELESS, OpenedSession
 
-__all__ = ["KVCacheManager", "OpenedSession"]
+__all__ = ["NAMELESS", "KVCacheManager", "OpenedSession"]
 
 _exports.publish(__name__)

@@ -28,13 +28,13 @@ from kvpool.manager._sessions import Sessions
 from kvpool.prefix import TOKEN_BYTES, Identity, common_bytes, token_bytes
 from kvpool.stats import PrefixStats
 
-__all__ = ["OpenOptions", "OpenedSession", "Reuse", "Source"]
+__all__ = ["NAMELESS", "OpenOptions", "OpenedSession", "Reuse", "Source"]
 
 Source = Literal["continued", "forked", "copied"]
 """Where the first tokens of a session come from: from an earlier turn of it or of a session without
 a name, from pages shared with another one, or from a copy of its bytes."""
 
-NAMESPACE = "prefix"
+NAMELESS = "prefix"
 """Namespace of the keys of sessions that are opened without a key."""
 
 _LEAST_ROOM = 256  # tokens; what a session without a limit is given room for at least
@@ -177,7 +177,7 @@ class Reuse:
             return new_key, self._made(new_key, asked), None
         session = self._sessions.require(holder)
         is_whole = length == len(session.tokens) // TOKEN_BYTES
-        if is_whole and holder.namespace == NAMESPACE and self._sessions.room.may_end(holder):
+        if is_whole and holder.namespace == NAMELESS and self._sessions.room.may_end(holder):
             return new_key, self._continued(holder, new_key, length, asked), "continued"
         try:
             fork = self._sessions.fork(
@@ -270,7 +270,7 @@ class Reuse:
             other
             for segment in self._sessions.ranking.tree.ends[key].path()
             for other in segment.holders
-            if other != key and other.namespace == NAMESPACE
+            if other != key and other.namespace == NAMELESS
         ]
         for other in covered:
             if self._sessions.room.may_end(other):
@@ -353,6 +353,6 @@ class Reuse:
         return session
 
     def _new_key(self) -> CacheKey:
-        while (key := CacheKey(NAMESPACE, next(self._numbers))) in self._sessions:
+        while (key := CacheKey(NAMELESS, next(self._numbers))) in self._sessions:
             pass
         return key

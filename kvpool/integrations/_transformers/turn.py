@@ -17,7 +17,8 @@ from kvpool.entry import KVCacheEntry
 from kvpool.errors import InvalidArgumentError, InvalidTokensError, KVPoolError, PoolExhaustedError
 from kvpool.integrations._transformers.arguments import CacheParts
 from kvpool.integrations._transformers.room import ROOM_STEP, SPARSE_ROOM
-from kvpool.manager import KVCacheManager
+from kvpool.manager import NAMELESS, KVCacheManager
+from kvpool.prefix import token_bytes
 
 __all__ = ["Turn", "close_later", "model_id_of", "open_turn", "row_of"]
 
@@ -117,7 +118,7 @@ def open_turn(
     """
     _close_left(manager)
     # In this namespace a session is without a name: the next one may go on from it in place.
-    named = CacheKey("prefix", uuid.uuid4().hex) if key is None else key
+    named = CacheKey(NAMELESS, uuid.uuid4().hex) if key is None else key
     options |= {"model_id": model_id, "layout": parts.layout}
     *ample, least = _rooms(manager, len(tokens), max_context_length)
     for room in ample:
@@ -184,19 +185,14 @@ def row_of(input_ids: Any) -> Tokens:
     ids = input_ids
     if isinstance(ids, torch.Tensor):
         ids = ids.detach().cpu().numpy()
-    try:
-        array = np.asarray(ids)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise InvalidTokensError(f"token ids must be whole numbers: {error}") from None
-    if array.ndim == 2 and array.shape[0] == 1:
-        array = array[0]
-    if array.ndim != 1:
+    shape: tuple[int, ...] = ()
+    with contextlib.suppress(TypeError, ValueError):  # `token_bytes` says what they are
+        shape = np.shape(ids)
+    if len(shape) == 2 and shape[0] == 1:
+        ids = ids[0]
+    elif len(shape) > 1:
         raise InvalidTokensError(
             f"token ids must be of one sequence, with the shape (tokens,) or (1, tokens), not "
-            f"{array.shape}: a batch is a session of its own, see PooledCache(manager, session)"
+            f"{shape}: a batch is a session of its own, see PooledCache(manager, session)"
         )
-    if array.dtype.kind not in "iu":
-        if not array.size:
-            return np.empty(0, np.int64)
-        raise InvalidTokensError(f"token ids must be whole numbers, not {array.dtype}")
-    return array.astype(np.int64)
+    return np.frombuffer(token_bytes(ids), np.int64)
