@@ -31,6 +31,10 @@ class ArcPolicy(EvictionPolicy):
     # T1, T2, B1, B2, p and c are `_once`, `_again`, `_gone_once`, `_gone_again`, `_share`, `_most`.
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all items, and what was learned of them."""
         self._once, self._again = ItemQueue(), ItemQueue()
         self._gone_once, self._gone_again = GhostQueue(), GhostQueue()
         self._share = 0.0  # bytes that are meant for items used once

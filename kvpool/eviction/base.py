@@ -116,6 +116,20 @@ class EvictionPolicy(ABC):
         still those that it had, so that a policy can note which parts went.
         """
 
+    def reset(self) -> None:
+        """Forget all items, after a call of the policy that did not end; they are admitted again.
+
+        An interrupt may have left anything half done, so nothing that the policy keeps may be
+        relied on.
+
+        Notes
+        -----
+        A policy that does not override this removes what `victims` yields. Override it if an
+        interrupt may leave more than that behind.
+        """
+        for item in list(self.victims()):
+            self.remove(item)
+
     def split(self, item: Hashable, head: Hashable, nbytes: int, head_nbytes: int, /) -> None:
         """Note that the first part of an item is now an item of its own, with the same history.
 

@@ -18,6 +18,10 @@ class FifoPolicy(EvictionPolicy):
     """Evicts the item that came first, however much it is used; every operation is O(1)."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all items, and what was learned of them."""
         self._queue = ItemQueue()
 
     def admit(self, item: Hashable, nbytes: int, /) -> None:

@@ -33,6 +33,10 @@ class GdsfPolicy(EvictionPolicy):
     # An item is where `_places` says; what else the heap holds is out of date.
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all items, and what was learned of them."""
         self._heap: list[_Place] = []
         self._places: dict[Hashable, _Place] = {}
         self._books: dict[Hashable, tuple[int, int]] = {}  # uses and bytes

@@ -84,6 +84,10 @@ class HitDensityPolicy(EvictionPolicy):
     # joins the next one last: a call that is interrupted leaves an item that is not ranked.
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all items, and what was learned of them."""
         self._ages = ReuseAges(2 * _KINDS, _KINDS)
         self._spans: dict[Hashable, _Span] = {}
         self._ghosts: dict[Hashable, _Span] = {}  # by the names of their parts

@@ -28,6 +28,10 @@ class LfuPolicy(EvictionPolicy):
     # that is interrupted leaves an item that is not ranked, never one that is ranked twice.
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all items, and what was learned of them."""
         self._uses: dict[Hashable, int] = {}
         self._queues: dict[int, OrderedDict[Hashable, None]] = {}
         self._counts: list[int] | None = None  # the keys of the queues in order, if known

@@ -21,6 +21,10 @@ class LruPolicy(EvictionPolicy):
     reason: ClassVar[EvictionReason] = EvictionReason.LRU
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all items, and what was learned of them."""
         self._order: OrderedDict[Hashable, None] = OrderedDict()
 
     def admit(self, item: Hashable, _nbytes: int, /) -> None:

@@ -33,6 +33,10 @@ class S3FifoPolicy(EvictionPolicy):
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all items, and what was learned of them."""
         self._small, self._main, self._ghosts = ItemQueue(), ItemQueue(), GhostQueue()
         self._uses: dict[Hashable, int] = {}  # since it was admitted, or passed in the main queue
         self._most = 0

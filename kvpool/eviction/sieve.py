@@ -31,6 +31,10 @@ class SievePolicy(EvictionPolicy):
     # are the queue of the paper, which has the oldest item first.
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all items, and what was learned of them."""
         self._behind, self._before = ItemQueue(), ItemQueue()
         self._used: set[Hashable] = set()
 

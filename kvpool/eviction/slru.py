@@ -32,6 +32,10 @@ class SlruPolicy(EvictionPolicy):
     """
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all items, and what was learned of them."""
         self._probation, self._protected = ItemQueue(), ItemQueue()
         self._most = 0
 

@@ -172,25 +172,15 @@ class Departures:
         """Have the policy rank the sessions that are there, and no others, unless it raises."""
         self.ranked.clear()
         try:
-            self._ranking.restore(
-                [
-                    (key, session.entry.block.size)
-                    for key, session in self._sessions.items()
-                    if session.held is None and not session.is_open
-                ],
-                [
-                    (key, *held)
-                    for key, session in sorted(
-                        self._sessions.items(), key=lambda item: item[1].entry.last_use
-                    )
-                    if (held := session.held) is not None
-                ],
-                [
-                    key
-                    for key, session in self._sessions.items()
-                    if session.held is None and session.is_open
-                ],
-            )
+            unranked = [
+                key for key, one in self._sessions.items() if one.is_open and one.held is None
+            ]
+            ranked = [
+                (key, one.entry.block.size, one.held)
+                for key, one in sorted(self._sessions.items(), key=_last_use)
+                if not (one.is_open and one.held is None)
+            ]
+            self._ranking.restore(ranked, unranked)
         except MemoryError:
             raise  # the next call does it again
         except Exception:  # from the policy, which is not ours; `check_integrity` tells
@@ -207,3 +197,8 @@ class Departures:
         self.by_reason[self._reason] += made - len(self._sessions) - self.total
         if self._receipts is not None:
             self._receipts.note_unexplained(self._pool.stats())
+
+
+def _last_use(item: tuple[CacheKey, Session]) -> tuple[float, int]:
+    entry = item[1].entry
+    return entry.last_accessed, entry.last_use

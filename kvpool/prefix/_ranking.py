@@ -210,32 +210,26 @@ class Ranking:
 
     def restore(
         self,
-        sessions: Iterable[tuple[CacheKey, int]],
-        held: Iterable[tuple[CacheKey, Identity, bytes]],
+        sessions: Iterable[tuple[CacheKey, int, tuple[Identity, bytes] | None]],
         unranked: Iterable[CacheKey] = (),
     ) -> None:
         """Rank these sessions, and no others, after a call that did not end.
 
         Parameters
         ----------
-        sessions : iterable of (key, int)
-            Keys and bytes of sessions whose tokens are not known.
-        held : iterable of (key, Identity, bytes)
-            Keys and tokens of those whose tokens are known, the least recently used first.
+        sessions : iterable of (CacheKey, int, (Identity, bytes) or None)
+            Their keys, bytes, and tokens as far as they are known; the least recently used first.
         unranked : iterable of CacheKey
             Keys of open sessions without known tokens.
         """
-        wanted = dict(sessions)
-        ranked = set(self.policy.victims())
-        for item in ranked - wanted.keys():
-            self.policy.remove(item)
-        for key, nbytes in wanted.items():
-            if key not in ranked:
-                self.policy.admit(key, nbytes)
-        self.unranked = set(unranked)
+        self.policy.reset()
         self.tree.clear()
-        for key, identity, tokens in held:
-            self.tree.hold(key, identity, tokens)
+        self.unranked = set(unranked)
+        for key, nbytes, held in sessions:
+            if held is None:
+                self.policy.admit(key, nbytes)
+            else:
+                self.tree.hold(key, *held)
 
     def check_integrity(self, keys: AbstractSet[CacheKey]) -> None:
         """Prove that the policy ranks the sessions with these keys, or their segments.

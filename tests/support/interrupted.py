@@ -53,6 +53,7 @@ class InterruptedSessions:
     elastic: bool
     seed: int
     ledger: Path
+    policy: str = "lru"
     interruptions: int = 0
     places: set[str] = field(default_factory=set)
 
@@ -64,6 +65,7 @@ class InterruptedSessions:
             self.backend,
             LAYOUT,
             ttl=50,
+            policy=self.policy,
             clock=self.clock,
             receipts=LedgerSink(self.ledger),
             elastic=self.elastic,

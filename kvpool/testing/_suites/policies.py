@@ -166,6 +166,15 @@ class PolicyConformance:
             ranking.admit(key, 3 * NBYTES)
             assert ranked(ranking) == set(keys(10))
 
+    def test_a_policy_that_was_reset_ranks_nothing(self, ranking: EvictionPolicy) -> None:
+        """And it begins anew with the same keys."""
+        items = list(ranking.victims())
+        ranking.reset()
+        assert list(ranking.victims()) == []
+        for item in items:
+            ranking.admit(item, 64)
+        assert set(ranking.victims()) == set(items)
+
     def test_uses_and_sizes_neither_add_nor_lose_a_session(self, ranking: EvictionPolicy) -> None:
         """A use or a new size may change only the order."""
         for key in (*keys(10), *keys(3), *keys(3)):
