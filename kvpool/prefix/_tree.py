@@ -228,7 +228,8 @@ class PrefixTree:
             if last in stuck and not any(child not in stuck for child in behind):
                 waiting.pop()
             elif behind:
-                waiting += [child for child in behind if child not in stuck]
+                # The one that has been there for the longest is taken first.
+                waiting += [child for child in reversed(behind) if child not in stuck]
             else:
                 waiting.pop()
                 yield self._cut_of(last, planned.get(last, last.end), need, planned)

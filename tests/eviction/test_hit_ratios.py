@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kvpool.eviction.registry import create_policy, registry
-from scripts.policy_table import hits_of, main, read
+from kvpool.eviction.registry import registry
+from kvpool.replay import TraceReader, TraceRequest
+from kvpool.sizing import PrefixTrace
+from scripts.policy_table import hits_of, main
 from tests.support import needs
 from tests.support.naive_prefix_cache import Block, lfu, lru, naive_hits
 
@@ -20,7 +22,8 @@ ORDERS: dict[str, Callable[[Block], tuple[int, ...]]] = {"lfu": lfu, "lru": lru}
 
 
 def hits(name: str, capacity: int, requests: Trace) -> int:
-    return hits_of(create_policy(name), capacity, requests)
+    rows = (TraceRequest(0.0, len(blocks), 1, tuple(blocks)) for blocks in requests)
+    return hits_of(name, capacity, PrefixTrace.from_requests(rows, block_tokens=1))
 
 
 def in_a_tree(paths: list[list[int]]) -> Trace:
@@ -32,7 +35,7 @@ def in_a_tree(paths: list[list[int]]) -> Trace:
     ]
 
 
-PATHS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), max_size=40)
+PATHS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=40)
 
 
 @pytest.mark.parametrize("policy", ORDERS)
@@ -137,11 +140,16 @@ GOLDENS = {
 }
 
 
+def conversations() -> PrefixTrace:
+    with TraceReader(needs.traces() / CONVERSATIONS) as reader:
+        return PrefixTrace.read(reader)
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("policy", GOLDENS)
 def test_goldens(policy: str) -> None:
-    requests = read(needs.traces() / CONVERSATIONS)
-    assert {size: hits(policy, size, requests) for size in GOLDENS[policy]} == GOLDENS[policy]
+    requests = conversations()
+    assert {size: hits_of(policy, size, requests) for size in GOLDENS[policy]} == GOLDENS[policy]
 
 
 @pytest.mark.integration
@@ -149,8 +157,8 @@ def test_goldens(policy: str) -> None:
     "capacity", [1_000, 2_000, 3_000, 5_859, 10_000, 20_000, 30_000, 50_000, 100_000]
 )
 def test_hit_density_is_never_below_lru_on_conversations(capacity: int) -> None:
-    requests = read(needs.traces() / CONVERSATIONS)
-    assert hits("hit-density", capacity, requests) >= hits("lru", capacity, requests)
+    requests = conversations()
+    assert hits_of("hit-density", capacity, requests) >= hits_of("lru", capacity, requests)
 
 
 @pytest.mark.integration

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from kvpool.cache_key import CacheKey
 from kvpool.errors import BrokenPluginError, IntegrityError
 from kvpool.eviction import EvictionPolicy
+from kvpool.eviction.fifo import FifoPolicy
 from kvpool.eviction.lfu import LfuPolicy
 from kvpool.eviction.lru import LruPolicy
 from kvpool.layout import KVLayout
@@ -183,6 +184,16 @@ def test_what_others_continue_stays() -> None:
     assert held.tokens == {key_of(2): (0, 1, 2, 3, 8, 9)}
     assert held.evict(2)
     assert held.tokens == {key_of(2): (0, 1, 2, 3)}
+
+
+def test_of_a_run_that_others_continue_the_oldest_continuation_is_dropped() -> None:
+    """The policy offers the first tokens, which came first; they stay until the last moment."""
+    held = Held(FifoPolicy(), chunk_tokens=1)
+    held.hold(0, [7])
+    for number in (1, 2, 3):
+        held.hold(number, [7, number, number])
+    assert held.evict(3)
+    assert held.tokens == {key_of(0): (7,), key_of(2): (7, 2), key_of(3): (7, 3, 3)}
 
 
 def test_nothing_is_planned_if_it_is_not_enough() -> None:
