@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from kvpool.layout import KVLayout
 from kvpool.replay import TraceReader
-from kvpool.sizing import PrefixTrace, clairvoyant_curve, lru_curve
+from kvpool.sizing import PrefixTrace, clairvoyant_curve, describe, lru_curve, measure
 from tests.support import needs
+from tests.support.docs_pages import DOCS
 
 pytestmark = pytest.mark.integration
 
@@ -42,3 +44,12 @@ def test_the_clairvoyant_bound(trace: PrefixTrace) -> None:
         0.3664,
         0.3664,
     ]
+
+
+def test_the_answer_of_the_page(trace: PrefixTrace) -> None:
+    layout = KVLayout(32, 8, 128, "float16")
+    report = measure(trace, ["lru"], layout=layout)
+    page = (DOCS / "sizing.md").read_text(encoding="utf-8")
+    quoted = [line.removeprefix("> ") for line in page.splitlines() if line.startswith("> ")]
+    assert quoted
+    assert describe(report)[: len(quoted)] == quoted
