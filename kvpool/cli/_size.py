@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from kvpool.cli._interrupts import EXIT_CODE
+from kvpool.cli._interrupts import EXIT_CODE, Interrupts
 from kvpool.cli._options import (
     HashBlockTokensOption,
     JsonOption,
@@ -126,6 +126,7 @@ def size(
             raise SizingError(f"cannot write {report}: there is no directory {report.parent}")
     try:
         with (
+            Interrupts(),
             TraceReader(
                 trace, trace_format, skip_bad=skip_bad, hash_block_tokens=hash_block_tokens
             ) as reader,

@@ -310,7 +310,7 @@ def test_tokens_that_were_dropped_are_not_kept_as_the_prompt(
         (lambda said: said[:, 1:], "was opened with token 100 at position 0, and is closed with"),
         (lambda said: said[:, :5], "was opened with 9 tokens, and is closed with 5"),
         (lambda said: said.repeat(2, 1), r"of one sequence, .* not \(2, 15\)"),
-        (lambda said: said.float(), "whole numbers, not float32"),
+        (lambda said: said.float(), r"whole numbers, not .*100\.0"),
         (lambda _: "said", "whole numbers|of one sequence"),
     ],
 )
@@ -331,9 +331,9 @@ def test_wrong_tokens_at_the_end_are_refused(
     ("ids", "reason"),
     [
         ([[1, 2], [3, 4]], r"not \(2, 2\)"),
-        ([1.5, 2], "not float64"),
-        (7, r"not \(\)"),
-        ([True, False], "not bool"),
+        ([1.5, 2], r"not 1\.5"),
+        (7, "not 7"),
+        ([True, False], "not True"),
         ([[1, 2], [3]], "whole numbers"),
         (None, "of one sequence|whole numbers"),
     ],
