@@ -1,0 +1,226 @@
+"""The figures of a manager as metrics, whatever system they go to.
+
+One table, so that Prometheus and OpenTelemetry have the same metrics under corresponding names.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from kvpool.errors import ForkedProcessError, PoolClosedError
+from kvpool.manager import KVCacheManager
+from kvpool.stats import PoolStats
+
+__all__ = ["FIGURES", "Figure", "Kind", "Values", "stats_of"]
+
+Values = Mapping[str, float]
+"""The values of a figure by its label; a figure without one has the single key ``""``."""
+
+
+class Kind(enum.Enum):
+    """How a figure changes."""
+
+    COUNTER = "counter"
+    """It only rises."""
+    GAUGE = "gauge"
+    """It rises and falls."""
+
+
+class Figure(NamedTuple):
+    """A metric of a manager.
+
+    Attributes
+    ----------
+    name : str
+        With dots between its parts, without the name of the project, unit or kind.
+    kind : Kind
+    unit : str
+        ``"bytes"``, ``"tokens"``, ``"ratio"``, or empty for a count.
+    text : str
+        What it means, as one sentence.
+    read : callable
+        Returns the values from the figures of a manager.
+    label : str
+        Name of the label that tells the values apart; empty if there is one value.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    text: str
+    read: Callable[[PoolStats], Values]
+    label: str = ""
+
+
+def stats_of(manager: KVCacheManager | None) -> PoolStats | None:
+    """Return the figures of a manager; None if it is gone, closed, or of the parent process."""
+    if manager is None:
+        return None
+    try:
+        return manager.get_stats()
+    except (ForkedProcessError, PoolClosedError):
+        return None
+
+
+def _one(read: Callable[[PoolStats], float]) -> Callable[[PoolStats], Values]:
+    return lambda stats: {"": read(stats)}
+
+
+def _memory(stats: PoolStats) -> Values:
+    return {"used": stats.used_memory, "free": stats.total_capacity - stats.used_memory}
+
+
+def _entries(stats: PoolStats) -> Values:
+    return {
+        "unpinned": stats.active_entries - stats.pinned_entries,
+        "pinned": stats.pinned_entries,
+        "draining": stats.parting_entries,
+    }
+
+
+FIGURES = (
+    Figure(
+        "pool.capacity",
+        Kind.GAUGE,
+        "bytes",
+        "Bytes that all entries together may use.",
+        _one(lambda stats: stats.total_capacity),
+    ),
+    Figure(
+        "pool.memory",
+        Kind.GAUGE,
+        "bytes",
+        "Bytes of the capacity by state; in an elastic pool, committed pages are used.",
+        _memory,
+        "state",
+    ),
+    Figure(
+        "pool.reserved",
+        Kind.GAUGE,
+        "bytes",
+        "Bytes of the address ranges of all entries, committed or not.",
+        _one(lambda stats: stats.reserved_memory),
+    ),
+    Figure(
+        "pool.address_space",
+        Kind.GAUGE,
+        "bytes",
+        "Bytes of all address ranges that there are.",
+        _one(lambda stats: stats.address_space),
+    ),
+    Figure(
+        "pool.fragmentation",
+        Kind.GAUGE,
+        "ratio",
+        "1 - largest free range / free bytes.",
+        _one(lambda stats: stats.fragmentation),
+    ),
+    Figure(
+        "pool.allocated",
+        Kind.COUNTER,
+        "bytes",
+        "Bytes handed out.",
+        _one(lambda stats: stats.bytes_allocated),
+    ),
+    Figure(
+        "pool.freed",
+        Kind.COUNTER,
+        "bytes",
+        "Bytes that came back.",
+        _one(lambda stats: stats.bytes_freed),
+    ),
+    Figure(
+        "pool.trimmed",
+        Kind.COUNTER,
+        "bytes",
+        "Of the bytes that came back, those of entries that stayed.",
+        _one(lambda stats: stats.bytes_trimmed),
+    ),
+    Figure(
+        "entries",
+        Kind.GAUGE,
+        "",
+        "Entries by state; draining ones left, but a view or fork still needs their bytes.",
+        _entries,
+        "state",
+    ),
+    Figure(
+        "allocations",
+        Kind.COUNTER,
+        "",
+        "Entries made.",
+        _one(lambda stats: stats.allocations),
+    ),
+    Figure(
+        "evictions",
+        Kind.COUNTER,
+        "",
+        "Entries that left, by reason.",
+        lambda stats: {reason.value: count for reason, count in stats.evictions_by_reason.items()},
+        "reason",
+    ),
+    Figure(
+        "lookups",
+        Kind.COUNTER,
+        "",
+        "Look-ups of entries by their key.",
+        lambda stats: {"hit": stats.hits, "miss": stats.misses},
+        "result",
+    ),
+    Figure(
+        "forks",
+        Kind.GAUGE,
+        "",
+        "Forks that share pages.",
+        _one(lambda stats: stats.forks),
+    ),
+    Figure(
+        "copied_forks",
+        Kind.COUNTER,
+        "",
+        "Forks that had to be a copy, by reason.",
+        lambda stats: {
+            reason.value: count for reason, count in stats.copied_forks_by_reason.items()
+        },
+        "reason",
+    ),
+    Figure(
+        "prefix.lookups",
+        Kind.COUNTER,
+        "",
+        "Sessions opened with the tokens of a prompt.",
+        _one(lambda stats: stats.prefix.lookups),
+    ),
+    Figure(
+        "prefix.asked",
+        Kind.COUNTER,
+        "tokens",
+        "Tokens of the prompts with which sessions were opened.",
+        _one(lambda stats: stats.prefix.tokens_asked),
+    ),
+    Figure(
+        "prefix.reused",
+        Kind.COUNTER,
+        "tokens",
+        "Of the tokens asked, those that the pool held, by where they came from.",
+        lambda stats: dict(stats.prefix.tokens_by_source),
+        "source",
+    ),
+    Figure(
+        "prefix.held",
+        Kind.GAUGE,
+        "tokens",
+        "Tokens that can be reused; those that several sessions hold count once.",
+        _one(lambda stats: stats.prefix.tokens_held),
+    ),
+    Figure(
+        "prefix.reuse",
+        Kind.GAUGE,
+        "ratio",
+        "Tokens reused / tokens asked, since the pool was made.",
+        _one(lambda stats: stats.prefix.reuse_ratio),
+    ),
+)
+"""All metrics of a manager."""

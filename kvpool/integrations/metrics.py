@@ -1,0 +1,14 @@
+"""Metrics of a pool, and of an engine that serves from it, for Prometheus.
+
+Needs the extra ``kvpool[metrics]``; the guide is the page "server". `kvpool.integrations.otel` has
+the same metrics for OpenTelemetry.
+"""
+
+from __future__ import annotations
+
+from kvpool import _exports
+from kvpool.integrations._metrics.prometheus import PoolCollector
+
+__all__ = ["PoolCollector"]
+
+_exports.publish(__name__)

@@ -1,0 +1,14 @@
+"""Metrics of a pool, and of an engine that serves from it, for OpenTelemetry.
+
+Needs the extra ``kvpool[otel]``; the guide is the page "server". Where metrics go is the
+application's choice, as always with OpenTelemetry: without a meter provider they go nowhere.
+"""
+
+from __future__ import annotations
+
+from kvpool import _exports
+from kvpool.integrations._metrics.opentelemetry import observe_pool
+
+__all__ = ["observe_pool"]
+
+_exports.publish(__name__)
