@@ -40,6 +40,9 @@ The tree, with the built-in exception that each class is as well::
         EntryNotFoundError              KeyError
         EntryKindError                  TypeError
       InvalidTtlError                   ValueError
+      TierError
+        InvalidTierError                ValueError
+        ChunkError                      ValueError
       IntegrityError                    AssertionError
 
 `kvpool.receipts.errors` and `kvpool.replay` add errors of their own, below `KVPoolError`.
@@ -57,6 +60,7 @@ __all__ = [
     "ArenaFullError",
     "BrokenPluginError",
     "CacheInUseError",
+    "ChunkError",
     "ContextOverflowError",
     "DoubleFreeError",
     "EntryError",
@@ -73,6 +77,7 @@ __all__ = [
     "InvalidLayoutError",
     "InvalidOptionError",
     "InvalidSizeError",
+    "InvalidTierError",
     "InvalidTokensError",
     "InvalidTtlError",
     "InvalidViewError",
@@ -89,6 +94,7 @@ __all__ = [
     "PoolExhaustedError",
     "SharedTokensError",
     "StaleBlockError",
+    "TierError",
     "UnknownPluginError",
     "UnsupportedError",
 ]
@@ -323,6 +329,34 @@ class InvalidTtlError(KVPoolError, ValueError):
 
 class EntryKindError(EntryError, TypeError):
     """The entry of this key has another layout, or has no layout although one is needed."""
+
+
+# -- tiers -------------------------------------------------------------------------------
+
+
+class TierError(KVPoolError):
+    """A tier could not be opened, read or written; the text says what was tried."""
+
+
+class InvalidTierError(TierError, ValueError):
+    """A tier does not take a URL, an option, a key or a value; the text names it."""
+
+
+class ChunkError(TierError, ValueError):
+    """A stored value is not the chunk that was asked for.
+
+    Attributes
+    ----------
+    reason : str
+        What is wrong with it, as one word for statistics, such as ``"digest"``.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[ChunkError], tuple[str, str]]:
+        return type(self), (str(self), self.reason)
 
 
 # -- invariants --------------------------------------------------------------------------

@@ -19,8 +19,16 @@ import pluggy
 if TYPE_CHECKING:  # the registries import the hooks, not the other way round
     from kvpool.arena import ArenaBackend
     from kvpool.eviction import PolicyFactory
+    from kvpool.tiers import TierFactory
 
-__all__ = ["PROJECT", "ArenaBackendSpec", "EvictionPolicySpec", "hookimpl", "hookspec"]
+__all__ = [
+    "PROJECT",
+    "ArenaBackendSpec",
+    "EvictionPolicySpec",
+    "TierSpec",
+    "hookimpl",
+    "hookspec",
+]
 
 PROJECT = "kvpool"
 
@@ -55,5 +63,22 @@ class EvictionPolicySpec:
         Returns
         -------
         PolicyFactory
+        """
+        raise AssertionError("a hook specification is never called")
+
+
+class TierSpec:
+    """Hooks of the entry-point group ``kvpool.tiers``."""
+
+    @hookspec
+    def kvpool_tier(self) -> TierFactory:
+        """Describe a kind of tiers, and how to open one.
+
+        Called once, when a tier of this kind is opened or listed. It must be cheap, and must not
+        connect to anything: `TierFactory.open` does that.
+
+        Returns
+        -------
+        TierFactory
         """
         raise AssertionError("a hook specification is never called")

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import typer
 
-__all__ = ["counted", "format_size", "parse_size"]
+from kvpool import _sizes
 
-_UNITS: dict[str, int] = {
-    "": 1,
-    "B": 1,
-    **{f"{prefix}iB": 1024**power for power, prefix in enumerate("KMGT", 1)},
-    **{f"{prefix}B": 1000**power for power, prefix in enumerate("KMGT", 1)},
-}
-_BY_LOWER_CASE = {unit.lower(): factor for unit, factor in _UNITS.items()}
+__all__ = ["counted", "format_size", "parse_size"]
 
 
 def parse_size(text: str) -> int:
@@ -25,16 +17,7 @@ def parse_size(text: str) -> int:
     typer.BadParameter
         The text is not a number with a known unit, or not a whole number of bytes.
     """
-    match = re.fullmatch(r"\s*(\d+)(?:\.(\d+))?\s*([a-z]*)\s*", str(text), re.ASCII | re.IGNORECASE)
-    factor = _BY_LOWER_CASE.get(match[3].lower()) if match else None
-    if match is None or factor is None:
-        raise typer.BadParameter(f"invalid size {text!r}; expected e.g. 512MiB, 1.5GB or 65536")
-    decimals = match[2] or ""
-    scaled = int(match[1] + decimals) * factor  # integers, because a float would round
-    nbytes, rest = divmod(scaled, int("1" + "0" * len(decimals)))
-    if rest:
-        raise typer.BadParameter(f"invalid size {text!r}: not a whole number of bytes")
-    return nbytes
+    return _sizes.parse_size(text, typer.BadParameter)
 
 
 def format_size(nbytes: float) -> str:

@@ -17,7 +17,15 @@ from kvpool.testing._process import Holdings, pages_present
 from kvpool.testing._suites import SUITES
 from kvpool.testing._suites.arenas import ArenaConformance
 from kvpool.testing._suites.policies import PolicyConformance
+from kvpool.testing._suites.tiers import TierSuite
 
-__all__ = ["SUITES", "ArenaConformance", "Holdings", "PolicyConformance", "pages_present"]
+__all__ = [
+    "SUITES",
+    "ArenaConformance",
+    "Holdings",
+    "PolicyConformance",
+    "TierSuite",
+    "pages_present",
+]
 
 _exports.publish(__name__)

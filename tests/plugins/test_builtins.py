@@ -16,6 +16,7 @@ import pytest
 import kvpool.backends
 import kvpool.eviction.registry
 import kvpool.receipts
+import kvpool.tiers
 from kvpool.__about__ import __version__
 from kvpool.errors import PluginConflictError
 from kvpool.plugins import PluginRegistry, PluginState
@@ -30,6 +31,7 @@ REGISTRIES: tuple[PluginRegistry[Any], ...] = (
     kvpool.backends.registry,
     kvpool.eviction.registry.registry,
     kvpool.receipts.registry,
+    kvpool.tiers.registry,
 )
 
 
@@ -71,10 +73,11 @@ WITHOUT_METADATA = """
 import importlib.metadata
 import sys
 
-for group in ("kvpool.backends", "kvpool.policies", "kvpool.sinks"):
+for group in ("kvpool.backends", "kvpool.policies", "kvpool.sinks", "kvpool.tiers"):
     assert not importlib.metadata.entry_points(group=group), group
 
 import kvpool
+from kvpool import tiers
 from kvpool.backends import registry
 
 assert not [name for name in sys.modules if name.startswith("kvpool_")]
@@ -84,6 +87,7 @@ for backend in registry.names():
     with kvpool.KVCacheManager(1 << 20, backend, layout, policy="lru", receipts="memory") as pool:
         pool.create_cache_entry(kvpool.CacheKey("chat", 1), 16)
     assert [report.state for report in registry.reports() if report.name == backend] == ["ok"]
+tiers.open_tier("memory:").close()
 print(kvpool.__file__)
 """
 

@@ -15,6 +15,7 @@ SUITES = (
     "kvpool.testing._suites.elastic",
     "kvpool.testing._suites.forks",
     "kvpool.testing._suites.policies",
+    "kvpool.testing._suites.tiers",
 )
 
 pytest.register_assert_rewrite(*SUITES)
