@@ -16,16 +16,35 @@ from kvpool.cli._memory_map import memory_map
 from kvpool.cli._receipts import receipts
 from kvpool.cli._replay import replay
 from kvpool.cli._size import size
-from kvpool.errors import KVPoolError
+from kvpool.errors import (
+    InvalidArgumentError,
+    InvalidLayoutError,
+    InvalidOptionError,
+    InvalidSizeError,
+    InvalidTtlError,
+    KVPoolError,
+    UnknownPluginError,
+    UnsupportedError,
+)
 
 __all__ = ["app", "main"]
+
+_WRONG_VALUES = (
+    InvalidArgumentError,
+    InvalidLayoutError,
+    InvalidOptionError,
+    InvalidSizeError,
+    InvalidTtlError,
+    UnknownPluginError,
+    UnsupportedError,
+)
+"""What is raised for a value of an option that is not accepted, beside typer's own errors."""
 
 app = typer.Typer(
     name="kvpool",
     help="A bounded memory pool for LLM KV caches: replay traces, draw the pool, verify ledgers.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 
@@ -58,15 +77,16 @@ app.add_typer(receipts)
 
 
 def main() -> None:
-    """Run the command. A `KVPoolError` becomes one line on standard error and exit code 1.
+    """Run the command. A `KVPoolError` becomes one line on standard error.
 
-    The same goes for an error of the system, such as a full disk behind standard output.
+    The exit code is 2 if a value of the command line is not accepted, and otherwise 1. The same
+    goes for an error of the system, such as a full disk behind standard output: its code is 1.
     """
     try:
         app()
     except KVPoolError as error:
         typer.echo(f"kvpool: {error}", err=True)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, _WRONG_VALUES) else 1)
     except OSError as error:
         # What is still buffered cannot be written either; the interpreter would try, and complain.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -132,6 +132,6 @@ def _marks(console: Console, options: ConsoleOptions) -> _Marks:
     colours = _COLOURS if many else _FEW_COLOURS
     if options.ascii_only:
         return _Marks("|", "=", ".", colours)
-    if console.color_system is None:
+    if console.color_system is None or console.no_color:
         return _Marks("▕", "░", "·", colours)
     return _Marks("▏", " ", "·", colours)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,9 +16,12 @@ from rich.text import Text
 from kvpool.cache_key import CacheKey
 from kvpool.cli._arena_map import ArenaMap, charges
 from kvpool.cli._options import (
+    OUTPUT,
+    POOL,
     RESERVED_TOKENS,
     BackendOption,
     ElasticOption,
+    JsonOption,
     capacity_option,
 )
 from kvpool.cli._picture import save_svg
@@ -26,7 +30,7 @@ from kvpool.cli._sizes import counted, format_size
 from kvpool.entry import KVCacheEntry
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
-from kvpool.pool import BlockUsage
+from kvpool.pool import BlockUsage, MemoryBlock
 
 __all__ = ["memory_map"]
 
@@ -41,16 +45,23 @@ def memory_map(
     forks: Annotated[
         int, typer.Option(min=0, max=40, help="Number of forks of these conversations.")
     ] = 4,
-    max_context: Annotated[int, typer.Option(min=1, metavar="TOKENS", help=RESERVED_TOKENS)] = 1024,
+    max_context: Annotated[
+        int, typer.Option(min=1, metavar="TOKENS", rich_help_panel=POOL, help=RESERVED_TOKENS)
+    ] = 1024,
     capacity: Annotated[int, capacity_option("16MiB")] = 16 << 20,
     elastic: ElasticOption = None,
     seed: Annotated[int, typer.Option(help="Seed of the generated conversations.")] = 0,
     output: Annotated[
         Path | None,
         typer.Option(
-            "-o", "--output", metavar="FILE.svg", help="Also write the drawing to this SVG file."
+            "-o",
+            "--output",
+            metavar="FILE.svg",
+            rich_help_panel=OUTPUT,
+            help="Also write the drawing to this SVG file.",
         ),
     ] = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Draw the memory that generated conversations and their forks reserve, commit and share."""
     if output is not None and output.suffix.lower() != ".svg":
@@ -65,7 +76,10 @@ def memory_map(
         for _ in range(forks):
             conversations.branch()
         drawing = conversations.drawing()
-        Console(markup=False, highlight=False, emoji=False).print(drawing)
+        if as_json:
+            typer.echo(json.dumps(conversations.document(), indent=2))
+        else:
+            Console(markup=False, highlight=False, emoji=False).print(drawing)
         if output is not None:
             _save(drawing, output)
 
@@ -111,15 +125,55 @@ class _Conversations:
             tokens = np.ones((LAYOUT.layers, LAYOUT.kv_heads, count, LAYOUT.head_dim), np.float16)
             entry.extend(tokens, tokens)
 
+    # -- figures -------------------------------------------------------------------------
+
+    def document(self) -> dict[str, object]:
+        """Return what the drawing shows, as JSON has it. Sizes are in bytes."""
+        pool, stats, numbers = self._manager.pool, self._manager.get_stats(), self._numbers()
+        return {
+            "backend": pool.arena_info.backend,
+            "layout": str(LAYOUT),
+            "elastic": pool.is_elastic,
+            "capacity": stats.total_capacity,
+            "committed": stats.used_memory,
+            "reserved": stats.reserved_memory,
+            "committed_by_system": pool.committed_bytes() if pool.is_elastic else None,
+            "evictions": stats.evictions,
+            "forks": stats.forks,
+            "copied_forks": stats.copied_forks,
+            "sessions": [
+                {
+                    "session": self._sessions[numbers[usage.block]][0],
+                    "is_fork": usage.is_fork,
+                    "is_evicted": not usage.is_live,
+                    "tokens": self._sessions[numbers[usage.block]][1].token_count
+                    if usage.is_live
+                    else None,
+                    "reserved": usage.block.size,
+                    "committed": usage.committed,
+                    "shared": usage.shared,
+                }
+                for usage in self._usages(numbers)
+            ],
+        }
+
+    def _numbers(self) -> dict[MemoryBlock, int]:
+        """Return the number of each session, by its block."""
+        return {entry.block: number for number, (_, entry) in enumerate(self._sessions)}
+
+    def _usages(self, numbers: dict[MemoryBlock, int]) -> list[BlockUsage]:
+        """Return what each block costs: a session before its forks, else in address order."""
+        return sorted(
+            self._manager.pool.usage(),
+            key=lambda one: (one.block.offset, one.is_fork, numbers[one.block]),
+        )
+
     # -- drawing -------------------------------------------------------------------------
 
     def drawing(self) -> Group:
         """Return the bars of the sessions, and the map of the budget."""
-        pool = self._manager.pool
-        numbers = {entry.block: number for number, (_, entry) in enumerate(self._sessions)}
-        usages = sorted(
-            pool.usage(), key=lambda one: (one.block.offset, one.is_fork, numbers[one.block])
-        )
+        pool, numbers = self._manager.pool, self._numbers()
+        usages = self._usages(numbers)
         bars = [self._bar(numbers[usage.block], usage) for usage in usages]
         return Group(
             Text(f"Memory of each session ({pool.arena_info.backend}, layout {LAYOUT})", "bold"),

@@ -9,11 +9,17 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
+from kvpool.backends import registry
 from kvpool.cli._sizes import parse_size
+from kvpool.eviction.registry import registry as policies
 from kvpool.replay import TraceFormat
 
 __all__ = [
+    "LAYOUT",
+    "OUTPUT",
+    "POOL",
     "RESERVED_TOKENS",
+    "TRACE",
     "BackendOption",
     "CapacityOption",
     "ElasticOption",
@@ -25,6 +31,7 @@ __all__ = [
     "TraceFormatOption",
     "alternatives",
     "capacity_option",
+    "policy_names",
     "with_default",
 ]
 
@@ -55,8 +62,25 @@ def capacity_option(default: str) -> Any:
         parser=parse_size,
         metavar="SIZE",
         show_default=False,
+        rich_help_panel=POOL,
         help=with_default("Size of the pool.", default),
     )
+
+
+POOL, LAYOUT, TRACE, OUTPUT = "Pool", "Layout", "Trace", "Output"
+"""The groups of options in the help; what belongs to one command alone is in none of them."""
+
+DEFAULT_BACKEND = f"$KVPOOL_BACKEND or {registry.kind.default}"
+
+
+def backend_names() -> list[str]:
+    """Return the names that a shell offers for ``--backend``."""
+    return list(registry.names())
+
+
+def policy_names() -> list[str]:
+    """Return the names that a shell offers for ``--policy``."""
+    return list(policies.names())
 
 
 RESERVED_TOKENS = "Tokens to reserve per session."
@@ -64,7 +88,9 @@ RESERVED_TOKENS = "Tokens to reserve per session."
 BackendOption = Annotated[
     str | None,
     typer.Option(
-        help=with_default("Storage backend; see `kvpool backends`.", "$KVPOOL_BACKEND or numpy")
+        autocompletion=backend_names,
+        rich_help_panel=POOL,
+        help=with_default("Storage backend; see `kvpool backends`.", DEFAULT_BACKEND),
     ),
 ]
 CapacityOption = Annotated[int, capacity_option("512MiB")]
@@ -72,6 +98,7 @@ ElasticOption = Annotated[
     bool | None,
     typer.Option(
         "--elastic/--no-elastic",
+        rich_help_panel=POOL,
         help=with_default(
             "Account by committed page or by whole block.", "by page if the backend can"
         ),
@@ -82,22 +109,35 @@ TraceArgument = Annotated[
 ]
 MaxRequestsOption = Annotated[
     int | None,
-    typer.Option(min=1, help=with_default("Stop after this many requests.", "all of the trace")),
+    typer.Option(
+        min=1,
+        rich_help_panel=TRACE,
+        help=with_default("Stop after this many requests.", "all of the trace"),
+    ),
 ]
 TraceFormatOption = Annotated[
     TraceFormat | None,
-    typer.Option("--format", help=with_default("Trace format.", "detected from the first line")),
+    typer.Option(
+        "--format",
+        rich_help_panel=TRACE,
+        help=with_default("Trace format.", "detected from the first line"),
+    ),
 ]
 HashBlockTokensOption = Annotated[
     int | None,
     typer.Option(
         min=1,
         metavar="TOKENS",
+        rich_help_panel=TRACE,
         help=with_default("Tokens per hash block of a Mooncake trace.", "inferred"),
     ),
 ]
 SkipBadOption = Annotated[
     bool,
-    typer.Option("--skip-bad", help="Count malformed lines instead of stopping at the first."),
+    typer.Option(
+        "--skip-bad",
+        rich_help_panel=TRACE,
+        help="Count malformed lines instead of stopping at the first.",
+    ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+JsonOption = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON.")]

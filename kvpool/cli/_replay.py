@@ -11,6 +11,9 @@ import typer
 from rich.console import Console
 
 from kvpool.cli._options import (
+    LAYOUT,
+    OUTPUT,
+    POOL,
     RESERVED_TOKENS,
     BackendOption,
     CapacityOption,
@@ -22,6 +25,7 @@ from kvpool.cli._options import (
     TraceArgument,
     TraceFormatOption,
     alternatives,
+    policy_names,
     with_default,
 )
 from kvpool.cli._replay_blocks import replay_blocks
@@ -46,26 +50,41 @@ def replay(
     trace: TraceArgument,
     backend: BackendOption = None,
     capacity: CapacityOption = 512 << 20,
-    layers: Annotated[int, typer.Option(min=1, help="Layers that cache keys and values.")] = 2,
-    kv_heads: Annotated[int, typer.Option(min=1, help="Key-value heads per layer.")] = 2,
-    head_dim: Annotated[int, typer.Option(min=1, help="Elements per head.")] = 64,
+    layers: Annotated[
+        int, typer.Option(min=1, rich_help_panel=LAYOUT, help="Layers that cache keys and values.")
+    ] = 2,
+    kv_heads: Annotated[
+        int, typer.Option(min=1, rich_help_panel=LAYOUT, help="Key-value heads per layer.")
+    ] = 2,
+    head_dim: Annotated[
+        int, typer.Option(min=1, rich_help_panel=LAYOUT, help="Elements per head.")
+    ] = 64,
     dtype: Annotated[
-        str, typer.Option(help=f"Data type of the cache: {alternatives(list(DTYPES))}.")
+        str,
+        typer.Option(
+            rich_help_panel=LAYOUT, help=f"Data type of the cache: {alternatives(list(DTYPES))}."
+        ),
     ] = "float16",
     packing: Annotated[
         Packing,
-        typer.Option(help="What is contiguous for one token: a head, a layer, or all layers."),
+        typer.Option(
+            rich_help_panel=LAYOUT,
+            help="What is contiguous for one token: a head, a layer, or all layers.",
+        ),
     ] = "head",
     policy: Annotated[
         str | None,
         typer.Option(
-            help=with_default("Eviction policy.", "lru; hit-density with --capacity-blocks")
+            autocompletion=policy_names,
+            rich_help_panel=POOL,
+            help=with_default("Eviction policy.", "lru; hit-density with --capacity-blocks"),
         ),
     ] = None,
     ttl: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS",
+            rich_help_panel=POOL,
             help=with_default("Evict sessions idle for this long, in the trace's time.", "never"),
         ),
     ] = None,
@@ -75,6 +94,7 @@ def replay(
         typer.Option(
             min=1,
             metavar="TOKENS",
+            rich_help_panel=POOL,
             help=with_default(RESERVED_TOKENS, "the request's own length"),
         ),
     ] = None,
@@ -90,6 +110,7 @@ def replay(
         typer.Option(
             min=1,
             metavar="BLOCKS",
+            rich_help_panel=POOL,
             help=with_default(
                 "Replay the ids of blocks alone, in a pool for this many blocks.", "all tokens"
             ),
@@ -97,7 +118,10 @@ def replay(
     ] = None,
     skip_bad: SkipBadOption = False,
     ledger: Annotated[
-        Path | None, typer.Option(help="Write receipts of all evictions to this ledger file.")
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT, help="Write receipts of all evictions to this ledger file."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from kvpool.cli._interrupts import EXIT_CODE
 from kvpool.cli._replay_loop import serve_all
+from kvpool.cli._tables import Figures
 from kvpool.replay import BlockReplay, BlockReport, TraceReader
 
 __all__ = ["replay_blocks"]
@@ -50,10 +49,7 @@ def replay_blocks(
 def _print(report: BlockReport, requests: TraceReader) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     by_source = report.stats.prefix.tokens_by_source
-    table = Table(box=box.SIMPLE, show_header=False)
-    table.add_column()
-    table.add_column(style="bold", justify="right")
-    for name, figure in (
+    figures = (
         ("requests", f"{report.requests:,}"),
         ("skipped lines", f"{requests.skipped:,}"),
         ("blocks asked for", f"{report.blocks:,}"),
@@ -64,13 +60,12 @@ def _print(report: BlockReport, requests: TraceReader) -> None:
         ("blocks held at the end", f"{report.stats.prefix.tokens_held:,}"),
         ("checksum failures", f"{report.checksum_failures:,}"),
         ("seconds", f"{report.seconds:.1f}"),
-    ):
-        table.add_row(name, figure)
+    )
     console.print(
         f"{requests.path}, {report.capacity_blocks:,} blocks, policy {report.policy}",
         style="italic",
         soft_wrap=True,
     )
-    console.print(table)
+    console.print(Figures((figures,)))
     if requests.first_skipped is not None:
         console.print(f"Skipped first: {requests.first_skipped}", soft_wrap=True)

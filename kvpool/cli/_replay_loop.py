@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 from typing import Protocol
 
-from rich.progress import TextColumn
-
 from kvpool.cli._interrupts import Interrupts
 from kvpool.cli._trace_bar import TraceBar
 from kvpool.replay import TraceReader, TraceRequest
@@ -34,12 +32,12 @@ def serve_all(run: Served, requests: TraceReader, limit: int | None) -> bool:
     limit : int or None
         Stop after this many requests.
     """
-    column = TextColumn("{task.fields[served]:,} requests, {task.fields[tokens]:,} tokens")
+    text = "{served:,} requests, {tokens:,} tokens"
     served = tokens = 0
     try:
         with (
             Interrupts() as interrupts,
-            TraceBar(requests, "replay", column, served=0, tokens=0) as bar,
+            TraceBar(requests, "replay", text, served=0, tokens=0) as bar,
         ):
             for request in itertools.islice(requests, limit):
                 with interrupts.step():

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-
 import typer
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
 from kvpool.cli._interrupts import EXIT_CODE
 from kvpool.cli._sizes import format_size
+from kvpool.cli._tables import Figure, Figures
 from kvpool.replay import ReplayReport
 
 __all__ = ["conclude", "print_report"]
-
-Figure = tuple[str, str]
 
 
 def print_report(
@@ -31,14 +26,8 @@ def print_report(
     skipped : int, optional
         Malformed lines of the trace; None if there is no trace.
     """
-    table = Table(box=box.SIMPLE, show_header=False)
-    for style in ("", "bold", "", "bold"):
-        table.add_column(style=style, justify="right" if style else "left", no_wrap=True)
-    rows = itertools.zip_longest(_served(report, skipped), _pool(report), fillvalue=("", ""))
-    for served, pool in rows:
-        table.add_row(*served, *pool)
     console.print(title, style="italic")
-    console.print(table)
+    console.print(Figures((_served(report, skipped), _pool(report))))
     for note in _notes(report):
         console.print(note, style="dim")
 

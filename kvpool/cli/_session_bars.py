@@ -13,11 +13,12 @@ from rich.table import Table
 from rich.text import Text
 
 from kvpool.cli._sizes import format_size
+from kvpool.cli._tables import Fitted
 from kvpool.pool import BlockUsage
 
 __all__ = ["SessionBar", "SessionBars"]
 
-_SHORTEST = 16  # characters of a bar
+_SHORTEST = 5  # characters of a bar
 
 
 class SessionBar(NamedTuple):
@@ -67,7 +68,7 @@ class SessionBars:
                 *(format_size(n) for n in (usage.block.size, usage.committed, usage.shared)),
                 _Bar(usage, usage.block.size / longest, marks),
             )
-        yield table
+        yield Fitted(table)
         yield _legend(marks)
 
 
@@ -82,7 +83,7 @@ class _Marks(NamedTuple):
 def _marks(console: Console, options: ConsoleOptions) -> _Marks:
     if options.ascii_only:
         return _Marks(("#", ""), ("%", ""), (".", ""))
-    if console.color_system is None:
+    if console.color_system is None or console.no_color:
         return _Marks(("█", ""), ("▒", ""), ("·", ""))
     if console.color_system in {"256", "truecolor"}:
         return _Marks(("▆", "steel_blue1"), ("▆", "light_salmon1"), ("·", "dim"))

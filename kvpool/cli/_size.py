@@ -17,6 +17,8 @@ from rich.console import Console
 
 from kvpool.cli._interrupts import EXIT_CODE, Interrupts
 from kvpool.cli._options import (
+    LAYOUT,
+    OUTPUT,
     HashBlockTokensOption,
     JsonOption,
     MaxRequestsOption,
@@ -24,6 +26,7 @@ from kvpool.cli._options import (
     TraceArgument,
     TraceFormatOption,
     alternatives,
+    policy_names,
     with_default,
 )
 from kvpool.cli._size_layout import chosen_layout
@@ -49,6 +52,7 @@ def size(
         str | None,
         typer.Option(
             metavar="LAYERSxHEADSxDIM",
+            rich_help_panel=LAYOUT,
             help=with_default(
                 "Layers, key-value heads and elements per head, for sizes in bytes.",
                 "sizes in blocks",
@@ -57,21 +61,27 @@ def size(
     ] = None,
     model: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The config.json of a model, instead of --layout."),
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=LAYOUT,
+            help="The config.json of a model, instead of --layout.",
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
         typer.Option(
+            rich_help_panel=LAYOUT,
             help=with_default(
                 f"Data type of the cache: {alternatives(list(DTYPES))}.",
                 "float16, or that of the model",
-            )
+            ),
         ),
     ] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
-            help=with_default("Eviction policy to measure beside lru; may be repeated.", "all")
+            autocompletion=policy_names,
+            help=with_default("Eviction policy to measure beside lru; may be repeated.", "all"),
         ),
     ] = None,
     points: Annotated[
@@ -105,12 +115,16 @@ def size(
         Path | None,
         typer.Option(
             metavar="FILE",
+            rich_help_panel=OUTPUT,
             help="Also write a page with charts, which needs no network; needs kvpool[report].",
         ),
     ] = None,
     as_json: JsonOption = False,
     as_csv: Annotated[
-        bool, typer.Option("--csv", help="Print one row for each policy and size, as CSV.")
+        bool,
+        typer.Option(
+            "--csv", rich_help_panel=OUTPUT, help="Print one row for each policy and size, as CSV."
+        ),
     ] = False,
 ) -> None:
     """Say how big a pool a trace needs: what each policy would reuse, at each size.
@@ -119,6 +133,8 @@ def size(
     """
     if as_json and as_csv:
         raise typer.BadParameter("give --json or --csv, not both")
+    if sample == 0:
+        raise typer.BadParameter("--sample must be above 0")
     shape = chosen_layout(layout, model, dtype)
     if report is not None:  # before all the work, not after it
         require_charts()

@@ -12,6 +12,7 @@ import typer
 
 from kvpool.errors import InvalidLayoutError
 from kvpool.layout import KVLayout
+from kvpool.sizing import SizingError
 
 __all__ = ["chosen_layout"]
 
@@ -46,13 +47,18 @@ def chosen_layout(layout: str | None, model: Path | None, dtype: str | None) -> 
     ------
     typer.BadParameter
         Both are given, or a data type without either, or `layout` has another form.
-    InvalidLayoutError
+    SizingError
         The configuration cannot be read, or does not say what its cache holds.
+    InvalidLayoutError
+        `layout` or `dtype` is not accepted.
     """
     if layout is not None and model is not None:
         raise typer.BadParameter("give --layout or --model, not both")
     if model is not None:
-        return _layout_of(model, dtype)
+        try:
+            return _layout_of(model, dtype)
+        except InvalidLayoutError as error:  # what is wrong is in a file, not on the command line
+            raise SizingError(str(error)) from error
     if layout is not None:
         match = re.fullmatch(r"\s*(\d{1,9})\s*x\s*(\d{1,9})\s*x\s*(\d{1,9})\s*", layout, re.ASCII)
         if match is None:

@@ -9,12 +9,14 @@ from rich.console import Console
 from rich.table import Table
 
 from kvpool.cli._sizes import counted
+from kvpool.cli._tables import Fitted
 from kvpool.replay import TraceReader
 from kvpool.sizing import SHARES, HitCurve, SizingReport, describe
 
 __all__ = ["print_sizing"]
 
 _COLUMNS = 5  # sizes in a table of 80 characters
+_COLUMN = 13  # characters of one
 
 
 def print_sizing(console: Console, report: SizingReport, title: str, reader: TraceReader) -> None:
@@ -32,8 +34,8 @@ def print_sizing(console: Console, report: SizingReport, title: str, reader: Tra
     console.print(
         f"{title}, blocks of {counted(report.block_tokens, 'token')}{layout}", style="italic"
     )
-    console.print(_ratios(report))
-    console.print(_needs(report))
+    console.print(Fitted(_ratios(report, console.width)))
+    console.print(Fitted(_needs(report)))
     for sentence in describe(report):
         console.print(sentence)
     if report.layout is None:
@@ -43,8 +45,8 @@ def print_sizing(console: Console, report: SizingReport, title: str, reader: Tra
         console.print(f"Skipped first: {reader.first_skipped}", soft_wrap=True)
 
 
-def _ratios(report: SizingReport) -> Table:
-    sizes = _some(report.sizes)
+def _ratios(report: SizingReport, width: int) -> Table:
+    sizes = _some(report.sizes, min(max(width // _COLUMN - 1, 2), _COLUMNS))
     table = Table(
         box=box.SIMPLE_HEAD,
         title=f"hit ratio by size of the pool{_unit(report)}",
@@ -84,10 +86,10 @@ def _ratios_of(curve: HitCurve, sizes: Sequence[int]) -> list[str]:
     return [curve.name, *(f"{curve.hit_ratio(size):.2%}" for size in sizes), error]
 
 
-def _some(sizes: Sequence[int]) -> list[int]:
+def _some(sizes: Sequence[int], most: int) -> list[int]:
     """Return the sizes for the columns of a table, the first and the last one among them."""
     last = len(sizes) - 1
-    count = min(_COLUMNS, len(sizes))
+    count = min(most, len(sizes))
     return [sizes[round(number * last / max(count - 1, 1))] for number in range(count)]
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from itertools import pairwise
 
 import pytest
@@ -54,6 +55,14 @@ def test_colours_stand_for_owners() -> None:
     assert "░" not in row
     again = drawn([Segment(0, 1000, 7)], 20, 1, colours=True)[0]
     assert row.split("m")[0] == again.split("m")[0]
+
+
+def test_a_terminal_that_is_to_show_no_colours_gets_characters(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    row = drawn(PARTS, 20, 1, colours=True)[0]
+    assert re.sub(r"\x1b\[\d*m", "", row) == "▕7░░░░··▕12░░░░░░░▕3"
 
 
 def test_the_legend_says_what_a_character_is() -> None:

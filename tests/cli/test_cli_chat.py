@@ -83,7 +83,7 @@ def test_options_that_are_wrong(model_dir: Path, options: tuple[str, ...], reaso
 
 def test_a_backend_that_is_not_there(model_dir: Path) -> None:
     done = run("chat", str(model_dir), "--backend", "nowhere")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("kvpool: unknown backend 'nowhere'")
 
 

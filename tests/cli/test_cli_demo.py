@@ -60,7 +60,7 @@ def test_a_console_without_unicode(backend: str) -> None:
 
 def test_a_backend_that_is_not_there() -> None:
     done = run("demo", "--backend", "nowhere")
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("kvpool: unknown backend 'nowhere'")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -81,6 +82,37 @@ def test_a_terminal_shows_colours() -> None:
     assert "Use of the capacity" in text
 
 
+@needs_pages
+def test_json_has_the_figures_of_the_drawing() -> None:
+    figures = json.loads(shown("--backend", "mmap", "--json"))
+    sessions = figures["sessions"]
+    assert len(sessions) == 9
+    assert sum(one["is_fork"] for one in sessions) == 4
+    assert sum(one["committed"] for one in sessions) == figures["committed"]
+    assert figures["committed_by_system"] < figures["committed"] < figures["reserved"]
+    assert (figures["elastic"], figures["copied_forks"]) == (True, 0)
+    rows = re.findall(r"^ (\d+(?: of \d+)?) +([\d,]+) ", shown("--backend", "mmap"), re.MULTILINE)
+    assert rows == [(one["session"], f"{one['tokens']:,}") for one in sessions]
+
+
+@needs_pages
+def test_json_of_a_session_that_was_evicted() -> None:
+    options = ("--backend", "mmap", "--capacity", "5MiB", "--forks", "8")
+    sessions = json.loads(shown(*options, "--json"))["sessions"]
+    evicted = [one for one in sessions if one["is_evicted"]]
+    assert evicted
+    assert {one["tokens"] for one in evicted} == {None}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="the standard library opens no terminals here")
+def test_a_terminal_without_colours_shows_the_same_with_characters() -> None:
+    with in_terminal("map", "--backend", "mmap", NO_COLOR="1") as (process, chunks):
+        text = "".join(chunks)
+    assert process.returncode == 0
+    assert re.search(r"▒+█+·+", text)
+    assert re.search(r"▕0░+▕", text)
+
+
 # -- the picture -------------------------------------------------------------------------
 
 
@@ -107,16 +139,16 @@ def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "reason"),
+    ("arguments", "reason", "code"),
     [
-        (("--backend", "nowhere"), "unknown backend 'nowhere'"),
-        (("--backend", "numpy", "--elastic"), "numpy"),
-        (("--capacity", "64KiB"), "cannot allocate"),
+        (("--backend", "nowhere"), "unknown backend 'nowhere'", 2),
+        (("--backend", "numpy", "--elastic"), "numpy", 2),
+        (("--backend", "numpy", "--capacity", "64KiB"), "cannot allocate", 1),
     ],
 )
-def test_what_cannot_be(arguments: tuple[str, ...], reason: str) -> None:
+def test_what_cannot_be(arguments: tuple[str, ...], reason: str, code: int) -> None:
     done = run("map", *arguments)
-    assert done.returncode == 1
+    assert done.returncode == code
     assert done.stderr.startswith("kvpool: ")
     assert done.stderr.count("\n") == 1
     assert reason in done.stderr

@@ -122,7 +122,7 @@ def test_whole_blocks_are_charged_where_that_is_asked_for() -> None:
     use = shown["utilization"]
     assert not shown["elastic"]
     assert use["live_of_used"] == use["live_of_whole_blocks"] < 0.5
-    assert "numpy" in refused(AZURE, "--backend", "numpy", "--elastic")
+    assert "numpy" in refused(AZURE, "--backend", "numpy", "--elastic", code=2)
 
 
 def test_a_request_longer_than_an_entry_is_rejected() -> None:
@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     ],
 )
 def test_settings_that_cannot_be(option: str, value: str, reason: str) -> None:
-    error = refused(AZURE, option, value)
+    error = refused(AZURE, option, value, code=2)
     assert error.startswith("kvpool: ")
     assert error.count("\n") == 1
     assert reason in error

@@ -45,13 +45,15 @@ def run_in(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
 
 
 @contextlib.contextmanager
-def in_terminal(*arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
+def in_terminal(
+    *arguments: str, **variables: str
+) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
     """Start in a terminal of 80 columns; yield the process, and what it prints as it comes."""
     ours, its = os.openpty()
     try:
         with subprocess.Popen(
             [KVPOOL, *arguments],
-            env=environment(TERM="xterm-256color", LINES="24"),
+            env=environment(TERM="xterm-256color", LINES="24", **variables),
             stdin=its,
             stdout=its,
             stderr=its,

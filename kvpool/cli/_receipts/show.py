@@ -32,6 +32,7 @@ from kvpool.receipts.types import (
 __all__ = ["show"]
 
 ROW = "{:>7}  {:<19}  {}  {:<6}  {:>10}  {:>10}"  # the session fills the rest of the line
+_LEAST_ROOM = 12  # characters for the session
 Wanted = Callable[[Receipt], bool]
 
 
@@ -118,7 +119,10 @@ def _moment(text: str | None) -> str | None:
 
 def _print(receipts: Iterator[Receipt]) -> None:
     """Print row by row, so that the first rows of a long ledger show at once."""
-    room = max(console().width - len(ROW.format("", "", "", "", "", "")), 12)
+    room = console().width - len(ROW.format("", "", "", "", "", ""))
+    if room < _LEAST_ROOM:
+        _print_narrow(receipts)
+        return
     heads = ("#", "time (UTC)", set_cell_size("session", room), "reason", "freed", "used")
     is_first = True
     for receipt in receipts:
@@ -130,6 +134,15 @@ def _print(receipts: Iterator[Receipt]) -> None:
         typer.echo(ROW.format(number, moment, set_cell_size(session, room), *others))
         for part in rest:
             typer.echo(f"{'':30}{part}")
+
+
+def _print_narrow(receipts: Iterator[Receipt]) -> None:
+    """Print the same in a few short lines for each receipt."""
+    for receipt in receipts:
+        number, moment, session, reason, freed, used = _row(receipt)
+        typer.echo(f"{number}  {moment}  {reason}".rstrip())
+        typer.echo(f"  {printable(session)}")
+        typer.echo(f"  {f'freed {freed}, ' if freed else ''}used {used}")
 
 
 def _row(receipt: Receipt) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from kvpool.cli._receipts.options import (
     console,
 )
 from kvpool.cli._sizes import counted, format_size
+from kvpool.cli._tables import Fitted
 from kvpool.receipts.types import KvEvictionReceipt, KvPoolSnapshotReceipt, Receipt
 
 __all__ = ["summary"]
@@ -110,7 +111,7 @@ def _print(screen: Console, sums: _Sums, bins: int) -> None:
         f"{counted(len(sums.sessions), 'session')}, {counted(sums.snapshots, 'snapshot')}\n"
         f"from {sums.first} to {sums.last}"
     )
-    screen.print(_by_reason(sums))
+    screen.print(Fitted(_by_reason(sums)))
     if sums.times:
         _print_histogram(screen, _histogram(sums, bins))
 

@@ -1,0 +1,57 @@
+"""Every command that prints tables, on 60 columns: no figure is cut, no line is too long."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kvpool.replay import conversations
+from tests.support.terminal import run
+
+DATA = Path(__file__).parents[1] / "data"
+AZURE = str(DATA / "azure_small.csv")
+MOONCAKE = str(DATA / "mooncake_small.jsonl")
+COLUMNS = 60
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A ledger, and a trace of conversations whose figures are long."""
+    folder = tmp_path_factory.mktemp("narrow")
+    ledger, talks = folder / "pool.jsonl", folder / "talks.jsonl"
+    assert run("replay", AZURE, "--capacity", "1MiB", "--ledger", str(ledger)).returncode == 0
+    with talks.open("w", encoding="utf-8") as lines:
+        for one in conversations(100):
+            row = {
+                "timestamp": round(one.arrival * 1000),
+                "input_length": one.prompt_tokens,
+                "output_length": one.generated_tokens,
+                "hash_ids": list(one.hash_blocks),
+            }
+            lines.write(f"{json.dumps(row)}\n")
+    return {"LEDGER": str(ledger), "TALKS": str(talks)}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "backends --options",
+        "demo",
+        "map --backend numpy",
+        "map --backend mmap",
+        f"replay {AZURE} --capacity 1GiB",
+        f"replay {MOONCAKE} --capacity-blocks 9",
+        "size TALKS",
+        "size TALKS --layout 80x8x128 --dtype float32",
+        "receipts show LEDGER",
+        "receipts summary LEDGER",
+    ],
+)
+def test_no_figure_is_cut(files: dict[str, str], command: str) -> None:
+    done = run(*(files.get(word, word) for word in command.split()), COLUMNS=str(COLUMNS))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "…" not in done.stdout
+    tables = [line for line in done.stdout.splitlines() if "jsonl" not in line]
+    assert max(map(len, tables)) <= COLUMNS
