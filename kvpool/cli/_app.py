@@ -16,6 +16,7 @@ from kvpool.cli._memory_map import memory_map
 from kvpool.cli._receipts import receipts
 from kvpool.cli._replay import replay
 from kvpool.cli._size import size
+from kvpool.cli._top import top
 from kvpool.errors import (
     InvalidArgumentError,
     InvalidLayoutError,
@@ -73,6 +74,7 @@ app.command("demo")(demo)
 app.command("map")(memory_map)
 app.command("replay")(replay)
 app.command("size")(size)
+app.command("top")(top)
 app.add_typer(receipts)
 
 

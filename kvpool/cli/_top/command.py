@@ -1,0 +1,105 @@
+"""``kvpool top``: watch the pool and the requests of a server, in the terminal."""
+
+from __future__ import annotations
+
+import os
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from kvpool.cli._interrupts import EXIT_CODE
+from kvpool.cli._options import with_default
+from kvpool.cli._top.history import History
+from kvpool.cli._top.scrape import Scrape, ScrapeError, Source, metrics_url
+from kvpool.cli._top.view import View
+
+__all__ = ["top"]
+
+_DEFAULT = "http://127.0.0.1:8000"
+
+
+def _url(text: str) -> str:
+    try:
+        return metrics_url(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def top(
+    url: Annotated[
+        str,
+        typer.Argument(
+            parser=_url,
+            metavar="URL",
+            help=with_default("Address of the server, or of its metrics.", _DEFAULT),
+            show_default=False,
+        ),
+    ] = _DEFAULT,
+    interval: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two readings.")
+    ] = 1.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Print one table and exit, as without a terminal.")
+    ] = False,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=with_default("File with the key of the server.", "$KVPOOL_API_KEY"),
+        ),
+    ] = None,
+) -> None:
+    """Watch the pool of a server: memory, evictions, reused tokens, requests and latencies.
+
+    It reads the metrics that `kvpool serve`, or any program with a
+    `kvpool.integrations.metrics.PoolCollector`, shows under /metrics. Ctrl-C ends it.
+    Latencies are of the last minute, or of all time if nothing happened in it.
+    """
+    source = Source(url, _key(api_key_file), timeout=max(interval, 5.0))
+    console = Console(markup=False, highlight=False, emoji=False)
+    history = History(_read(source))
+    title = url.removesuffix("/metrics")
+    if once or not console.is_terminal or console.is_dumb_terminal:
+        console.print(View(history, title))
+        return
+    try:
+        _watch(console, source, history, title, interval)
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_CODE) from None
+
+
+def _read(source: Source) -> Scrape:
+    return Scrape(source.read(), time.monotonic())
+
+
+def _key(file: Path | None) -> str | None:
+    if file is None:
+        return os.environ.get("KVPOOL_API_KEY") or None
+    try:
+        return file.read_text(encoding="utf-8").split()[0]
+    except (OSError, UnicodeDecodeError) as error:
+        raise typer.BadParameter(
+            f"cannot read {file}: {error}", param_hint="--api-key-file"
+        ) from error
+    except IndexError:
+        raise typer.BadParameter(f"{file} has no key", param_hint="--api-key-file") from None
+
+
+def _watch(console: Console, source: Source, history: History, title: str, interval: float) -> None:
+    """Draw until Ctrl-C; while the server does not answer, the last figures stay."""
+    trouble = ""
+    with Live(console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            clock = datetime.now().astimezone().strftime("%H:%M:%S")
+            live.update(View(history, title, clock, trouble), refresh=True)
+            time.sleep(interval)
+            try:
+                history.add(_read(source))
+                trouble = ""
+            except ScrapeError as error:
+                trouble = f"{error}; last read {time.monotonic() - history.now.seconds:.0f} s ago"
