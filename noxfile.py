@@ -145,7 +145,8 @@ def docs(session: nox.Session) -> None:
     session.run("python", "-m", "scripts.stack", "render", "--check")
     session.run("python", "-m", "benchmarks.page", "--check")
     session.run("python", "-m", "scripts.architecture", "--check")
-    modules = ["--doctest-modules", "--ignore-glob=/*/kvpool/integrations/*", "--pyargs", *MODULES]
+    without = [f"--ignore-glob=/*/kvpool/{room}/*" for room in ("integrations", "serving")]
+    modules = ["--doctest-modules", *without, "--pyargs", *MODULES]
     session.run("pytest", "--quiet", *examples, *modules, env=TEST_ENVIRONMENT)
 
 
@@ -206,7 +207,7 @@ def transformers(session: nox.Session) -> None:
     measured = [*COVERAGE, "--cov-config=tests/integrations/coverage.toml"]
     options = session.posargs or measured
     session.run("pytest", "-m", "transformers", *options, env=environment)
-    modules = ["--doctest-modules", "--pyargs", "kvpool.integrations"]
+    modules = ["--doctest-modules", "--pyargs", "kvpool.integrations", "kvpool.serving"]
     session.run("pytest", "--quiet", WITH_TORCH, *modules, env=environment)
 
 

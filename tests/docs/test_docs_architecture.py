@@ -17,7 +17,7 @@ from tests.support.docs_pages import ROOT
 # From the command line down to the bytes. A package imports none that stands in a row above it.
 ORDER = (
     ("cli",),
-    ("sizing",),
+    ("sizing", "serving"),
     ("replay", "integrations", "testing"),
     ("manager",),
     ("entry",),

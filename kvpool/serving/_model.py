@@ -1,0 +1,204 @@
+"""`ServedModel`: all that an engine asks of a model, its tokenizer and the cache of sessions.
+
+The only part of an engine, with `Sampler`, that needs torch.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kvpool.cache_key import CacheKey
+from kvpool.errors import InvalidArgumentError, InvalidTokensError, KVPoolError
+from kvpool.integrations.chat import ChatText
+from kvpool.integrations.transformers import PooledCache, model_layout
+from kvpool.manager import KVCacheManager
+from kvpool.prefix import token_bytes
+from kvpool.serving._request import Request
+from kvpool.serving._sampling import Sampler
+from kvpool.serving._text import AnswerText
+
+__all__ = ["ServedModel", "Step"]
+
+
+class Step(NamedTuple):
+    """What a step of the model gave to each session.
+
+    Parameters
+    ----------
+    logits : list of (Tensor of shape (vocabulary,) or None)
+        Of the last new token; None for a session that failed.
+    errors : list of (Exception or None)
+        Why a session failed. It is as it was before the step.
+    """
+
+    logits: list[Any]
+    errors: list[Exception | None]
+
+
+class ServedModel:
+    """A model, its tokenizer, and the sessions that it computes in.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        In evaluation mode.
+    tokenizer : PreTrainedTokenizerBase
+    manager : KVCacheManager
+    model_id : str, optional
+    settings : GenerationConfig, optional
+        How it generates if a request says nothing. [default: the model's own]
+
+    Attributes
+    ----------
+    layout : KVLayout
+    context : int or None
+        Tokens that it can attend to; None if its configuration does not say.
+    ends : frozenset of int
+        Tokens that end an answer.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        manager: KVCacheManager,
+        model_id: str | None,
+        settings: Any,
+    ) -> None:
+        if getattr(model, "training", False):
+            raise InvalidArgumentError("the model is in training mode: call model.eval() first")
+        self._model = model
+        self._manager = manager
+        self._model_id = model_id
+        self._settings = model.generation_config if settings is None else settings
+        self.layout = manager.layout or model_layout(model)
+        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.context = limit if isinstance(limit, int) else None
+        self._vocabulary: int = model.get_input_embeddings().num_embeddings
+        ends = self._settings.eos_token_id
+        self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        # A tokenizer is for one thread at a time: that of those who submit is guarded by a lock,
+        # and the engine's thread has its own.
+        self._asking = ChatText(tokenizer, type(model).__name__)
+        self._asking_lock = threading.Lock()
+        self._saying = ChatText(copy.deepcopy(tokenizer), type(model).__name__)
+
+    # -- texts and tokens ----------------------------------------------------------------
+
+    def prompt(self, request: Request) -> NDArray[np.int64]:
+        """Return the tokens of a request; any thread may call.
+
+        Raises
+        ------
+        InvalidArgumentError
+            The request cannot be made into tokens, or into none.
+        InvalidTokensError
+            Tokens are not whole numbers, or the model does not know them.
+        ChatModelError
+            The chat template refuses the messages.
+        """
+        tokens = np.frombuffer(token_bytes(self._tokens_of(request)), np.int64)
+        if not len(tokens):
+            raise InvalidArgumentError("the prompt has no tokens: give at least one")
+        odd = tokens[(tokens < 0) | (tokens >= self._vocabulary)]
+        if len(odd):
+            raise InvalidTokensError(
+                f"the model has tokens from 0 to {self._vocabulary - 1}, and not {odd[0]}"
+            )
+        return tokens
+
+    def _tokens_of(self, request: Request) -> Any:
+        tokens = request.tokens
+        if tokens is not None:
+            is_tensor = isinstance(tokens, torch.Tensor)
+            return tokens.detach().cpu().numpy() if is_tensor else tokens
+        with self._asking_lock:
+            try:
+                if request.messages is not None:
+                    return self._asking.prompt(request.messages, "", ()).tokens
+                return self._asking.tokenizer.encode(request.prompt)
+            except KVPoolError:
+                raise
+            except Exception as error:  # of a template or a tokenizer, which are not ours
+                raise InvalidArgumentError(
+                    f"the prompt cannot be made into tokens ({type(error).__name__}: {error})"
+                ) from error
+
+    def answer_text(self, stops: Sequence[str]) -> AnswerText:
+        """Return what turns the tokens of an answer into text; for the engine's thread."""
+        return AnswerText(self._saying.token_text(), stops)
+
+    def text_of(self, token: int) -> str:
+        """Return the text of one token; for the engine's thread."""
+        return self._saying.text_of([token], special=True)
+
+    # -- sessions ------------------------------------------------------------------------
+
+    def open(
+        self, tokens: NDArray[np.int64], key: CacheKey | None, salt: str, room: int
+    ) -> PooledCache:
+        """Open a session with the tokens of it that the pool has; at least one is left.
+
+        Parameters
+        ----------
+        tokens : ndarray of int64
+        key : CacheKey or None
+        salt : str
+        room : int
+            Tokens that the session may grow to.
+
+        Raises
+        ------
+        PoolExhaustedError
+            There is no room now.
+        KVPoolError
+        """
+        return PooledCache.for_tokens(
+            self._manager,
+            tokens,
+            key,
+            model=self._model,
+            model_id=self._model_id,
+            salt=salt,
+            # In an elastic pool room costs nothing, and with enough of it a session never moves.
+            max_context_length=None if self._manager.pool.is_elastic else room,
+        )
+
+    def sampler(self, request: Request, prompt: NDArray[np.int64], max_tokens: int) -> Sampler:
+        """Return what chooses the tokens of an answer."""
+        return Sampler(
+            self._model, self._settings, request.sampling, prompt, max_tokens, request.logprobs
+        )
+
+    # -- computing -----------------------------------------------------------------------
+
+    def step(self, caches: Sequence[PooledCache], tokens: Sequence[NDArray[np.int64]]) -> Step:
+        """Compute new tokens of some sessions.
+
+        Raises
+        ------
+        Exception
+            The model raised.
+        """
+        step = Step([], [])
+        for cache, new in zip(caches, tokens, strict=True):
+            try:
+                with torch.no_grad():
+                    done = self._model(
+                        input_ids=torch.tensor(new)[None], past_key_values=cache, use_cache=True
+                    )
+            except KVPoolError as error:
+                cache.crop(0)
+                step.logits.append(None)
+                step.errors.append(error)
+            else:
+                step.logits.append(done.logits[0, -1])
+                step.errors.append(None)
+        return step

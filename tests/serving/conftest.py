@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from kvpool.manager import KVCacheManager
+from kvpool.serving import Engine
+from tests.support import needs
+from tests.support.managers import make_manager, manager
+from tests.support.real_model import small_model_directory
+
+__all__ = ["make_manager", "manager", "small_model_directory"]
+
+MakeEngine = Callable[..., Engine]
+
+
+@pytest.fixture(scope="session")
+def lab() -> Any:
+    """The module `tests.support.engines`, which imports torch and transformers."""
+    needs.transformers()
+    return importlib.import_module("tests.support.engines")
+
+
+@pytest.fixture
+def make_engine(lab: Any, manager: KVCacheManager) -> Iterator[MakeEngine]:
+    """Make engines with the tiny model, which are stopped when the test ends.
+
+    Then no session is open that an engine opened, and the books of the manager are right.
+    """
+    with ExitStack() as stack:
+
+        def make(of: KVCacheManager | None = None, **options: Any) -> Engine:
+            manager_of = manager if of is None else of
+            engine: Engine = lab.make_engine(manager_of, **options)
+            stack.callback(check, engine, manager_of)
+            return engine
+
+        yield make
+
+
+def check(engine: Engine, of: KVCacheManager) -> None:
+    engine.close(drain=False)
+    stats = engine.stats()
+    assert (stats.queued, stats.running, stats.promised_bytes) == (0, 0, 0)
+    assert not any(of.is_open(key) for key in of.session_keys())
+    of.check_integrity()
