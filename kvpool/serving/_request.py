@@ -178,7 +178,7 @@ def _texts(name: str, value: Any) -> tuple[str, ...]:
     texts = (value,) if isinstance(value, str) else value
     if not isinstance(texts, Sequence) or not all(isinstance(one, str) and one for one in texts):
         raise InvalidArgumentError(
-            f"{name} must be a text or several, none of them empty, not {value!r}"
+            f"{name} must be one text or several, and not an empty one, unlike {value!r}"
         )
     return tuple(texts)
 
