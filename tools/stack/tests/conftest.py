@@ -14,11 +14,15 @@ collect_ignore_glob = ["test_*.py"] if sys.platform == "win32" else []  # the ga
 
 @pytest.fixture(scope="session", autouse=True)
 def _git_of_nobody(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Let git know a name, and nothing that the user or the machine has configured."""
+    """Let git know a name, and nothing that the user or the machine has configured.
+
+    A scratch repository need not outlive a power cut, nor be tidied: both take time.
+    """
     config = tmp_path_factory.mktemp("git") / "config"
     config.write_text(
         "[user]\n name = A Tester\n email = tester@invalid\n"
-        "[init]\n defaultBranch = main\n[advice]\n detachedHead = false\n",
+        "[init]\n defaultBranch = main\n[advice]\n detachedHead = false\n"
+        "[core]\n fsync = none\n[maintenance]\n auto = false\n",
         encoding="utf-8",
     )
     with pytest.MonkeyPatch.context() as patch:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import stat
 import subprocess
 import sys
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from typer.testing import CliRunner
+import pytest
+from typer.main import get_command
 
 from milestones.cli import app
 from milestones.errors import StackError
@@ -20,6 +23,7 @@ from milestones.git import Git
 from . import project
 
 ROOT = Path(__file__).parents[1]
+COMMAND = get_command(app)  # made once; a runner of typer would make it anew for each call
 
 
 def write_executable(path: Path, text: str) -> Path:
@@ -94,17 +98,21 @@ class Scratch:
 
     def run(self, *arguments: str, columns: int = 80) -> Said:
         """Run the tool in this process."""
-        before = Path.cwd()
-        os.chdir(self.root)
-        try:
-            result = CliRunner().invoke(app, arguments, env={"COLUMNS": str(columns)})
-        finally:
-            os.chdir(before)
-        if isinstance(result.exception, StackError):
-            return Said(1, str(result.exception), result.exception.hint)
-        if result.exception is not None and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        return Said(result.exit_code, result.output)
+        output = io.StringIO()
+        with (
+            chdir(self.root),
+            redirect_stdout(output),
+            redirect_stderr(output),
+            pytest.MonkeyPatch.context() as patch,
+        ):
+            patch.setenv("COLUMNS", str(columns))
+            try:
+                COMMAND.main(arguments, prog_name="stack")
+            except StackError as error:
+                return Said(1, str(error), error.hint)
+            except SystemExit as end:
+                return Said(int(end.code or 0), output.getvalue())
+        raise AssertionError("the command came back without an exit status")
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start the tool as a process of its own."""

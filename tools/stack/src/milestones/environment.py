@@ -155,6 +155,7 @@ def _interpreters(root: Path, chosen: settings.Settings) -> dict[str, str]:
     return {".".join(version.split(".")[:2]): version for version in asked if version}
 
 
+@functools.cache
 def _ask(*command: str) -> str:
     """Return what a command says; nothing if it does not run, as the shim of a manager."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -98,7 +98,8 @@ def find_trunk(git: Git, name: str) -> Trunk | None:
         The two have parted.
     """
     remote = f"{git.remote_of(name)}/{name}"
-    local, fetched = git.commit(f"refs/heads/{name}"), git.commit(f"refs/remotes/{remote}")
+    places = f"refs/heads/{name}", f"refs/remotes/{remote}"
+    local, fetched = map(git.refs(*places).get, places)
     if local and fetched and not git.is_ancestor(fetched, local):
         if not git.is_ancestor(local, fetched):
             raise StackError(

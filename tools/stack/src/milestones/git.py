@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import functools
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,8 @@ __all__ = ["IDENTITY", "NOTHING", "Change", "Git", "GitError", "Worktree", "envi
 
 NOTHING = "0" * 40
 """The id that stands for "there is no such ref"."""
+
+_ID = re.compile(r"[0-9a-f]{40}$")  # of an object, and not the name of something that may move
 
 # The tool's own commits are made where nobody has said who they are, too.
 IDENTITY = {
@@ -100,6 +103,7 @@ class Git:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._trees: dict[str, str] = {}  # of commits; an object never changes
+        self._ancestry: dict[tuple[str, str], bool] = {}  # of two commits, for the same reason
         self._listings: dict[tuple[str, tuple[str, ...]], list[str]] = {}
 
     @classmethod
@@ -160,7 +164,10 @@ class Git:
         """Return the id of the tree of a commit."""
         if commit in self._trees:
             return self._trees[commit]
-        return self.run("rev-parse", "--verify", f"{commit}^{{tree}}")
+        tree = self.run("rev-parse", "--verify", f"{commit}^{{tree}}")
+        if _ID.match(commit):
+            self._trees[commit] = tree
+        return tree
 
     def trees(self, ids: Iterable[str]) -> dict[str, str]:
         """Return the tree of each commit or tree that is here, by its id; asks git once."""
@@ -244,7 +251,13 @@ class Git:
 
     def is_ancestor(self, older: str, newer: str) -> bool:
         """Return whether a commit is an ancestor of another, or the same."""
-        return self.holds("merge-base", "--is-ancestor", older, newer)
+        asked = older, newer
+        if asked in self._ancestry:
+            return self._ancestry[asked]
+        answer = self.holds("merge-base", "--is-ancestor", older, newer)
+        if _ID.match(older) and _ID.match(newer):
+            self._ancestry[asked] = answer
+        return answer
 
     def merge_base(self, one: str, other: str) -> str | None:
         """Return the best common ancestor of two commits; None if there is none."""
