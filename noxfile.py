@@ -44,11 +44,13 @@ COVERAGE = ("--cov", "--cov-report=term")
 # are slow to measure, so they run once, in `test`, and unmeasured.
 TOOLS = ("tests/gates", "tests/stack")
 
-# The choice of a backend is a test's own; the profile makes hypothesis repeat itself.
+# The choice of a backend is a test's own; the profile makes hypothesis repeat itself. Bytecode is
+# kept: without it, each of the many processes that tests start would compile NumPy anew.
 TEST_ENVIRONMENT = {
     "HYPOTHESIS_PROFILE": "ci",
     "KVPOOL_BACKEND": None,
     "KVPOOL_DISABLED_BACKENDS": None,
+    "PYTHONDONTWRITEBYTECODE": None,
 }
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,16 @@ from tests.support.sessions import Clock
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, database=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "dev"))
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is there before the first test out of all collections of garbage.
+
+    Thousands of tests wait in memory, which none of them makes garbage of; a test that collects
+    garbage would walk through all of them, for longer than all that it does else.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=["numpy", "mmap", "ctypes"], scope="session")
