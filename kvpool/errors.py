@@ -43,6 +43,7 @@ The tree, with the built-in exception that each class is as well::
       TierError
         InvalidTierError                ValueError
         ChunkError                      ValueError
+      UnbatchableModelError             TypeError
       IntegrityError                    AssertionError
 
 `kvpool.receipts.errors` and `kvpool.replay` add errors of their own, below `KVPoolError`.
@@ -95,6 +96,7 @@ __all__ = [
     "SharedTokensError",
     "StaleBlockError",
     "TierError",
+    "UnbatchableModelError",
     "UnknownPluginError",
     "UnsupportedError",
 ]
@@ -357,6 +359,8 @@ class ChunkError(TierError, ValueError):
 
     def __reduce__(self) -> tuple[type[ChunkError], tuple[str, str]]:
         return type(self), (str(self), self.reason)
+class UnbatchableModelError(KVPoolError, TypeError):
+    """A model cannot run the tokens of several sessions in one step; the text says why."""
 
 
 # -- invariants --------------------------------------------------------------------------
