@@ -333,6 +333,10 @@ class EntryKindError(EntryError, TypeError):
     """The entry of this key has another layout, or has no layout although one is needed."""
 
 
+class UnbatchableModelError(KVPoolError, TypeError):
+    """A model cannot run the tokens of several sessions in one step; the text says why."""
+
+
 # -- tiers -------------------------------------------------------------------------------
 
 
@@ -359,8 +363,6 @@ class ChunkError(TierError, ValueError):
 
     def __reduce__(self) -> tuple[type[ChunkError], tuple[str, str]]:
         return type(self), (str(self), self.reason)
-class UnbatchableModelError(KVPoolError, TypeError):
-    """A model cannot run the tokens of several sessions in one step; the text says why."""
 
 
 # -- invariants --------------------------------------------------------------------------
