@@ -40,10 +40,10 @@ The tree, with the built-in exception that each class is as well::
         EntryNotFoundError              KeyError
         EntryKindError                  TypeError
       InvalidTtlError                   ValueError
+      UnbatchableModelError             TypeError
       TierError
         InvalidTierError                ValueError
         ChunkError                      ValueError
-      UnbatchableModelError             TypeError
       IntegrityError                    AssertionError
 
 `kvpool.receipts.errors` and `kvpool.replay` add errors of their own, below `KVPoolError`.
