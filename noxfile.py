@@ -179,15 +179,15 @@ def gates(session: nox.Session) -> None:
 
 @nox.session(python=OLDEST.for_nox, venv_backend="venv")
 def integration(session: nox.Session) -> None:
-    """Run the tests that need the public traces or torch, and let none of them skip.
+    """Run the tests that need public traces, torch, or a real server, and let none of them skip.
 
-    pip makes this environment, not uv: a machine may have its build of torch where only
-    pip's configuration says.
+    The servers are redis-server, which the system has to have, and one of S3. pip makes this
+    environment, not uv: a machine may have its build of torch where only pip's configuration says.
     """
     steps.require(session, OLDEST)
     steps.install_project(session, "requirements/test.txt")
     steps.install_groups(session, "integration")
-    required = {"KVPOOL_REQUIRE": "traces,torch"}
+    required = {"KVPOOL_REQUIRE": "traces,torch,redis,moto"}
     session.run("pytest", "-m", "integration", *session.posargs, env=TEST_ENVIRONMENT | required)
 
 

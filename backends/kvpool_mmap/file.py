@@ -9,7 +9,6 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kvpool.descriptors import Descriptor
 from kvpool.errors import ArenaError
 from kvpool_mmap.errors import why
 
@@ -34,9 +33,9 @@ class ArenaFile:
 
     Parameters
     ----------
-    opened : Descriptor
+    descriptor : int
         The file that is mapped.
-    lock : Descriptor, optional
+    lock : int, optional
         A second descriptor of the file, opened by itself, which holds the lock. A mapping
         does not refer to it, so a child of `os.fork` can give up its copy.
 
@@ -45,15 +44,19 @@ class ArenaFile:
     descriptor : int
     """
 
-    def __init__(self, opened: Descriptor, lock: Descriptor | None = None) -> None:
-        self.descriptor = opened.number
-        self._opened = opened
-        self._lock = lock
+    def __init__(self, descriptor: int, lock: int | None = None) -> None:
+        self.descriptor = descriptor
+        self._close = weakref.finalize(self, os.close, descriptor)
+        self._unlock = None if lock is None else weakref.finalize(self, os.close, lock)
+        # At exit, threads may still write through views: the system unlocks after them.
+        self._close.atexit = False
+        if self._unlock is not None:
+            self._unlock.atexit = False
         _live.add(self)
 
     def close(self) -> None:
         """Close the descriptors; a second call does nothing."""
-        self._opened.close()
+        self._close()
         self.unlock()
 
     def unlock(self) -> None:
@@ -61,8 +64,8 @@ class ArenaFile:
 
         In a child of `os.fork` the parent keeps the lock: it ends when all copies are closed.
         """
-        if self._lock is not None:
-            self._lock.close()
+        if self._unlock is not None:
+            self._unlock()
 
 
 def live_files() -> Iterator[ArenaFile]:
@@ -94,33 +97,35 @@ def open_locked(path: Path) -> tuple[ArenaFile, bool]:
     flags = os.O_RDWR | getattr(os, "O_BINARY", 0)
     for _ in range(_ATTEMPTS):
         try:
-            lock = Descriptor(os.open, path, flags | os.O_CREAT | os.O_EXCL, 0o600)
-            created = True
+            lock, created = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
         except FileExistsError:
             try:
-                lock, created = Descriptor(os.open, path, flags), False
+                lock, created = os.open(path, flags), False
             except FileNotFoundError:
                 continue  # whose creation failed meanwhile
         try:
-            _lock(lock.number, path)
+            _lock(lock, path)
             # An owner whose creation failed may have removed the file before it was locked here.
-            opened = _open_again(path, flags, lock)
+            descriptor = _open_again(path, flags, lock)
         except BaseException:
-            lock.close()  # now, not when the traceback lets go of it
+            os.close(lock)
             raise
-        if opened is not None:
-            return ArenaFile(opened, lock), created
-        lock.close()
+        if descriptor is not None:
+            return ArenaFile(descriptor, lock), created
+        os.close(lock)
     raise ArenaError(f"path={str(path)!r} is replaced by another process again and again")
 
 
-def _open_again(path: Path, flags: int, lock: Descriptor) -> Descriptor | None:
+def _open_again(path: Path, flags: int, lock: int) -> int | None:
     """Open the path a second time; None if it is not the locked file any more."""
     try:
-        opened = Descriptor(os.open, path, flags)
+        descriptor = os.open(path, flags)
     except FileNotFoundError:
         return None
-    return opened if os.path.samestat(os.fstat(opened.number), os.fstat(lock.number)) else None
+    if os.path.samestat(os.fstat(descriptor), os.fstat(lock)):
+        return descriptor
+    os.close(descriptor)
+    return None
 
 
 def require_private(descriptor: int, path: Path) -> None:

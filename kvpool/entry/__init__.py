@@ -3,17 +3,9 @@
 from __future__ import annotations
 
 from kvpool import _exports
-from kvpool.entry._entry import KVCacheEntry, NewTokens, PoolEntry, StagedTokens
+from kvpool.entry._entry import KVCacheEntry, NewTokens, PoolEntry
 from kvpool.entry._keeper import STANDALONE, Keeper, Room
 
-__all__ = [
-    "STANDALONE",
-    "KVCacheEntry",
-    "Keeper",
-    "NewTokens",
-    "PoolEntry",
-    "Room",
-    "StagedTokens",
-]
+__all__ = ["STANDALONE", "KVCacheEntry", "Keeper", "NewTokens", "PoolEntry", "Room"]
 
 _exports.publish(__name__)

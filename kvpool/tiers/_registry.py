@@ -14,7 +14,11 @@ from kvpool.tiers._base import Tier, TierFactory
 
 __all__ = ["capacity_option", "open_tier", "path_of", "registry", "split_url"]
 
-_BUILTINS: Final = {"memory": "kvpool.tiers.memory"}
+_BUILTINS: Final = {
+    "memory": "kvpool.tiers.memory",
+    **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), "kvpool.tiers.redis"),
+    **dict.fromkeys(("s3", "gs", "az", "file"), "kvpool.tiers.objects"),
+}
 
 registry = PluginRegistry(
     PluginKind(

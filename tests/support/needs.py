@@ -44,6 +44,14 @@ def transformers() -> Any:
         missing("transformers", f"torch and transformers cannot be imported: {error}")
 
 
+def moto() -> Any:
+    """Return the module moto.server, which serves S3."""
+    try:
+        return importlib.import_module("moto.server")
+    except ImportError as error:
+        missing("moto", f"moto[server] cannot be imported: {error}")
+
+
 def small_model() -> Path:
     """Return the GGUF file of the small model; see the group `model` in pyproject.toml."""
     file = small_model_file()

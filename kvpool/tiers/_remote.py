@@ -1,0 +1,106 @@
+"""`RemoteTier`: what the tiers of other processes and machines share."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
+from kvpool.errors import InvalidTierError, TierError
+from kvpool.tiers._base import Tier
+
+__all__ = ["RemoteTier", "positive_option"]
+
+
+class RemoteTier(Tier, ForkAware):
+    """A tier that other processes use as well, through a client that any thread may call.
+
+    Parameters
+    ----------
+    name : str
+        See `Tier.name`.
+    patience : float
+        Seconds that `close` waits for calls of other threads.
+    """
+
+    def __init__(self, name: str, patience: float) -> None:
+        self._name = name
+        self._patience = patience
+        self._refused = 0
+        self._calls = 0
+        self._is_closed = False
+        self._pid = current.pid
+        self._changed = threading.Condition()
+        watch_forks(weakref.ref(self, forget_forks))
+
+    def _enter_child(self) -> None:
+        self._changed = threading.Condition()
+
+    @property
+    def name(self) -> str:
+        """What messages and tables call the tier."""
+        return self._name
+
+    def close(self) -> None:
+        """Let go of the store, after calls of other threads have ended."""
+        if self._pid != current.pid:
+            return
+        until = time.monotonic() + self._patience
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            while self._calls and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+        self._disconnect()
+
+    @abstractmethod
+    def _disconnect(self) -> None:
+        """Let go of the client."""
+
+    @contextmanager
+    def _call(self) -> Iterator[None]:
+        """Make one call of the client."""
+        self._check_open()
+        with self._changed:
+            self._check_open()
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
+
+    def _check_open(self) -> None:
+        if self._pid != current.pid:
+            raise in_child_of(self._pid, "tier")
+        if self._is_closed:
+            raise TierError(f"the tier {self._name!r} is closed")
+
+    def _count_refused(self, count: int) -> None:
+        with self._changed:
+            self._refused += count
+
+
+def positive_option(name: str, text: str | None, default: float | None) -> float | None:
+    """Return the value of an option that is a number above 0; the default if it is not given.
+
+    Raises
+    ------
+    InvalidTierError
+        It is not such a number.
+    """
+    if text is None:
+        return default
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise InvalidTierError(f"the option {name!r} must be a number above 0, not {text!r}")
+    return value

@@ -1,0 +1,293 @@
+"""The tiers `redis` and `valkey` on real servers: the contract, options, faults."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import redis
+
+from kvpool.errors import InvalidTierError, TierError
+from kvpool.testing import TierSuite
+from kvpool.tiers import Tier, open_tier
+from tests.support.redis_server import RedisServer
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    with RedisServer(tmp_path_factory.mktemp("redis")) as one:
+        yield one
+
+
+@pytest.fixture(scope="module")
+def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    options = "--maxmemory", "4900kb", "--maxmemory-policy", "noeviction"
+    with RedisServer(tmp_path_factory.mktemp("redis"), *options) as one:
+        yield one
+
+
+def flush(server: RedisServer) -> None:
+    """Empty a server, and wait until its memory is free."""
+    with redis.Redis(port=server.port) as client:
+        client.flushall()
+
+
+def opened(server: RedisServer, url: str) -> Tier:
+    flush(server)
+    return open_tier(url)
+
+
+class TestRedisTier(TierSuite):
+    server: ClassVar[RedisServer]
+    small_server: ClassVar[RedisServer]
+
+    @pytest.fixture(autouse=True)
+    def _servers(self, server: RedisServer, small_server: RedisServer) -> None:
+        type(self).server, type(self).small_server = server, small_server
+
+    def create_tier(self) -> Tier:
+        return opened(self.server, self.server.url)
+
+    def create_small(self) -> Tier:
+        return opened(self.small_server, self.small_server.url)
+
+    def reopen(self, tier: Tier) -> Tier:
+        tier.close()
+        return open_tier(self.server.url)
+
+
+class TestWithTtl(TestRedisTier):
+    """Other commands are sent where values expire."""
+
+    def create_tier(self) -> Tier:
+        return opened(self.server, f"{self.server.url}?ttl=3600&prefix=ttl:")
+
+    def create_small(self) -> Tier:
+        return opened(self.small_server, f"{self.small_server.url}?ttl=3600")
+
+    def reopen(self, tier: Tier) -> Tier:
+        tier.close()
+        return open_tier(f"{self.server.url}?ttl=3600&prefix=ttl:")
+
+
+def test_a_value_that_nobody_uses_expires(server: RedisServer) -> None:
+    with open_tier(f"{server.url}?ttl=1&prefix=short:") as tier:
+        tier.write([(b"used", [b"1"]), (b"unused", [b"2"])])
+        until = time.monotonic() + 1.5
+        while time.monotonic() < until:
+            with tier.read([b"used"]) as (value,):
+                assert value is not None
+            time.sleep(0.05)
+        with tier.read([b"used", b"unused"]) as (used, unused):
+            assert used is not None
+            assert unused is None
+
+
+def test_prefixes_keep_apart_what_others_keep_in_the_server(server: RedisServer) -> None:
+    with (
+        open_tier(f"{server.url}?prefix=one*:") as one,
+        open_tier(f"{server.url}?prefix=one") as other,
+    ):
+        one.write([(b"key", [b"one"])])
+        other.write([(b"key", [b"other"])])
+        with one.read([b"key"]) as (first,), other.read([b"key"]) as (second,):
+            assert [bytes(first or b""), bytes(second or b"")] == [b"one", b"other"]
+        assert list(one.keys()) == [b"key"]
+        one.remove([b"key"])
+        assert list(other.keys()) == [b"key"]
+
+
+def test_a_user_with_a_password(tmp_path: Path) -> None:
+    acl = "--user", "kv", "on", ">sec/ret", "~kvpool:*", "+@all"
+    with RedisServer(tmp_path, "--requirepass", "other", *acl) as server:
+        place = f"127.0.0.1:{server.port}"
+        with open_tier(f"redis://kv:sec%2Fret@{place}") as tier:
+            assert tier.write([(b"key", [b"value"])]) == 1
+            assert "ret" not in tier.name + repr(tier)
+        for wrong in ("", "kv:wrong@", ":wrong@"):
+            with pytest.raises(TierError, match=f"redis://{place}/0") as caught:
+                open_tier(f"redis://{wrong}{place}")
+            assert "wrong" not in str(caught.value)
+        with (
+            open_tier(f"redis://kv:sec%2Fret@{place}?prefix=foreign:") as tier,
+            pytest.raises(TierError, match="could not look for 1 values"),
+        ):
+            tier.write([(b"key", [b"value"])])
+
+
+@pytest.mark.parametrize(
+    ("query", "named"),
+    [
+        ("cluster=maybe", "'maybe'"),
+        ("ttl=0", "'0'"),
+        ("ttl=soon", "'soon'"),
+        ("timeout=-1", "'-1'"),
+        ("timeout=nan", "'nan'"),
+        ("ca=/file", "rediss"),
+        ("color=red", "'color'"),
+    ],
+)
+def test_options_that_are_not_valid_are_refused(query: str, named: str) -> None:
+    with pytest.raises(InvalidTierError, match=named):
+        open_tier(f"redis://127.0.0.1:1?{query}")
+
+
+@pytest.mark.parametrize("place", ["host:port", "host:70000", "host:1/one", "host:1/0/1"])
+def test_a_place_that_is_not_valid_is_refused(place: str) -> None:
+    with pytest.raises(InvalidTierError, match="redis://host:6379/0"):
+        open_tier(f"redis://{place}")
+
+
+def test_a_server_that_is_not_there() -> None:
+    with pytest.raises(TierError, match=r"'redis://127.0.0.1:1/0' could not be opened"):
+        open_tier("redis://127.0.0.1:1")
+
+
+# -- faults --------------------------------------------------------------------------------
+
+
+def test_a_server_that_is_killed_and_comes_back_empty(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, open_tier(server.url) as tier:
+        tier.write([(b"key", [b"value"])])
+        server.kill()
+        for _ in range(2):
+            with pytest.raises(TierError, match="could not read 1 values"), tier.read([b"key"]):
+                pass
+            with pytest.raises(TierError, match="could not look for 1 values"):
+                tier.write([(b"key", [b"value"])])
+        server.start()
+        with tier.read([b"key"]) as (value,):
+            assert value is None
+        assert tier.write([(b"key", [b"value"])]) == 1
+
+
+def test_a_server_that_does_not_answer_is_an_error_after_the_timeout(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, open_tier(f"{server.url}?timeout=0.2") as tier:
+        tier.write([(b"key", [b"value"])])
+        server.pause()
+        with pytest.raises(TierError, match="could not read 1 values"), tier.read([b"key"]):
+            pass
+        server.go_on()
+        with tier.read([b"key"]) as (value,):
+            assert bytes(value or b"") == b"value"
+
+
+def test_a_server_that_is_restarted_is_used_again_at_once(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server, open_tier(server.url) as tier:
+        for _ in range(3):
+            tier.write([(b"key", [b"value"])])
+            server.kill()
+            server.start()
+            assert tier.contains([b"key"]) == 0
+
+
+def test_a_full_server_refuses_and_keeps_what_it_has(tmp_path: Path) -> None:
+    options = "--maxmemory", "8mb", "--maxmemory-policy", "noeviction"
+    with RedisServer(tmp_path, *options) as server, open_tier(server.url) as tier:
+        value = bytes(100_000)
+        items = [(b"%d" % number, [value]) for number in range(200)]
+        stored = tier.write(items)
+        assert 0 < stored < 200
+        assert tier.stats().refused == 200 - stored
+        assert tier.stats().capacity == 8 << 20
+        with tier.read([key for key, _ in items]) as values:
+            there = [one for one in values if one is not None]
+        assert len(there) == stored
+        assert all(one == value for one in there)
+
+
+class Cluster:
+    """Three servers that share the keys, without replicas."""
+
+    def __init__(self, folder: Path) -> None:
+        self.servers: list[RedisServer] = []
+        self.clients: list[Any] = []
+        edges = [0, 5461, 10923, 16384]
+        for number in range(3):
+            own = folder / str(number)
+            own.mkdir()
+            options = "--cluster-enabled", "yes", "--cluster-node-timeout", "500"
+            more = "--cluster-require-full-coverage", "no"
+            self.servers.append(RedisServer(own, *options, *more))
+            self.clients.append(redis.Redis(port=self.servers[-1].port))
+            slots = "CLUSTER", "ADDSLOTSRANGE", edges[number], edges[number + 1] - 1
+            self.clients[-1].execute_command(*slots)
+            meet = "CLUSTER", "MEET", "127.0.0.1", self.servers[0].port
+            self.clients[-1].execute_command(*meet)
+        until = time.monotonic() + 60
+        while not all(map(self.is_whole, self.clients)):
+            assert time.monotonic() < until, "the cluster does not form"
+            time.sleep(0.05)
+
+    @property
+    def url(self) -> str:
+        return f"valkey://127.0.0.1:{self.servers[0].port}?cluster=yes&timeout=1"
+
+    @staticmethod
+    def is_whole(client: Any) -> bool:
+        told = client.execute_command("CLUSTER", "INFO")
+        text = told.decode() if isinstance(told, bytes) else str(told)
+        nodes = client.execute_command("CLUSTER", "SLOTS")
+        return ("cluster_state:ok" in text or "'cluster_state': 'ok'" in text) and len(nodes) == 3
+
+    def close(self) -> None:
+        for client, server in zip(self.clients, self.servers, strict=True):
+            client.close()
+            server.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield made
+    made.close()
+
+
+class TestCluster(TierSuite):
+    cluster: ClassVar[Cluster]
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, cluster: Cluster) -> None:
+        type(self).cluster = cluster
+
+    def create_tier(self) -> Tier:
+        for server in self.cluster.servers:
+            flush(server)
+        return open_tier(self.cluster.url)
+
+    def reopen(self, tier: Tier) -> Tier:
+        tier.close()
+        return open_tier(self.cluster.url)
+
+
+def test_a_node_of_a_cluster_dies(tmp_path: Path) -> None:
+    """What the other nodes have is there, and what would go to that node is refused."""
+    cluster = Cluster(tmp_path)
+    keys = [b"c/%d" % number for number in range(60)]
+    try:
+        with open_tier(cluster.url) as one, open_tier(cluster.url) as other:
+            assert one.write([(key, [key * 100]) for key in keys]) == 60
+            cluster.servers[1].kill()
+            for tier in (one, other):
+                with tier.read(keys) as values:
+                    there = {
+                        key: bytes(value)
+                        for key, value in zip(keys, values, strict=True)
+                        if value is not None
+                    }
+                assert 20 < len(there) < 60
+                assert all(value == key * 100 for key, value in there.items())
+            stored = one.write([(b"d/%d" % number, [b"value"]) for number in range(60)])
+            assert 20 < stored < 60
+            assert one.stats().refused == 60 - stored
+            cluster.servers[0].kill()
+            cluster.servers[2].kill()
+            with pytest.raises(TierError, match="could not read 60 values"), one.read(keys):
+                pass
+    finally:
+        cluster.close()
