@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -164,7 +165,8 @@ class Reuse:
             if own.identity == asked.identity:
                 kept = common_bytes(own.known_tokens, asked.tokens, 0) // TOKEN_BYTES
                 if kept and kept >= length:
-                    return key, self._continued(key, key, kept, asked), "continued"
+                    with contextlib.suppress(PoolExhaustedError):  # see below
+                        return key, self._continued(key, key, kept, asked), "continued"
             made, entry, source = self._begin(None, None, asked)
             pins, own.pins = own.pins, 0
             if key in self._sessions:  # it was not evicted for the new one
@@ -177,9 +179,10 @@ class Reuse:
             return new_key, self._made(new_key, asked), None
         session = self._sessions.require(holder)
         is_whole = length == len(session.tokens) // TOKEN_BYTES
-        if is_whole and holder.namespace == NAMELESS and self._sessions.room.may_end(holder):
-            return new_key, self._continued(holder, new_key, length, asked), "continued"
+        # Where both the tokens that are there and room for all of them do not fit, the tokens go.
         try:
+            if is_whole and holder.namespace == NAMELESS and self._sessions.room.may_end(holder):
+                return new_key, self._continued(holder, new_key, length, asked), "continued"
             fork = self._sessions.fork(
                 holder,
                 new_key,
@@ -188,7 +191,7 @@ class Reuse:
                 max_context_length=asked.least_room if asked.is_room_free else asked.room,
                 is_ranked=False,
             )
-        except PoolExhaustedError:  # both do not fit; without its tokens, the holder may go
+        except PoolExhaustedError:
             return new_key, self._made(new_key, asked), None
         return new_key, fork, "forked" if fork.block.is_fork else "copied"
 

@@ -382,6 +382,23 @@ def test_a_prefix_is_given_up_if_both_do_not_fit(clock: Clock) -> None:
         manager.check_integrity()
 
 
+@pytest.mark.parametrize("key", [key_of(1), None])
+def test_tokens_are_given_up_if_they_do_not_fit_beside_a_larger_block(
+    key: CacheKey | None, clock: Clock
+) -> None:
+    capacity = 300 * LAYOUT.bytes_per_token
+    with KVCacheManager(capacity, "numpy", LAYOUT, clock=clock, receipts=False) as manager:
+        assert serve(manager, range(100), key, max_context_length=180)[0] == 0
+        assert serve(manager, range(120), key, max_context_length=180)[0] == 100
+        assert serve(manager, range(190), key, max_context_length=200)[0] == 0
+        assert len(manager) == 1
+        manager.pin(manager.session_keys()[0])
+        with pytest.raises(PoolExhaustedError):
+            manager.open_session(range(220), key, max_context_length=250)
+        assert len(manager) == 1
+        manager.check_integrity()
+
+
 # -- what is known of a session ----------------------------------------------------------
 
 
