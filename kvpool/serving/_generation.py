@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Self
 
+from kvpool._process import current, in_child_of
+
 __all__ = [
     "Completion",
     "FinishReason",
@@ -128,6 +130,7 @@ class Stream:
     def __init__(self, usage: Usage) -> None:
         self.usage = usage
         self.error: Exception | None = None
+        self._owner = current.pid
         self._pieces: list[TokenPiece] = []
         self._changed = threading.Condition()
         self._wakers: list[Callable[[], None]] = []  # of readers in event loops
@@ -152,6 +155,7 @@ class Stream:
 
     def wait(self, number: float, timeout: float | None = None) -> bool:
         """Wait for more than `number` pieces, or the last one; return False if time is up."""
+        self._check_process(number)
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._changed:
             while not self._has(number):
@@ -160,6 +164,11 @@ class Stream:
                     return False
                 self._changed.wait(left)
         return True
+
+    def _check_process(self, number: float) -> None:
+        """Refuse to wait in a child of `os.fork`, which has no thread of an engine."""
+        if self._owner != current.pid and not self._has(number):
+            raise in_child_of(self._owner, "engine")
 
     def _has(self, number: float) -> bool:
         return len(self._pieces) > number or self.is_done
@@ -180,6 +189,7 @@ class Stream:
 
     async def wait_in_loop(self, number: float) -> None:
         """Wait as `wait` does, and let the event loop go on meanwhile."""
+        self._check_process(number)
         loop = asyncio.get_running_loop()
         while True:
             woken = loop.create_future()

@@ -269,6 +269,8 @@ class Loop:
                 self._computed(job, count, logits)
             elif isinstance(failed, PoolExhaustedError):
                 shortage = failed
+            elif isinstance(failed, PoolClosedError):
+                raise failed
             else:
                 self._fail(job, _failure("the model", failed))
         if shortage is not None:

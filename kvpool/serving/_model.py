@@ -5,6 +5,7 @@ The only part of an engine, with `Sampler`, that needs torch.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import threading
 from collections.abc import Sequence
@@ -15,9 +16,15 @@ import torch
 from numpy.typing import NDArray
 
 from kvpool.cache_key import CacheKey
-from kvpool.errors import InvalidArgumentError, InvalidTokensError, KVPoolError
+from kvpool.errors import (
+    InvalidArgumentError,
+    InvalidLayoutError,
+    InvalidTokensError,
+    KVPoolError,
+)
 from kvpool.integrations.chat import ChatText
 from kvpool.integrations.transformers import PooledCache, model_layout
+from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.prefix import token_bytes
 from kvpool.serving._request import Request
@@ -78,7 +85,7 @@ class ServedModel:
         self._manager = manager
         self._model_id = model_id
         self._settings = model.generation_config if settings is None else settings
-        self.layout = manager.layout or model_layout(model)
+        self.layout = _layout(model, manager.layout)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.context = limit if isinstance(limit, int) else None
         self._vocabulary: int = model.get_input_embeddings().num_embeddings
@@ -195,10 +202,24 @@ class ServedModel:
                         input_ids=torch.tensor(new)[None], past_key_values=cache, use_cache=True
                     )
             except KVPoolError as error:
-                cache.crop(0)
+                with contextlib.suppress(KVPoolError):
+                    cache.crop(0)
                 step.logits.append(None)
                 step.errors.append(error)
             else:
                 step.logits.append(done.logits[0, -1])
                 step.errors.append(None)
         return step
+
+
+def _layout(model: Any, own: KVLayout | None) -> KVLayout:
+    """Return the layout of the sessions of a model; the manager says how tokens are packed."""
+    if own is None:
+        return model_layout(model)
+    layout = model_layout(model, own.dtype)
+    layout = KVLayout(
+        layout.layers, layout.kv_heads, layout.head_dim, layout.dtype, packing=own.packing
+    )
+    if layout != own:
+        raise InvalidLayoutError(f"the model has the layout {layout}, the manager has {own}")
+    return layout

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -48,3 +49,13 @@ def check(engine: Engine, of: KVCacheManager) -> None:
     assert (stats.queued, stats.running, stats.promised_bytes) == (0, 0, 0)
     assert not any(of.is_open(key) for key in of.session_keys())
     of.check_integrity()
+
+
+@pytest.fixture
+def gate(lab: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A gate before the steps of all engines of the test, open at first; see `Gate`."""
+    model = importlib.import_module("kvpool.serving._model").ServedModel
+    gate = lab.Gate(model.step)
+    monkeypatch.setattr(model, "step", functools.partialmethod(gate))
+    yield gate
+    gate.open()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from kvpool.integrations.chat import ChatModel
 from kvpool.manager import KVCacheManager
 from kvpool.serving import Engine
 
-__all__ = ["TOKEN", "Gate", "alone", "hook", "make_engine", "settings", "text_of", "tiny", "tokens"]
+__all__ = ["TOKEN", "Gate", "alone", "make_engine", "settings", "text_of", "tiny", "tokens"]
 
 torch.set_num_threads(1)  # the model is so small that threads would only wait for each other
 
@@ -73,47 +72,53 @@ def alone(
     return tuple(made[0, len(prompt) :].tolist())
 
 
-@contextmanager
-def hook(act: Callable[[Any], object], model: Any = None) -> Iterator[None]:
-    """Call a function with the input ids of each forward of the tiny model, before it."""
-
-    def before(_model: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        act(kwargs["input_ids"])
-
-    handle = (model or tiny().model).register_forward_pre_hook(before, with_kwargs=True)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
 class Gate:
-    """Lets the forwards of a model through one by one, or all.
+    """Stands before each step of the engines' models: notes it, and may hold it up.
 
-    Use it with `hook`: the forward that comes to a closed gate waits.
+    Parameters
+    ----------
+    step : callable
+        `ServedModel.step`, in whose place the gate is put.
+
+    Attributes
+    ----------
+    steps : list of list of int
+        How many tokens each session computed, by step.
+    before : callable or None
+        Is called before each step with the caches and the tokens.
     """
 
-    def __init__(self, *, is_open: bool = False) -> None:
+    def __init__(self, step: Callable[..., Any]) -> None:
+        self._step = step
         self._passes = threading.Semaphore(0)
-        self._is_open = is_open
-        self.arrived = threading.Semaphore(0)
-        self.sizes: list[int] = []  # new tokens of each forward
+        self._arrivals = threading.Semaphore(0)
+        self._is_open = True
+        self.steps: list[list[int]] = []
+        self.before: Callable[[Sequence[Any], Sequence[Any]], object] | None = None
 
-    def __call__(self, input_ids: Any) -> None:
-        self.sizes.append(input_ids.shape[1])
-        self.arrived.release()
+    def __call__(self, model: Any, caches: Sequence[Any], tokens: Sequence[Any]) -> Any:
+        self.steps.append([len(one) for one in tokens])
+        self._arrivals.release()
         if not self._is_open:
             assert self._passes.acquire(timeout=60)
+        if self.before is not None:
+            self.before(caches, tokens)
+        return self._step(model, caches, tokens)
+
+    def shut(self) -> None:
+        """Let no step pass from now on."""
+        self._is_open = False
 
     def let(self, count: int = 1) -> None:
-        """Let some forwards pass."""
+        """Let some steps pass."""
         self._passes.release(count)
 
     def open(self) -> None:
-        """Let all pass from now on."""
+        """Let all steps pass from now on."""
         self._is_open = True
         self._passes.release()
 
-    def wait(self) -> None:
-        """Wait until a forward has come that was not waited for yet."""
-        assert self.arrived.acquire(timeout=60)
+    def wait(self, count: int = 1) -> None:
+        """Wait until this many steps have come to the gate that were not waited for yet."""
+        for _ in range(count):
+            assert self._arrivals.acquire(timeout=60)
