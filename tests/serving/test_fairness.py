@@ -17,9 +17,8 @@ MakeEngine = Callable[..., Engine]
 def fill(engine: Engine, gate: Any, **options: Any) -> Generation:
     """Have a request hold the engine up in its first step."""
     gate.shut()
-    generation = engine.submit(
-        Request(**({"tokens": [9], "max_tokens": 1, "salt": "another"} | options))
-    )
+    wanted: dict[str, Any] = {"tokens": [9], "max_tokens": 1, "salt": "another"} | options
+    generation = engine.submit(Request(**wanted))
     gate.wait()
     return generation
 
