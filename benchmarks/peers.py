@@ -34,6 +34,7 @@ __all__ = [
     "lmcache_address_manager",
     "sglang_radix_cache",
     "vllm_blocks",
+    "vllm_events",
 ]
 
 LMCACHE_VERSION = "0.5.6"
@@ -120,6 +121,7 @@ VLLM = Peer(
         "vllm.v1.core.block_pool",
         "vllm.v1.core.kv_cache_utils",
         "vllm.v1.core.kv_cache_metrics",
+        "vllm.distributed.kv_events",
         "vllm.utils.hashing",
         "vllm.utils.math_utils",
     ),
@@ -157,6 +159,16 @@ def vllm_blocks(fetch: bool = True) -> tuple[Any, Any, Any]:
     names = ("v1.core.block_pool", "v1.core.kv_cache_utils", "utils.hashing")
     pool, chain, functions = VLLM.modules(*(f"vllm.{name}" for name in names), fetch=fetch)
     return pool, chain, functions
+
+
+def vllm_events(fetch: bool = True) -> Any:
+    """Return vLLM's module of KV cache events. It needs pyzmq.
+
+    Raises
+    ------
+    PeerUnavailableError
+    """
+    return VLLM.modules("vllm.distributed.kv_events", fetch=fetch)[0]
 
 
 def installed(peer: Peer, fetch: bool = True) -> Path:

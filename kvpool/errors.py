@@ -45,7 +45,8 @@ The tree, with the built-in exception that each class is as well::
         ChunkError                      ValueError
       IntegrityError                    AssertionError
 
-`kvpool.receipts.errors` and `kvpool.replay` add errors of their own, below `KVPoolError`.
+`kvpool.receipts.errors`, `kvpool.events` and `kvpool.replay` add errors of their own, below
+`KVPoolError`.
 
 Each class stands for one situation, and its text contains the numbers of that situation.
 Because of the built-in base classes, code that does not know kvpool handles these errors too.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+import kvpool.events
 import kvpool.receipts
 from kvpool._asking import is_in_another_call
 from kvpool._checks import whole_number
@@ -45,6 +46,7 @@ from kvpool.prefix import Ranking, TokenIds
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:
+    from kvpool.events import EventQueue
     from kvpool.receipts import Receipts
 
 __all__ = ["KVCacheManager"]
@@ -59,7 +61,7 @@ def _turn(
     """Make a method of the manager one turn: under its lock, after what was due before.
 
     The lock is taken by a plain ``with``, so that an interrupt at any moment lets go of it.
-    Receipts are delivered after the lock was released, so that no sink runs under it.
+    Receipts and events are delivered after the lock was released, so that no sink runs under it.
 
     A method that takes `timeout`, by keyword, is called again until it finds room in the pool.
     """
@@ -84,6 +86,8 @@ def _turn(
         finally:
             if self.receipts is not None:
                 self.receipts.stream.deliver()
+            if self.events is not None:
+                self.events.deliver()
         kwargs["timeout"] = None
         again: Callable[[], T] = functools.partial(turn, self, *args, **kwargs)
         return self._waiters.retry(again, float(seconds))
@@ -134,6 +138,9 @@ class KVCacheManager(Closing, ForkAware):
         Tokens of a chunk. The tokens that closed sessions hold are evicted by the chunk.
     prefix_tokens : int, optional
         Tokens that closed sessions may hold. By default the capacity decides alone.
+    events : EventQueue, optional
+        Is told of each chunk of tokens that sessions share, when it is stored and when it is
+        removed; see `kvpool.events`. By default nothing is told, at no cost.
     **backend_options
         Handed to the backend; an elastic pool takes ``address_space`` too.
 
@@ -143,6 +150,7 @@ class KVCacheManager(Closing, ForkAware):
     layout : KVLayout or None
     receipts : ReceiptEmitter or None
         Makes the receipts; its `stream` has the sinks and their failures.
+    events : EventQueue or None
 
     Raises
     ------
@@ -153,7 +161,8 @@ class KVCacheManager(Closing, ForkAware):
     InvalidLayoutError
         `layout` is not a `KVLayout`.
     InvalidArgumentError
-        `policy`, `clock`, `receipts`, `elastic` or `secure` is an object of the wrong type.
+        `policy`, `clock`, `receipts`, `elastic`, `secure` or `events` is an object of the wrong
+        type, or the events belong to another manager.
     PluginError
         The backend, the policy or a sink cannot be chosen.
     ArenaError
@@ -215,6 +224,7 @@ class KVCacheManager(Closing, ForkAware):
         secure: bool = False,
         chunk_tokens: int = 64,
         prefix_tokens: int | None = None,
+        events: EventQueue | None = None,
         **backend_options: Any,
     ) -> None:
         seconds = check_ttl(ttl)
@@ -238,9 +248,12 @@ class KVCacheManager(Closing, ForkAware):
             raise InvalidArgumentError(
                 f"clock must return seconds when it is called, unlike {clock!r}"
             ) from error
+        self.events = _checked_events(events)
         self.pool = open_pool(capacity, backend, elastic, secure=secure, **backend_options)
         try:
             self.receipts = kvpool.receipts.open_emitter(receipts)
+            if self.events is not None:
+                self.events.attach()
         except BaseException:
             self.pool.close()
             raise
@@ -256,7 +269,7 @@ class KVCacheManager(Closing, ForkAware):
         )
         self._sessions = Sessions(
             self.pool,
-            Ranking(chosen, chunk),
+            Ranking(chosen, chunk, None if self.events is None else self.events.put),
             layout,
             seconds,
             clock,
@@ -790,6 +803,8 @@ class KVCacheManager(Closing, ForkAware):
         finally:
             if self.receipts is not None:
                 self.receipts.stream.deliver()
+            if self.events is not None:
+                self.events.deliver()
 
     @_turn
     def pin(self, key: CacheKey) -> None:
@@ -955,6 +970,8 @@ class KVCacheManager(Closing, ForkAware):
         # left sinks open. Closing the stream twice does nothing.
         if self.receipts is not None:
             self.receipts.stream.close()
+        if self.events is not None:
+            self.events.close()
 
     @_turn
     def _cache_entry(self, key: CacheKey) -> KVCacheEntry:
@@ -978,9 +995,20 @@ class KVCacheManager(Closing, ForkAware):
         if self._next_snapshot < math.inf and self._clock() >= self._next_snapshot:
             self._next_snapshot = self._clock() + self._snapshot_interval
             self._sessions.emit_snapshot()
+        if self.events is not None and self.events.wants_all:
+            self.events.restart(self._sessions.ranking.tree.changes())
         return gone
 
     def _refuse_closed(self) -> NoReturn:
         if self._owner != current.pid:
             raise in_child_of(self._owner, "manager")
         raise PoolClosedError("the manager is closed")
+
+
+def _checked_events(events: Any) -> EventQueue | None:
+    """Return a queue of events, or None; raise InvalidArgumentError if it is neither."""
+    if events is None:
+        return None
+    if not isinstance(events, kvpool.events.EventQueue):
+        raise InvalidArgumentError(f"events must be an EventQueue, not {events!r}")
+    return events

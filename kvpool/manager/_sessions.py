@@ -470,6 +470,7 @@ class Sessions:
                 self._recover()
         self.in_step = True
         deallocations = self._departures.begin(EvictionReason.CLOSE)
+        self.ranking.tree.end_journal()  # all chunks go in one event
         keys = self.keys()
         try:
             for key in keys:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from kvpool.prefix._identity import Identity
 from kvpool.prefix._tokens import TOKEN_BYTES
-from kvpool.prefix._tree import Identity
 
-__all__ = ["chunk_names"]
+__all__ = ["chunk_names", "names_behind", "root_name"]
 
 _PURPOSE = b"kvpool chunk names 1"
 
@@ -31,7 +31,21 @@ def chunk_names(identity: Identity, tokens: bytes, chunk_tokens: int) -> Iterato
     chunk_tokens : int
         Tokens of a chunk, at least 1.
     """
-    name = _root_name(identity)
+    return names_behind(root_name(identity), tokens, chunk_tokens)
+
+
+def names_behind(name: bytes, tokens: bytes, chunk_tokens: int) -> Iterator[bytes]:
+    """Yield the name of each whole chunk of some tokens that follow a chunk with a name.
+
+    Parameters
+    ----------
+    name : bytes
+        Of the chunk before; see `root_name` if there is none.
+    tokens : bytes
+        From the end of that chunk on; see `token_bytes`.
+    chunk_tokens : int
+        Tokens of a chunk, at least 1.
+    """
     size = chunk_tokens * TOKEN_BYTES
     data = np.frombuffer(tokens, np.int64).astype("<i8", copy=False).tobytes()
     for start in range(0, len(data) - size + 1, size):
@@ -40,7 +54,7 @@ def chunk_names(identity: Identity, tokens: bytes, chunk_tokens: int) -> Iterato
 
 
 @functools.lru_cache(maxsize=1024)
-def _root_name(identity: Identity) -> bytes:
+def root_name(identity: Identity) -> bytes:
     """Return the name that comes before the first chunk.
 
     The salt goes through scrypt, because a reader of names may try salts: each try then costs

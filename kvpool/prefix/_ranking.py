@@ -8,8 +8,10 @@ from collections.abc import Set as AbstractSet
 from kvpool.cache_key import CacheKey
 from kvpool.errors import BrokenPluginError, IntegrityError
 from kvpool.eviction import EvictionPolicy, EvictionReason
+from kvpool.prefix._changes import Journal
+from kvpool.prefix._identity import Identity
 from kvpool.prefix._segment import Segment
-from kvpool.prefix._tree import Cut, Identity, PrefixTree
+from kvpool.prefix._tree import Cut, PrefixTree
 
 __all__ = ["Ranking"]
 
@@ -65,6 +67,8 @@ class Ranking:
     ----------
     policy : EvictionPolicy
     chunk_tokens : int
+    journal : Journal, optional
+        Is told of every change of a segment.
 
     Attributes
     ----------
@@ -76,9 +80,11 @@ class Ranking:
         The reason of evictions that the policy chose.
     """
 
-    def __init__(self, policy: EvictionPolicy, chunk_tokens: int) -> None:
+    def __init__(
+        self, policy: EvictionPolicy, chunk_tokens: int, journal: Journal | None = None
+    ) -> None:
         self.policy = policy
-        self.tree = PrefixTree(policy, chunk_tokens)
+        self.tree = PrefixTree(policy, chunk_tokens, journal)
         self.unranked: set[CacheKey] = set()
         self.reason: EvictionReason = policy.reason
 

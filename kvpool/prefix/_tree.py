@@ -8,33 +8,12 @@ from typing import Final, NamedTuple
 from kvpool.cache_key import CacheKey
 from kvpool.errors import IntegrityError
 from kvpool.eviction import EvictionPolicy
-from kvpool.layout import KVLayout
+from kvpool.prefix._changes import Change, Cleared, Gone, Held, Journal, Split
+from kvpool.prefix._identity import Identity
 from kvpool.prefix._segment import Segment
 from kvpool.prefix._tokens import TOKEN_BYTES, common_bytes
 
-__all__ = ["Cut", "Identity", "Match", "PrefixTree"]
-
-
-class Identity(NamedTuple):
-    """What has to be equal for two sessions to share keys and values of equal tokens.
-
-    Parameters
-    ----------
-    model_id : str
-        Weights, adapter and revision.
-    salt : str
-        Of the tenant.
-    layout : KVLayout
-    """
-
-    model_id: str
-    salt: str
-    layout: KVLayout
-
-    @property
-    def token_nbytes(self) -> int:
-        """Bytes of keys and values of one token."""
-        return self.layout.bytes_per_token
+__all__ = ["Cut", "Match", "PrefixTree"]
 
 
 class Match(NamedTuple):
@@ -81,6 +60,8 @@ class PrefixTree:
         Is told of every segment, and of every use of one.
     chunk_tokens : int
         Tokens are dropped down to multiples of this.
+    journal : Journal, optional
+        Is told of every change of a segment.
 
     Attributes
     ----------
@@ -92,10 +73,13 @@ class PrefixTree:
         All of them, without the roots. To be read.
     """
 
-    def __init__(self, policy: EvictionPolicy, chunk_tokens: int) -> None:
+    def __init__(
+        self, policy: EvictionPolicy, chunk_tokens: int, journal: Journal | None = None
+    ) -> None:
         self.token_count = 0
         self._policy = policy
         self._chunk_tokens = chunk_tokens
+        self._journal = self._listener = journal
         self._roots: dict[Identity, Segment] = {}
         self._identities: dict[Segment, Identity] = {}  # of the roots
         self.ends: dict[CacheKey, Segment] = {}
@@ -262,6 +246,8 @@ class PrefixTree:
             self._policy.resize(segment, (end - segment.start) * segment.token_nbytes)
             self.token_count -= segment.end - end
             segment.cut(end)
+            if self._journal is not None:
+                self._journal(Held(segment, self._before(segment), segment.tokens))
             return list(segment.holders), []
         parent = segment.parent
         holders = list(segment.holders)
@@ -278,11 +264,24 @@ class PrefixTree:
 
     def clear(self) -> None:
         """Forget all sessions, without telling the policy."""
+        self._journal = self._listener
+        if self._journal is not None:
+            self._journal(Cleared())
         self._roots.clear()
         self._identities.clear()
         self.ends.clear()
         self.segments.clear()
         self.token_count = 0
+
+    def changes(self) -> list[Change]:
+        """Return what a journal has to be told to know all segments, after `Cleared`."""
+        return [Held(one, self._before(one), one.tokens) for one in self._walk()]
+
+    def end_journal(self) -> None:
+        """Tell the journal that all segments are gone, and nothing more until `clear`."""
+        if self._journal is not None:
+            self._journal(Cleared())
+            self._journal = None
 
     def check_integrity(self) -> None:
         """Prove that segments, sessions and the number of tokens agree.
@@ -320,8 +319,21 @@ class PrefixTree:
             self._identities[root] = identity
         return root
 
+    def _before(self, segment: Segment) -> Segment | Identity:
+        """Return the segment before one, or the identity of its tokens if there is none."""
+        parent = segment.parent
+        if parent is None or parent.parent is None:
+            return self._identities[segment if parent is None else parent]
+        return parent
+
     def _walk(self) -> Iterator[Segment]:
-        """Yield every segment behind the roots; raise IntegrityError where one is not in place."""
+        """Yield every segment behind the roots, a parent before its children.
+
+        Raises
+        ------
+        IntegrityError
+            One is not in its place.
+        """
         waiting = list(self._roots.values())
         while waiting:
             segment = waiting.pop()
@@ -344,6 +356,8 @@ class PrefixTree:
                 segment.children[first] = new
                 self.segments.add(new)
                 self.token_count += new.token_count
+                if self._journal is not None:
+                    self._journal(Held(new, self._before(new), new.tokens))
                 return new, new
             if tokens.startswith(child.tokens, at):
                 segment = child
@@ -361,6 +375,8 @@ class PrefixTree:
         head.children[tokens[nbytes : nbytes + TOKEN_BYTES]] = tail
         tail.tokens, tail.start, tail.parent = tokens[nbytes:], head.end, head
         self.segments.add(head)
+        if self._journal is not None:
+            self._journal(Split(head, self._before(head), head.tokens, tail))
         self._policy.split(tail, head, tail.nbytes, head.nbytes)
         return head
 
@@ -371,6 +387,8 @@ class PrefixTree:
             del parent.children[segment.tokens[:TOKEN_BYTES]]
             self.segments.remove(segment)
             self.token_count -= segment.token_count
+            if self._journal is not None:
+                self._journal(Gone(segment))
             self._policy.remove(segment)
             segment = parent
         if segment.parent is None and not segment.children:  # so that identities do not pile up
