@@ -27,7 +27,7 @@ ROUNDS = 12
 WARM_UP = 4  # rounds; two of each backend
 BACKENDS = ("mmap", "ctypes")
 SLACK = 4 << 20  # bytes by which the memory may differ, as allocators of memory keep some
-MAPPINGS = 16  # of the same reason: the heaps of threads
+MAPPINGS = 2  # for the same reason
 
 
 def run(quick: bool) -> Report:

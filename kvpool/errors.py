@@ -40,6 +40,7 @@ The tree, with the built-in exception that each class is as well::
         EntryNotFoundError              KeyError
         EntryKindError                  TypeError
       InvalidTtlError                   ValueError
+      UnbatchableModelError             TypeError
       TierError
         InvalidTierError                ValueError
         ChunkError                      ValueError
@@ -96,6 +97,7 @@ __all__ = [
     "SharedTokensError",
     "StaleBlockError",
     "TierError",
+    "UnbatchableModelError",
     "UnknownPluginError",
     "UnsupportedError",
 ]
@@ -330,6 +332,10 @@ class InvalidTtlError(KVPoolError, ValueError):
 
 class EntryKindError(EntryError, TypeError):
     """The entry of this key has another layout, or has no layout although one is needed."""
+
+
+class UnbatchableModelError(KVPoolError, TypeError):
+    """A model cannot run the tokens of several sessions in one step; the text says why."""
 
 
 # -- tiers -------------------------------------------------------------------------------

@@ -19,11 +19,12 @@ import pluggy
 if TYPE_CHECKING:  # the registries import the hooks, not the other way round
     from kvpool.arena import ArenaBackend
     from kvpool.eviction import PolicyFactory
-    from kvpool.tiers import TierFactory
+    from kvpool.tiers import CodecFactory, TierFactory
 
 __all__ = [
     "PROJECT",
     "ArenaBackendSpec",
+    "CodecSpec",
     "EvictionPolicySpec",
     "TierSpec",
     "hookimpl",
@@ -80,5 +81,19 @@ class TierSpec:
         Returns
         -------
         TierFactory
+        """
+        raise AssertionError("a hook specification is never called")
+
+
+class CodecSpec:
+    """Hooks of the entry-point group ``kvpool.codecs``."""
+
+    @hookspec
+    def kvpool_codec(self) -> CodecFactory:
+        """Describe a codec of chunks, and how to create it.
+
+        Returns
+        -------
+        CodecFactory
         """
         raise AssertionError("a hook specification is never called")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import mmap
 import os
 import sys
 import weakref
@@ -19,19 +20,22 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from kvpool.arena import ArenaInfo
+    from kvpool.descriptors import Descriptor
 
 assert sys.platform == "linux", "imported on Linux only"  # type checkers rely on it too
 
-__all__ = ["CtypesArena", "CtypesFork", "Mapping", "SharedMapping", "why"]
+__all__ = ["CtypesArena", "CtypesFork", "SharedMapping", "why"]
 
 
-class Mapping:
-    """Owner of a mapped range, which is unmapped when the last view over it is gone.
+class SharedMapping:
+    """Owner of a memfd and of the range where all of it is mapped, until the last view is gone.
 
     Parameters
     ----------
+    memfd : Descriptor
+    addresses : mmap.mmap
+        From `libc.map_shared`, like `address`.
     address : int
-        From `libc.map_shared` or `libc.map_private`.
     size : int
         Bytes that views show.
     length : int
@@ -43,13 +47,20 @@ class Mapping:
     ctypes array would do so as well, but needs a type for each size, which is never freed.
     """
 
-    def __init__(self, address: int, size: int, length: int) -> None:
+    def __init__(
+        self, memfd: Descriptor, addresses: mmap.mmap, address: int, size: int, length: int
+    ) -> None:
+        self._memfd = memfd
+        self._addresses = addresses
         self.address = address
         self.size = size
         self.length = length
-        self.unmap = weakref.finalize(self, libc.unmap, self.address, length)
-        # At exit, threads may still write through views: the system unmaps after them.
-        self.unmap.atexit = False
+        _shared.add(self)
+
+    @property
+    def descriptor(self) -> int:
+        """The memfd."""
+        return self._memfd.number
 
     @property
     def __array_interface__(self) -> dict[str, object]:
@@ -64,24 +75,11 @@ class Mapping:
         """Return all bytes as an array that keeps this mapping."""
         return np.asarray(self, dtype=np.uint8)
 
-
-class SharedMapping(Mapping):
-    """A mapping of a whole memfd, which it closes when it ends.
-
-    Parameters
-    ----------
-    descriptor : int
-        The memfd.
-    address, size, length : int
-        As for a `Mapping`: where it is, the bytes that views show, and the bytes mapped.
-    """
-
-    def __init__(self, descriptor: int, address: int, size: int, length: int) -> None:
-        super().__init__(address, size, length)
-        self.descriptor = descriptor
-        self.close_descriptor = weakref.finalize(self, os.close, descriptor)
-        self.close_descriptor.atexit = False
-        _shared.add(self)
+    def close(self) -> None:
+        """Unmap and close at once; no view may be used any more."""
+        _shared.discard(self)
+        self._addresses.close()
+        self._memfd.close()
 
 
 _shared: weakref.WeakSet[SharedMapping] = weakref.WeakSet()
@@ -120,21 +118,20 @@ class CtypesFork(ArenaFork):
 
     def __init__(self, descriptor: int, offset: int, nbytes: int) -> None:
         ForkLimits.check(descriptors=False)
-        address = libc.map_private(descriptor, offset, nbytes)
-        self._mapping = Mapping(address, nbytes, nbytes)
+        self._mapping = libc.map_private(descriptor, offset, nbytes)
         ForkLimits.add(self._mapping, descriptors=False)
 
     @property
     def buffer(self) -> memoryview:
         """All bytes."""
         self._check_process()
-        return self._mapping.array().data
+        return memoryview(self._mapping)
 
     def decommit(self, offset: int, nbytes: int) -> None:
         """Drop the fork's own pages of a range."""
         self._check_process()
         try:
-            libc.discard(self._mapping.address + offset, nbytes)
+            self._mapping.madvise(mmap.MADV_DONTNEED, offset, nbytes)
         except OSError as error:
             raise ArenaError(
                 f"cannot decommit [{offset}, {offset + nbytes}) of a fork: {why(error)}"

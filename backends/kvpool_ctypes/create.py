@@ -17,6 +17,8 @@ from kvpool_ctypes import arena, libc, system
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kvpool.descriptors import Descriptor
+
 assert sys.platform == "linux", "imported on Linux only"  # type checkers rely on it too
 
 __all__ = [
@@ -112,8 +114,7 @@ def create(
     try:
         return _arena(mapping, options)
     except BaseException:
-        mapping.unmap()  # now, not when the traceback lets go of it
-        mapping.close_descriptor()
+        mapping.close()  # now, not when the traceback lets go of it
         raise
 
 
@@ -138,7 +139,7 @@ def _checked(huge_pages: object, mlock: object, prefault: object, numa_node: obj
 # -- the steps, each with its own refusal -------------------------------------------------
 
 
-def _memory(options: _Options, length: int) -> int:
+def _memory(options: _Options, length: int) -> Descriptor:
     """Create the memfd, empty, of the pages that the options ask for."""
     if options.huge_pages == "transparent" and (refusal := system.transparent_refusal()):
         raise ArenaError(
@@ -158,15 +159,15 @@ def _memory(options: _Options, length: int) -> int:
         return libc.memfd(b"kvpool", flags)
 
 
-def _mapping(descriptor: int, size: int, length: int, page_size: int) -> arena.SharedMapping:
+def _mapping(memfd: Descriptor, size: int, length: int, page_size: int) -> arena.SharedMapping:
     try:
         with _refusal(f"size={size}", "ask for less"):
-            os.ftruncate(descriptor, length)
-            address = libc.map_shared(descriptor, length, page_size)
+            os.ftruncate(memfd.number, length)
+            addresses, address = libc.map_shared(memfd.number, length, page_size)
     except BaseException:
-        os.close(descriptor)
+        memfd.close()  # now, not when the traceback lets go of it
         raise
-    return arena.SharedMapping(descriptor, address, size, length)
+    return arena.SharedMapping(memfd, addresses, address, size, length)
 
 
 def _arena(mapping: arena.SharedMapping, options: _Options) -> arena.CtypesArena:
@@ -214,7 +215,7 @@ def _gives_pages_back(mapping: arena.SharedMapping, page_size: int) -> Capabilit
     return Capability.ELASTIC if works else Capability.NONE
 
 
-def _lock(mapping: arena.Mapping) -> None:
+def _lock(mapping: arena.SharedMapping) -> None:
     advice = (
         f"RLIMIT_MEMLOCK allows {system.lock_limit()} bytes and {mapping.length} are needed; "
         "raise it (ulimit -l), or take mlock=False"
@@ -223,7 +224,7 @@ def _lock(mapping: arena.Mapping) -> None:
         libc.lock(mapping.address, mapping.length)
 
 
-def _prefault(mapping: arena.Mapping, options: _Options) -> None:
+def _prefault(mapping: arena.SharedMapping, options: _Options) -> None:
     # Explicit huge pages are claimed already, and not part of what is available.
     available = None if options.huge_pages == "explicit" else system.available_memory()
     if available is not None and mapping.length > available:

@@ -8,6 +8,10 @@ import os
 import platform
 import sys
 
+import numpy as np
+
+from kvpool.descriptors import Descriptor
+
 assert sys.platform == "linux", "imported on Linux only"  # type checkers rely on it too
 
 __all__ = [
@@ -25,7 +29,6 @@ __all__ = [
     "PROT_NONE",
     "advise_huge",
     "bind_to_node",
-    "discard",
     "leave_out_of_dumps",
     "lock",
     "map_over",
@@ -34,7 +37,6 @@ __all__ = [
     "memfd",
     "populate",
     "punch_hole",
-    "unmap",
 ]
 
 # What Python's own modules lack; from the kernel's headers, for all machines
@@ -70,8 +72,6 @@ _mmap.argtypes = (
     ctypes.c_int,
     ctypes.c_long,
 )
-_munmap = _libc.munmap
-_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
 _madvise = _libc.madvise
 _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _mlock2 = _libc.mlock2
@@ -84,6 +84,7 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
+_address_of, _first_byte = ctypes.addressof, ctypes.c_char.from_buffer
 
 
 def _check(result: int) -> int:
@@ -93,29 +94,23 @@ def _check(result: int) -> int:
     return result
 
 
-def memfd(name: bytes, flags: int = 0) -> int:
-    """Create an empty file in memory, and return its descriptor."""
+def memfd(name: bytes, flags: int = 0) -> Descriptor:
+    """Create an empty file in memory."""
     # Not os.memfd_create, which interpreters built for an old libc lack.
-    return _check(_memfd_create(name, MFD_CLOEXEC | flags))
+    created = Descriptor(_memfd_create, name, MFD_CLOEXEC | flags)
+    _check(created.number)
+    return created
 
 
-def _map(
-    address: int | None,
-    length: int,
-    protection: int,
-    flags: int,
-    descriptor: int,
-    offset: int = 0,
-) -> int:
-    mapped: int | None = _mmap(address, length, protection, flags, descriptor, offset)
-    if mapped is None or mapped == _MAP_FAILED:
+def _map(address: int, length: int, kind: int, descriptor: int, offset: int = 0) -> None:
+    """Map a file in place of what is mapped at an address, readable and writable."""
+    protection = mmap.PROT_READ | mmap.PROT_WRITE
+    if _mmap(address, length, protection, kind | MAP_FIXED, descriptor, offset) == _MAP_FAILED:
         _check(-1)
-        raise AssertionError("a failed call has an error number")
-    return mapped
 
 
-def map_shared(descriptor: int, length: int, alignment: int) -> int:
-    """Map a file from its start, readable and writable, and return the address.
+def map_shared(descriptor: int, length: int, alignment: int) -> tuple[mmap.mmap, int]:
+    """Map a file from its start, readable and writable.
 
     Parameters
     ----------
@@ -125,45 +120,47 @@ def map_shared(descriptor: int, length: int, alignment: int) -> int:
         Bytes; whole pages.
     alignment : int
         The address is a multiple of this, a multiple of the page size.
+
+    Returns
+    -------
+    mmap.mmap
+        Owns the addresses: with it, all that is mapped there is unmapped. It does not know that
+        a file is mapped there, so the bytes cannot be used through it.
+    int
+        The address.
     """
-    # The kernel only aligns to pages: reserve more, drop what is not needed, map over the rest.
-    reserved = length + alignment - mmap.PAGESIZE
-    start = _map(None, reserved, PROT_NONE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-    end = start + reserved
+    # The kernel only aligns to pages: reserve more.
+    kind = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    owner = mmap.mmap(-1, length + alignment - mmap.PAGESIZE, kind, PROT_NONE)
+    start: int = np.frombuffer(owner, np.uint8).ctypes.data
     address = -(-start // alignment) * alignment
-    try:
-        if end > address + length:
-            unmap(address + length, end - address - length)
-            end = address + length
-        if start < address:
-            unmap(start, address - start)
-            start = address
-        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | MAP_FIXED
-        return _map(address, length, protection, flags, descriptor)
-    except OSError:
-        unmap(start, end - start)
-        raise
+    _map(address, length, mmap.MAP_SHARED, descriptor)
+    return owner, address
 
 
-def map_private(descriptor: int, offset: int, length: int) -> int:
-    """Map whole pages of a file copy-on-write, and return the address.
+def map_private(descriptor: int, offset: int, length: int) -> mmap.mmap:
+    """Map whole pages of a file copy-on-write.
 
     The pages count against memory when they are written, not before: a mapping may be larger
     than what there is.
+
+    Returns
+    -------
+    mmap.mmap
+        Shows the pages, and owns their mapping.
     """
-    protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | MAP_NORESERVE
-    return _map(None, length, protection, flags, descriptor, offset)
+    # Not mapped by the standard library, which keeps a descriptor for each mapping of a file
+    # before Python 3.13. But it owns the addresses: an address that only a variable holds would
+    # be lost in an interrupt.
+    kind = mmap.MAP_PRIVATE | MAP_NORESERVE
+    owner = mmap.mmap(-1, length, kind | mmap.MAP_ANONYMOUS)
+    _map(_address_of(_first_byte(owner)), length, kind, descriptor, offset)
+    return owner
 
 
 def map_over(address: int, length: int, descriptor: int) -> None:
     """Map a file from its start, copy-on-write, in place of what is mapped at an address."""
-    flags = mmap.MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED
-    _map(address, length, mmap.PROT_READ | mmap.PROT_WRITE, flags, descriptor)
-
-
-def unmap(address: int, length: int) -> None:
-    """Unmap whole pages."""
-    _check(_munmap(address, length))
+    _map(address, length, mmap.MAP_PRIVATE | MAP_NORESERVE, descriptor)
 
 
 def punch_hole(descriptor: int, offset: int, nbytes: int) -> None:
@@ -172,11 +169,6 @@ def punch_hole(descriptor: int, offset: int, nbytes: int) -> None:
     Unlike ``MADV_REMOVE``, which does the same, it works on locked pages too.
     """
     _check(_fallocate(descriptor, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, offset, nbytes))
-
-
-def discard(address: int, length: int) -> None:
-    """Drop the private pages of a range of a private mapping, which shows its file again."""
-    _check(_madvise(address, length, mmap.MADV_DONTNEED))
 
 
 def advise_huge(address: int, length: int) -> None:

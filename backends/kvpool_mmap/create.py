@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kvpool.arena import ArenaInfo, Capability, ForkLimits
+from kvpool.descriptors import Descriptor
 from kvpool.errors import ArenaError, InvalidOptionError
 from kvpool_mmap.arena import FULL, MmapArena, remove_pages
 from kvpool_mmap.errors import why
@@ -124,7 +125,7 @@ def _checked_path(path: object) -> Path:
 def _create_in_memory(size: int) -> MmapArena:
     with _refusal(f"memory of {size} bytes"):
         if sys.platform == "linux" and hasattr(os, "memfd_create"):
-            with _closing_on_failure(ArenaFile(os.memfd_create("kvpool"))) as file:
+            with _closing_on_failure(ArenaFile(Descriptor(os.memfd_create, "kvpool"))) as file:
                 return _map(file, size, _gives_pages_back(file.descriptor))
         # Private, so that a child made by os.fork has its own.
         if sys.platform == "win32":

@@ -9,6 +9,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from kvpool.descriptors import Descriptor
 from kvpool.errors import ArenaError
 from kvpool_mmap.errors import why
 
@@ -33,9 +34,9 @@ class ArenaFile:
 
     Parameters
     ----------
-    descriptor : int
+    opened : Descriptor
         The file that is mapped.
-    lock : int, optional
+    lock : Descriptor, optional
         A second descriptor of the file, opened by itself, which holds the lock. A mapping
         does not refer to it, so a child of `os.fork` can give up its copy.
 
@@ -44,19 +45,15 @@ class ArenaFile:
     descriptor : int
     """
 
-    def __init__(self, descriptor: int, lock: int | None = None) -> None:
-        self.descriptor = descriptor
-        self._close = weakref.finalize(self, os.close, descriptor)
-        self._unlock = None if lock is None else weakref.finalize(self, os.close, lock)
-        # At exit, threads may still write through views: the system unlocks after them.
-        self._close.atexit = False
-        if self._unlock is not None:
-            self._unlock.atexit = False
+    def __init__(self, opened: Descriptor, lock: Descriptor | None = None) -> None:
+        self.descriptor = opened.number
+        self._opened = opened
+        self._lock = lock
         _live.add(self)
 
     def close(self) -> None:
         """Close the descriptors; a second call does nothing."""
-        self._close()
+        self._opened.close()
         self.unlock()
 
     def unlock(self) -> None:
@@ -64,8 +61,8 @@ class ArenaFile:
 
         In a child of `os.fork` the parent keeps the lock: it ends when all copies are closed.
         """
-        if self._unlock is not None:
-            self._unlock()
+        if self._lock is not None:
+            self._lock.close()
 
 
 def live_files() -> Iterator[ArenaFile]:
@@ -97,35 +94,33 @@ def open_locked(path: Path) -> tuple[ArenaFile, bool]:
     flags = os.O_RDWR | getattr(os, "O_BINARY", 0)
     for _ in range(_ATTEMPTS):
         try:
-            lock, created = os.open(path, flags | os.O_CREAT | os.O_EXCL, 0o600), True
+            lock = Descriptor(os.open, path, flags | os.O_CREAT | os.O_EXCL, 0o600)
+            created = True
         except FileExistsError:
             try:
-                lock, created = os.open(path, flags), False
+                lock, created = Descriptor(os.open, path, flags), False
             except FileNotFoundError:
                 continue  # whose creation failed meanwhile
         try:
-            _lock(lock, path)
+            _lock(lock.number, path)
             # An owner whose creation failed may have removed the file before it was locked here.
-            descriptor = _open_again(path, flags, lock)
+            opened = _open_again(path, flags, lock)
         except BaseException:
-            os.close(lock)
+            lock.close()  # now, not when the traceback lets go of it
             raise
-        if descriptor is not None:
-            return ArenaFile(descriptor, lock), created
-        os.close(lock)
+        if opened is not None:
+            return ArenaFile(opened, lock), created
+        lock.close()
     raise ArenaError(f"path={str(path)!r} is replaced by another process again and again")
 
 
-def _open_again(path: Path, flags: int, lock: int) -> int | None:
+def _open_again(path: Path, flags: int, lock: Descriptor) -> Descriptor | None:
     """Open the path a second time; None if it is not the locked file any more."""
     try:
-        descriptor = os.open(path, flags)
+        opened = Descriptor(os.open, path, flags)
     except FileNotFoundError:
         return None
-    if os.path.samestat(os.fstat(descriptor), os.fstat(lock)):
-        return descriptor
-    os.close(descriptor)
-    return None
+    return opened if os.path.samestat(os.fstat(opened.number), os.fstat(lock.number)) else None
 
 
 def require_private(descriptor: int, path: Path) -> None:

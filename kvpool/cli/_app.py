@@ -17,6 +17,7 @@ from kvpool.cli._receipts import receipts
 from kvpool.cli._replay import replay
 from kvpool.cli._size import size
 from kvpool.cli._top import top
+from kvpool.descriptors import Descriptor
 from kvpool.errors import (
     InvalidArgumentError,
     InvalidLayoutError,
@@ -91,6 +92,7 @@ def main() -> None:
         sys.exit(2 if isinstance(error, _WRONG_VALUES) else 1)
     except OSError as error:
         # What is still buffered cannot be written either; the interpreter would try, and complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with Descriptor(os.open, os.devnull, os.O_WRONLY) as nowhere:
+            os.dup2(nowhere.number, sys.stdout.fileno())
         typer.echo(f"kvpool: {error}", err=True)
         sys.exit(1)

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from kvpool import _exports
-from kvpool.entry._entry import KVCacheEntry, NewTokens, PoolEntry
+from kvpool.entry._entry import KVCacheEntry, NewTokens, PoolEntry, StagedTokens
 from kvpool.entry._keeper import STANDALONE, Keeper, Room
 
-__all__ = ["STANDALONE", "KVCacheEntry", "Keeper", "NewTokens", "PoolEntry", "Room"]
+__all__ = [
+    "STANDALONE",
+    "KVCacheEntry",
+    "Keeper",
+    "NewTokens",
+    "PoolEntry",
+    "Room",
+    "StagedTokens",
+]
 
 _exports.publish(__name__)

@@ -27,6 +27,7 @@ from kvpool.errors import (
     InvalidLayoutError,
     InvalidTokensError,
     LayerIndexError,
+    LayerMismatchError,
     PoolExhaustedError,
     SharedTokensError,
     StaleBlockError,
@@ -35,7 +36,7 @@ from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.pool import Bytes, MemoryBlock, MemoryPool
 from kvpool.stats import CopyReason
 
-__all__ = ["KVCacheEntry", "NewTokens", "PoolEntry"]
+__all__ = ["KVCacheEntry", "NewTokens", "PoolEntry", "StagedTokens"]
 
 _uses = itertools.count(1)  # tells the order of two uses if the clock stands still between them
 
@@ -203,6 +204,30 @@ class NewTokens:
 
     def __iter__(self) -> Iterator[NDArray[Any]]:
         return iter(self.geometry.layer_view(self.root, self.layer, self.start, self.count))
+
+
+class StagedTokens:
+    """The place of new tokens of all layers, from `KVCacheEntry.stage`; a lease.
+
+    Attributes
+    ----------
+    root : ndarray of uint8
+        All bytes of the entry. Only the tokens held may be read through it, and only the new ones
+        written.
+    geometry : EntryGeometry
+        Where everything lies in `root`.
+    start, count : int
+        The tokens have the positions ``start`` to ``start + count - 1``.
+    block : MemoryBlock
+        Of the entry, when the tokens were staged.
+    """
+
+    __slots__ = ("block", "count", "geometry", "root", "start")
+
+    def __init__(self, place: Place, count: int, block: MemoryBlock) -> None:
+        self.root, self.geometry, self.start = place
+        self.count = count
+        self.block = block
 
 
 class KVCacheEntry(PoolEntry, ForkAware):
@@ -476,6 +501,91 @@ class KVCacheEntry(PoolEntry, ForkAware):
         if count.__class__ is not int or count < 1:  # unlike nearly always
             count = self._check_count(count)
         return NewTokens(layer, count, self._writing(layer, count))
+
+    def stage(self, count: int) -> StagedTokens:
+        """Take the room for the next tokens of all layers, before they are there.
+
+        The caller writes the tokens in place, in any order, and `extend_staged` counts them.
+        Until then the entry holds what it held. What is not to be counted is given up with
+        `unstage`.
+
+        Parameters
+        ----------
+        count : int
+            Tokens to write, at least 1.
+
+        Returns
+        -------
+        StagedTokens
+
+        Raises
+        ------
+        InvalidTokensError
+            `count` is not a whole number of at least 1.
+        LayerMismatchError
+            Some layers hold more tokens than the others.
+        ContextOverflowError
+            The entry would hold more than `max_context_length` tokens.
+        PoolExhaustedError
+            The pool lacks pages, and evicting every entry that may be evicted is not enough.
+        EntryRemovedError
+            The entry was removed or evicted.
+
+        Notes
+        -----
+        No lock is held between the two calls, unlike in the block of `writing`. The caller is the
+        only one that writes to the entry meanwhile.
+        """
+        count = self._check_count(count)
+        while True:
+            with self._lock:
+                try:
+                    start, root, _ = self._place(None, count)
+                except PoolExhaustedError as shortage:
+                    missing = shortage.requested
+                else:
+                    return StagedTokens((root, self._geometry, start), count, self.block)
+            self._make_room(missing)
+
+    def extend_staged(self, staged: StagedTokens) -> int:
+        """Count the tokens that were written where `stage` said.
+
+        Returns
+        -------
+        int
+            Tokens that the entry now holds.
+
+        Raises
+        ------
+        LayerMismatchError
+            The entry holds other tokens than when these were staged, or has moved.
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        with self._lock:
+            if not self.pool.is_live(self.block):
+                raise self._gone()
+            held = self._tokens.check_extend(self.session_id)
+            if held != staged.start or self.block is not staged.block:
+                raise LayerMismatchError(
+                    f"session {self.session_id!r} holds {held} tokens, and {staged.start} when its "
+                    "next ones were staged: something else has written to it, or moved it"
+                )
+            self._note_use()
+            self.pool.trim_parent(self.block)
+            return self._tokens.extend(staged.count)
+
+    def unstage(self) -> None:
+        """Give up what `stage` took, once its lease has ended: the pages go back to the pool.
+
+        Raises
+        ------
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        with self._lock:
+            self.pool.trim_parent(self.block)
+            self._trim()
 
     def _writing(self, layer: int, count: int) -> Generator[Place, None, None]:
         while True:

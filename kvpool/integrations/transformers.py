@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from kvpool import _exports
 from kvpool.integrations._transformers.attention import register_attention
+from kvpool.integrations._transformers.batch import BatchStep, PooledBatch
 from kvpool.integrations._transformers.cache import PooledCache
 from kvpool.integrations._transformers.measuring import model_layout
 
-__all__ = ["PooledCache", "model_layout", "register_attention"]
+__all__ = ["BatchStep", "PooledBatch", "PooledCache", "model_layout", "register_attention"]
 
 _exports.publish(__name__)

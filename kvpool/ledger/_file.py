@@ -5,15 +5,18 @@ from __future__ import annotations
 import io
 import os
 import sys
+from functools import partial
+from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakSet
 
+from kvpool.descriptors import Descriptor
 from kvpool.ledger._lines import MAX_LINE
 from kvpool.ledger._lock import lock_for_writing, unlock
 from kvpool.receipts.errors import DamagedLedgerError, LedgerError
 
-__all__ = ["LedgerFile", "Tail", "sync_directory"]
+__all__ = ["LedgerFile", "Tail", "sync_directory", "write_new"]
 
 
 class Tail(NamedTuple):
@@ -52,10 +55,9 @@ class LedgerFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
         try:
             # Without a buffer: a line is with the operating system before `append` returns.
-            self._file = io.FileIO(os.open(path, flags, 0o600), "rb+")
+            self._file = io.FileIO(path, "ab+", opener=partial(os.open, mode=0o600))
         except OSError as error:
             raise LedgerError(f"cannot open the ledger {path}: {error}") from error
         self._is_locked = False
@@ -158,14 +160,40 @@ class LedgerFile:
         return data
 
 
+def write_new(path: Path, data: bytes, mode: int) -> None:
+    """Create a file with some bytes; after any error or interrupt there is none.
+
+    Parameters
+    ----------
+    path : Path
+    data : bytes
+    mode : int
+        Permissions.
+
+    Raises
+    ------
+    FileExistsError
+        There is a file already, which stays as it is.
+    OSError
+        The system cannot write the file.
+    """
+    create = partial(io.FileIO, path, "xb", opener=partial(os.open, mode=mode))
+    made: list[io.FileIO] = []
+    try:
+        made.extend(starmap(create, ((),)))  # one built-in call: no interrupt comes in between
+        with io.BufferedWriter(made[0]) as file:
+            file.write(data)
+    except BaseException:
+        if made:
+            path.unlink()
+        raise
+
+
 def sync_directory(directory: Path) -> None:
     """Wait until the names in a directory are on its disk; do nothing on Windows."""
     if sys.platform != "win32":
-        fd = os.open(directory, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        with Descriptor(os.open, directory, os.O_RDONLY) as opened:
+            os.fsync(opened.number)
 
 
 _open_files: WeakSet[LedgerFile] = WeakSet()

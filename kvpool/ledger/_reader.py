@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from kvpool.descriptors import Descriptor
 from kvpool.ledger._lines import (
     MAX_LINE,
     Header,
@@ -23,8 +25,9 @@ __all__ = ["first_file", "next_file", "open_plain", "read_ledger", "read_lines"]
 BUFFER = 1 << 20  # bytes; what is read at once
 
 
-def open_plain(path: Path) -> BinaryIO:
-    """Open a regular file for reading.
+@contextlib.contextmanager
+def open_plain(path: Path) -> Iterator[BinaryIO]:
+    """Open a regular file for reading, and close it at the end of the ``with`` block.
 
     Raises
     ------
@@ -34,14 +37,11 @@ def open_plain(path: Path) -> BinaryIO:
         The system cannot open it.
     """
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    fd = os.open(path, flags)
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
+    with Descriptor(os.open, path, flags) as opened:
+        if not stat.S_ISREG(os.fstat(opened.number).st_mode):
             raise LedgerError(f"{path} is not a regular file")
-        return os.fdopen(fd, "rb", buffering=BUFFER)
-    except BaseException:
-        os.close(fd)
-        raise
+        with open(opened.number, "rb", buffering=BUFFER, closefd=False) as file:
+            yield file
 
 
 def read_lines(file: BinaryIO) -> Iterator[bytes]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from hashlib import blake2b
 from pathlib import Path
 
 import msgspec
 
+from kvpool.ledger._file import write_new
 from kvpool.ledger._lines import Redaction
 from kvpool.receipts.errors import LedgerError, LedgerOptionError
 from kvpool.receipts.types import KvEvictionReceipt, Receipt
@@ -101,11 +101,9 @@ def keep_salt(path: Path) -> bytes:
     """
     salt = secrets.token_bytes(SALT_BYTES)
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        write_new(path, f"{salt.hex()}\n".encode("ascii"), 0o600)
     except FileExistsError:
         return read_salt(path)
     except OSError as error:
         raise LedgerError(f"cannot write the salt file {path}: {error}") from error
-    with os.fdopen(fd, "w", encoding="ascii") as file:
-        file.write(f"{salt.hex()}\n")
     return salt

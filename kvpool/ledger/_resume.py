@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -143,9 +144,8 @@ def set_aside(end: LedgerEnd) -> Path | None:
     aside = end.file.path.with_name(
         f"{end.file.path.name}.torn-{sha256(end.torn).hexdigest()[:16]}"
     )
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
     try:
-        with os.fdopen(os.open(aside, flags, 0o600), "wb") as file:
+        with open(aside, "wb", opener=partial(os.open, mode=0o600)) as file:
             file.write(end.torn)
             file.flush()
             os.fsync(file.fileno())

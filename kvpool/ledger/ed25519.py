@@ -11,6 +11,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from kvpool.ledger._file import write_new
 from kvpool.receipts.errors import LedgerError, SigningKeyError
 
 __all__ = ["Signer", "generate_key_files", "read_public_key", "signature_is_valid"]
@@ -109,7 +110,7 @@ def generate_key_files(private: str | Path) -> tuple[Path, Path]:
     _write_new(files[0], secret, 0o600)
     try:
         _write_new(files[1], public, 0o644)
-    except LedgerError:
+    except BaseException:
         files[0].unlink()
         raise
     return files
@@ -117,8 +118,7 @@ def generate_key_files(private: str | Path) -> tuple[Path, Path]:
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
     try:
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-            file.write(data)
+        write_new(path, data, mode)
     except OSError as error:
         raise LedgerError(f"cannot write {path}: {error}") from error
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from kvpool._optional_imports import load
+from kvpool.descriptors import Descriptor
 from kvpool.replay._errors import TraceError
 
 if TYPE_CHECKING:
@@ -124,14 +125,10 @@ class TraceStream:
 
     def _open_pipe(self) -> BufferedReader:
         """Open a pipe; to open it in the usual way could wait for a writer for ever."""
-        descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
-        try:
-            first = self._first_bytes(descriptor)
-            os.set_blocking(descriptor, True)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        return BufferedReader(_Pipe(descriptor, first))
+        opened = Descriptor(os.open, self.path, os.O_RDONLY | os.O_NONBLOCK)
+        first = self._first_bytes(opened.number)
+        os.set_blocking(opened.number, True)
+        return BufferedReader(_Pipe(opened, first))
 
     def _first_bytes(self, descriptor: int) -> bytes:
         """Return what a pipe holds; empty if its writer has written nothing yet."""
@@ -178,12 +175,12 @@ class TraceStream:
 class _Pipe(RawIOBase):
     """A pipe of which some bytes were read already."""
 
-    def __init__(self, descriptor: int, first: bytes) -> None:
-        self._descriptor = descriptor
+    def __init__(self, opened: Descriptor, first: bytes) -> None:
+        self._opened = opened
         self._first = first
 
     def fileno(self) -> int:
-        return self._descriptor
+        return self._opened.number
 
     def readable(self) -> bool:
         return True
@@ -194,13 +191,12 @@ class _Pipe(RawIOBase):
             part = self._first[: len(target)]
             self._first = self._first[len(part) :]
         else:
-            part = os.read(self._descriptor, len(target))
+            part = os.read(self._opened.number, len(target))
         target[: len(part)] = part
         return len(part)
 
     def close(self) -> None:
-        if not self.closed:
-            os.close(self._descriptor)
+        self._opened.close()
         super().close()
 
 

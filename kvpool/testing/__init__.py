@@ -16,12 +16,14 @@ from kvpool import _exports
 from kvpool.testing._process import Holdings, pages_present
 from kvpool.testing._suites import SUITES
 from kvpool.testing._suites.arenas import ArenaConformance
+from kvpool.testing._suites.codecs import CodecSuite
 from kvpool.testing._suites.policies import PolicyConformance
 from kvpool.testing._suites.tiers import TierSuite
 
 __all__ = [
     "SUITES",
     "ArenaConformance",
+    "CodecSuite",
     "Holdings",
     "PolicyConformance",
     "TierSuite",

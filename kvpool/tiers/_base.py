@@ -8,8 +8,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from numpy.typing import NDArray
-
 from kvpool._closing import Closing
 from kvpool.errors import InvalidArgumentError, InvalidTierError
 
@@ -27,8 +25,8 @@ __all__ = [
 MAX_KEY_BYTES: Final = 255
 """The most bytes that a key may have; the fewest are 1."""
 
-Part: TypeAlias = bytes | bytearray | memoryview | NDArray[Any]
-"""Contiguous bytes: a part of a value."""
+Part: TypeAlias = bytes | bytearray | memoryview
+"""Contiguous bytes: a part of a value. For an array, its attribute `data`, which is not copied."""
 
 Item: TypeAlias = tuple[bytes, Sequence[Part]]
 """A key and its value; the value in parts, so that none is copied just to join them."""

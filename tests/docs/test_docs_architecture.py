@@ -24,7 +24,7 @@ ORDER = (
     ("pool",),
     ("arena",),
 )
-CONTRACT = {"kvpool.arena", "kvpool.hookspecs", "kvpool.errors"}
+CONTRACT = {"kvpool.arena", "kvpool.hookspecs", "kvpool.descriptors", "kvpool.errors"}
 ABOVE = [
     (upper, lower)
     for row, uppers in enumerate(ORDER)

@@ -31,6 +31,7 @@ REGISTRIES: tuple[PluginRegistry[Any], ...] = (
     kvpool.backends.registry,
     kvpool.eviction.registry.registry,
     kvpool.receipts.registry,
+    kvpool.tiers.codec_registry,
     kvpool.tiers.registry,
 )
 

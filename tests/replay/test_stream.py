@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import lzma
 import os
@@ -14,6 +15,7 @@ import pytest
 
 from kvpool.replay import TraceError, TraceFormat, TraceReader
 from kvpool.replay._stream import TraceStream
+from tests.support.injection import every_place
 from tests.support.zstd import zstd
 
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -128,6 +130,24 @@ def test_a_pipe_without_a_writer_is_an_error(
     with pytest.raises(TraceError, match=r"^cannot read .*pipe: no process has opened this pipe"):
         TraceReader(path)
     assert open_files() == before
+
+
+@pipes
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_interrupt_leaves_no_pipe_open(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = os.open(path, os.O_RDWR)
+    before = open_files()
+    places = 0
+    for injection in every_place("interrupt"):
+        os.write(writer, b"{}\n")
+        with contextlib.suppress(KeyboardInterrupt), injection:
+            TraceStream(str(path))
+        assert open_files() == before, injection.where
+        places += injection.where is not None
+    assert places > 10
+    os.close(writer)
 
 
 def open_files() -> int | None:

@@ -11,6 +11,7 @@ import transformers
 from transformers import DynamicCache
 
 from kvpool.integrations.transformers import (
+    PooledBatch,
     PooledCache,
     model_layout,
     register_attention,
@@ -19,6 +20,7 @@ from kvpool.integrations.transformers import (
 __all__ = [
     "DTYPES",
     "DynamicCache",
+    "PooledBatch",
     "PooledCache",
     "converse",
     "forward",
@@ -64,6 +66,18 @@ _KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "attn_implementation": "eager",
         },
     ),
+    "chunks": (
+        "Llama4Text",
+        {
+            "attention_chunk_size": 6,
+            "head_dim": 8,
+            "num_hidden_layers": 3,
+            "num_local_experts": 2,
+            "intermediate_size_mlp": 48,
+            "layer_types": ["chunked_attention", "chunked_attention", "full_attention"],
+            "no_rope_layers": [1, 1, 0],
+        },
+    ),
 }
 
 
@@ -73,7 +87,8 @@ def model(kind: str = "llama", dtype: str = "float32", seed: int = 0) -> Any:
     family, options = _KINDS[kind]
     torch.manual_seed(seed)
     config = getattr(transformers, f"{family}Config")(**(_COMMON | options))
-    made = getattr(transformers, f"{family}ForCausalLM")(config)
+    name = f"{family.removesuffix('Text')}ForCausalLM"
+    made = getattr(transformers, name)(config)
     return made.eval().to(DTYPES[dtype])
 
 

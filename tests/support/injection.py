@@ -20,7 +20,7 @@ from typing import Any, Literal, Self
 
 import kvpool
 
-__all__ = ["Injection", "Kind", "error_of"]
+__all__ = ["Injection", "Kind", "error_of", "every_place"]
 
 Kind = Literal["interrupt", "memory"]
 
@@ -45,6 +45,8 @@ _PACKAGE = (
     str(Path(kvpool.__file__).parent) + os.sep
 )  # not the tests, whatever the checkout is called
 _BACKENDS = f"{os.sep}kvpool_"
+_MANY = 60  # places; more than most calls have
+_LIMIT = 10_000  # places; more than any call has
 
 
 class Injection:
@@ -58,6 +60,8 @@ class Injection:
         KeyboardInterrupt, or MemoryError.
     act : callable, optional
         Is called there, as a signal handler would be, and nothing is raised.
+    in_libraries : bool, default: False
+        Whether places in other modules count as well, such as those of the standard library.
 
     Attributes
     ----------
@@ -65,8 +69,16 @@ class Injection:
         File, line and function of the place once it was reached.
     """
 
-    def __init__(self, at: int, kind: Kind, act: Callable[[], object] | None = None) -> None:
+    def __init__(
+        self,
+        at: int,
+        kind: Kind,
+        act: Callable[[], object] | None = None,
+        *,
+        in_libraries: bool = False,
+    ) -> None:
         self._act = act
+        self._in_libraries = in_libraries
         self.where: str | None = None
         self._left = at
         self._kind: Kind = kind
@@ -88,7 +100,8 @@ class Injection:
     def _enter_frame(self, frame: FrameType, event: str, arg: object) -> Any:
         del event, arg
         file = frame.f_code.co_filename
-        if not file.startswith(_PACKAGE) and _BACKENDS not in file:
+        is_own = file.startswith(_PACKAGE) or _BACKENDS in file
+        if not is_own and (not self._in_libraries or file == __file__):
             return None
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
@@ -106,6 +119,21 @@ class Injection:
                     raise error_of(self._kind)
                 self._act()
         return self._step
+
+
+def every_place(kind: Kind, *, in_libraries: bool = False) -> Iterator[Injection]:
+    """Yield injections, each one place further, until there is no such place.
+
+    From Python 3.12 on, the instructions of a function count only once it was traced before, so
+    places are missed there, and the end is not told by the first that is not found.
+    """
+    is_exact = sys.version_info < (3, 12)
+    for at in range(1, _LIMIT):
+        injection = Injection(at, kind, in_libraries=in_libraries)
+        yield injection
+        if injection.where is None and (is_exact or at > _MANY):
+            return
+    raise AssertionError(f"a call has {_LIMIT} places, or it does not end")
 
 
 def error_of(kind: Kind) -> BaseException:

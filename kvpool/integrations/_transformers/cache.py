@@ -319,6 +319,11 @@ class PooledCache(Cache):
         """Key of the session."""
         return self._session.key
 
+    @property
+    def parts(self) -> tuple[PooledSession, CacheParts]:
+        """The session in the pool, and what the cache is made of, for `PooledBatch`."""
+        return self._session, CacheParts(self._layout, self._kinds, self._weights)
+
     def close(self, output_ids: Any = None) -> None:
         """Close a session that `for_tokens` opened, and keep its tokens for the next turns.
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 
 from kvpool.cache_key import CacheKey
-from kvpool.entry import KVCacheEntry
+from kvpool.entry import KVCacheEntry, StagedTokens
 from kvpool.errors import (
     CacheInUseError,
     ContextOverflowError,
     EntryKindError,
     EntryNotFoundError,
     EntryRemovedError,
+    InvalidArgumentError,
     InvalidTokensError,
 )
 from kvpool.integrations._transformers import writers
@@ -29,7 +31,7 @@ from kvpool.integrations._transformers.tensors import (
     is_held_as,
 )
 from kvpool.integrations._transformers.turn import Turn
-from kvpool.layout import KVLayout
+from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.pool import Bytes
 
@@ -173,16 +175,97 @@ class PooledSession:
         window: int | None,
     ) -> tuple[Any, Any]:
         with entry.writing(layer, count) as place:
-            root, geometry, start = place.root, place.geometry, place.start
-            tensors = self._tensors
-            if tensors is None or tensors.root is not root or tensors.geometry is not geometry:
-                self._root = root
-                self._tensors = tensors = EntryTensors(root, geometry, self.rows)
+            start = place.start
+            tensors = self._tensors_over(place.root, place.geometry)
             new_keys, new_values = tensors.tokens(layer, start, count)
             new_keys.copy_(keys)
             new_values.copy_(values)
             first = 0 if window is None else max(start - window + 1, 0)
             return tensors.tokens(layer, first, start + count - first)
+
+    def _tensors_over(self, root: Bytes, geometry: EntryGeometry) -> EntryTensors:
+        tensors = self._tensors
+        if tensors is None or tensors.root is not root or tensors.geometry is not geometry:
+            self._root = root
+            self._tensors = tensors = EntryTensors(root, geometry, self.rows)
+        return tensors
+
+    # -- steps of many sessions ----------------------------------------------------------
+
+    def hold(self) -> None:
+        """Take the lease, if there is an entry.
+
+        Raises
+        ------
+        EntryRemovedError
+            The entry went while there was no lease.
+        """
+        if self.entry is not None and self._root is None:
+            self._root = self.entry.lease()
+
+    def stage(self, count: int) -> tuple[StagedTokens, EntryTensors]:
+        """Take the room for the next tokens of all layers; `extend_staged` counts them.
+
+        Returns
+        -------
+        staged : StagedTokens
+        tensors : EntryTensors
+            Over the same bytes.
+
+        Raises
+        ------
+        PoolExhaustedError, ContextOverflowError
+            There is no room; the session is as it was.
+        LayerMismatchError
+            A step before was not finished.
+        InvalidArgumentError
+            It holds several sequences.
+        EntryRemovedError, EntryExistsError
+        """
+        if self.rows != 1:
+            raise InvalidArgumentError(
+                f"session {str(self.key)!r} holds {self.rows} sequences, which is a batch by itself"
+            )
+        entry = self.entry or self._with_room(count, lambda room: self._create(1, room))
+        try:
+            staged = entry.stage(count)
+        except ContextOverflowError:
+            self._with_room(entry.token_count + count, self._grow)
+            staged = entry.stage(count)
+        return staged, self._tensors_over(staged.root, staged.geometry)
+
+    def extend_staged(self, staged: StagedTokens) -> None:
+        """Count the tokens that were written where `stage` said.
+
+        Raises
+        ------
+        EntryRemovedError, LayerMismatchError
+            The session was removed, moved or written to meanwhile.
+        """
+        if self.entry is not None:
+            self.entry.extend_staged(staged)
+
+    def unstage(self) -> None:
+        """Give up what `stage` took; nothing else refers to it any more."""
+        entry = self.entry
+        if entry is None:
+            return
+        with self._unleased():
+            entry.unstage()
+
+    @contextlib.contextmanager
+    def _unleased(self) -> Iterator[None]:
+        """Pin the entry instead of leasing it, which would keep pages that are to be given back."""
+        self.manager.pin(self.key)
+        try:
+            self.release()
+            yield
+            if self.entry is not None:
+                self._root = self.entry.lease()
+        finally:
+            self.manager.unpin(self.key)
+
+    # -- as a whole ----------------------------------------------------------------------
 
     def make(self, rows: int, dtype: Any, tokens: int) -> KVCacheEntry:
         """Make the entry of a batch, instead of one without tokens if there is one.
@@ -223,13 +306,8 @@ class PooledSession:
             return
         kept = min(token_count, entry.token_count)
         entry.lease()  # it raises where the entry is gone
-        self.manager.pin(self.key)  # instead of the lease, which would keep the pages
-        try:
-            self.release()
+        with self._unleased():
             entry.truncate(kept)
-            self._root = entry.lease()
-        finally:
-            self.manager.unpin(self.key)
 
     # -- rows of a batch -----------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -84,6 +85,22 @@ class EntryTensors:
         # Of the ways to take a part of a tensor this is the fastest one: no checks in between.
         strided = self._flat.as_strided
         return strided(shape, steps, keys_at + at), strided(shape, steps, values_at + at)
+
+    def all_layers(self, first: int, count: int) -> tuple[Sequence[Any], Sequence[Any]]:
+        """Return some tokens of every layer, as `tokens` does for one; it takes much less time.
+
+        Returns
+        -------
+        keys, values : sequence of Tensor, each of shape (rows, kv_heads, count, head_dim)
+        """
+        geometry, width = self.geometry, self._width
+        size = geometry.layout.dtype.itemsize
+        shape = (len(self._layers), *self._heads, count, width)
+        steps = (geometry.layer_stride // size, *self._steps)
+        at, to_values = first * self._steps[2], geometry.value_offset // size
+        strided = self._flat.as_strided
+        keys, values = strided(shape, steps, at), strided(shape, steps, at + to_values)
+        return keys.unbind(0), values.unbind(0)
 
 
 def as_tensor(view: NDArray[Any], rows: int) -> Any:

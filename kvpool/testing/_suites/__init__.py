@@ -12,6 +12,7 @@ __all__ = ["SUITES"]
 SUITES = (
     "kvpool.testing._suites.arena_suite",
     "kvpool.testing._suites.arenas",
+    "kvpool.testing._suites.codecs",
     "kvpool.testing._suites.elastic",
     "kvpool.testing._suites.forks",
     "kvpool.testing._suites.policies",

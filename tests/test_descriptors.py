@@ -1,0 +1,104 @@
+"""A descriptor has one owner from the system call on, and is closed with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from kvpool.descriptors import Descriptor
+from kvpool.errors import NotCopyableError
+from tests.support.injection import Injection, Kind, error_of, every_place
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    file = tmp_path / "file"
+    file.touch()
+    return file
+
+
+def is_open(number: int) -> bool:
+    try:
+        os.fstat(number)
+    except OSError:
+        return False
+    return True
+
+
+def test_it_is_closed_with_the_last_reference(path: Path) -> None:
+    opened = Descriptor(os.open, path, os.O_RDONLY)
+    number, again = opened.number, opened
+    del opened
+    assert is_open(number)
+    del again
+    assert not is_open(number)
+
+
+def test_it_is_closed_once(path: Path) -> None:
+    with Descriptor(os.open, path, os.O_RDONLY) as opened:
+        assert is_open(opened.number)
+    assert not is_open(opened.number)
+    other = os.open(path, os.O_RDONLY)
+    assert other == opened.number  # the system gives the lowest number that is free
+    opened.close()
+    del opened
+    assert is_open(other)
+    os.close(other)
+
+
+def test_an_error_is_that_of_the_system(path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="missing"):
+        Descriptor(os.open, path.with_name("missing"), os.O_RDONLY)
+
+
+def test_a_negative_number_is_not_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", errors.append)
+    opened = Descriptor(int, "-1")
+    assert opened.number == -1
+    opened.close()
+    del opened
+    assert errors == []
+
+
+def test_it_cannot_be_copied(path: Path) -> None:
+    with Descriptor(os.open, path, os.O_RDONLY) as opened, pytest.raises(NotCopyableError):
+        pickle.dumps(opened)
+
+
+def interrupted(call: Callable[[], object], injection: Injection, kind: Kind) -> None:
+    with contextlib.suppress(type(error_of(kind))), injection:
+        call()
+
+
+@pytest.mark.parametrize("kind", get_args(Kind))
+def test_no_interrupt_leaves_it_open(
+    path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", id)  # the end of an object may be interrupted
+    free = os.open(path, os.O_RDONLY)
+    os.close(free)
+    made: list[Descriptor] = []
+
+    def make() -> None:
+        made.append(Descriptor(os.open, path, os.O_RDONLY))
+
+    places = 0
+    for injection in every_place(kind, in_libraries=True):
+        interrupted(make, injection, kind)
+        assert [one.number for one in made] == [free] * len(made)
+        made.clear()
+        assert not is_open(free), injection.where
+        places += injection.where is not None
+    assert places > 1
+    for injection in every_place("interrupt", in_libraries=True):
+        make()
+        interrupted(made.clear, injection, "interrupt")
+        assert not is_open(free), injection.where
