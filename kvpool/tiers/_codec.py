@@ -59,7 +59,7 @@ class Codec(ABC):
     is_lossless : bool
         Whether `decode` gives exactly the bytes that `encode` was given.
     is_cipher : bool
-        Whether nobody without a key can read the bytes, nor make others that `decode` takes.
+        Whether a key is needed to read the bytes, and to make others that `decode` takes.
     takes_arrays_only : bool
         Whether it must be the first one of a chain, because it has to know what the bytes are.
 
@@ -151,7 +151,7 @@ codec_registry = PluginRegistry(
 
 
 class CodecChain:
-    """Codecs that are applied one after the other; none of them at all is plain storage.
+    """Codecs that are applied one after the other; without a codec the bytes are stored plain.
 
     Parameters
     ----------
