@@ -181,13 +181,14 @@ def gates(session: nox.Session) -> None:
 def integration(session: nox.Session) -> None:
     """Run the tests that need public traces, torch, or a real server, and let none of them skip.
 
-    The servers are redis-server, which the system has to have, and one of S3. pip makes this
-    environment, not uv: a machine may have its build of torch where only pip's configuration says.
+    The servers are redis-server, which the system has to have, one of S3, and Mooncake's. pip makes
+    this environment, not uv: a machine may have its build of torch where only pip's configuration
+    says.
     """
     steps.require(session, OLDEST)
     steps.install_project(session, "requirements/test.txt")
     steps.install_groups(session, "integration")
-    required = {"KVPOOL_REQUIRE": "traces,torch,redis,moto"}
+    required = {"KVPOOL_REQUIRE": "traces,torch,redis,moto,mooncake"}
     session.run("pytest", "-m", "integration", *session.posargs, env=TEST_ENVIRONMENT | required)
 
 

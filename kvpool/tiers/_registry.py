@@ -17,6 +17,7 @@ __all__ = ["capacity_option", "open_tier", "path_of", "registry", "split_url"]
 _BUILTINS: Final = {
     "disk": "kvpool.tiers.disk",
     "memory": "kvpool.tiers.memory",
+    "mooncake": "kvpool.tiers.mooncake",
     **dict.fromkeys(("redis", "rediss", "valkey", "valkeys"), "kvpool.tiers.redis"),
     **dict.fromkeys(("s3", "gs", "az", "file"), "kvpool.tiers.objects"),
 }

@@ -52,6 +52,15 @@ def moto() -> Any:
         missing("moto", f"moto[server] cannot be imported: {error}")
 
 
+def mooncake() -> Path:
+    """Return the directory of the package mooncake, which has its programs as well."""
+    try:
+        store = importlib.import_module("mooncake.store")
+    except ImportError as error:
+        missing("mooncake", f"mooncake cannot be imported: {error}")
+    return Path(str(store.__file__)).parent
+
+
 def small_model() -> Path:
     """Return the GGUF file of the small model; see the group `model` in pyproject.toml."""
     file = small_model_file()
