@@ -9,8 +9,15 @@ from kvpool import _exports
 from kvpool.integrations._transformers.attention import register_attention
 from kvpool.integrations._transformers.batch import BatchStep, PooledBatch
 from kvpool.integrations._transformers.cache import PooledCache
-from kvpool.integrations._transformers.measuring import model_layout
+from kvpool.integrations._transformers.measuring import cache_argument, model_layout
 
-__all__ = ["BatchStep", "PooledBatch", "PooledCache", "model_layout", "register_attention"]
+__all__ = [
+    "BatchStep",
+    "PooledBatch",
+    "PooledCache",
+    "cache_argument",
+    "model_layout",
+    "register_attention",
+]
 
 _exports.publish(__name__)

@@ -40,7 +40,7 @@ class Engine(Closing):
     Parameters
     ----------
     model : PreTrainedModel
-        In evaluation mode, in host memory. While the engine is open, nothing else may call it.
+        In evaluation mode, in host memory.
     tokenizer : PreTrainedTokenizerBase
     manager : KVCacheManager
         Has the pool. Others may use it as well. It is not closed with the engine.

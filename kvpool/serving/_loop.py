@@ -8,12 +8,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from kvpool.errors import (
-    EntryRemovedError,
-    KVPoolError,
-    PoolClosedError,
-    PoolExhaustedError,
-)
+from kvpool.errors import KVPoolError, PoolClosedError, PoolExhaustedError
 from kvpool.manager import KVCacheManager
 from kvpool.prefix import common_bytes
 from kvpool.serving._errors import EngineClosedError, ModelFailedError
@@ -368,13 +363,9 @@ class Loop:
     def _close(self, job: Job) -> None:
         """Close the session of a job, with the tokens that it holds."""
         cache, job.cache = job.cache, None
-        if cache is None:
-            return
-        # It may have been removed by its key, or the whole pool may be closed.
-        with contextlib.suppress(EntryRemovedError, PoolClosedError):
-            cache.close(job.all_tokens())
-        cache.release()
-        job.held = 0
+        if cache is not None:
+            self._model.close(cache, job.all_tokens())
+            job.held = 0
 
     def _fail(self, job: Job, error: Exception) -> None:
         job.stream.error = error

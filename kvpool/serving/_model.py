@@ -9,7 +9,7 @@ import contextlib
 import copy
 import threading
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +17,22 @@ from numpy.typing import NDArray
 
 from kvpool.cache_key import CacheKey
 from kvpool.errors import (
+    EntryRemovedError,
     InvalidArgumentError,
     InvalidLayoutError,
     InvalidTokensError,
     KVPoolError,
+    PoolClosedError,
+    UnbatchableModelError,
 )
 from kvpool.integrations.chat import ChatText
-from kvpool.integrations.transformers import PooledCache, model_layout
+from kvpool.integrations.transformers import (
+    BatchStep,
+    PooledBatch,
+    PooledCache,
+    cache_argument,
+    model_layout,
+)
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.prefix import token_bytes
@@ -31,22 +40,7 @@ from kvpool.serving._request import Request
 from kvpool.serving._sampling import Sampler
 from kvpool.serving._text import AnswerText
 
-__all__ = ["ServedModel", "Step"]
-
-
-class Step(NamedTuple):
-    """What a step of the model gave to each session.
-
-    Parameters
-    ----------
-    logits : list of (Tensor of shape (vocabulary,) or None)
-        Of the last new token; None for a session that failed.
-    errors : list of (Exception or None)
-        Why a session failed. It is as it was before the step.
-    """
-
-    logits: list[Any]
-    errors: list[Exception | None]
+__all__ = ["ServedModel"]
 
 
 class ServedModel:
@@ -91,6 +85,9 @@ class ServedModel:
         self._vocabulary: int = model.get_input_embeddings().num_embeddings
         ends = self._settings.eos_token_id
         self.ends = frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends])
+        self._batch = PooledBatch()
+        self._is_batchable = True  # until the model says otherwise
+        self._cache_argument = cache_argument(model)
         # A tokenizer is for one thread at a time: that of those who submit is guarded by a lock,
         # and the engine's thread has its own.
         self._asking = ChatText(tokenizer, type(model).__name__)
@@ -184,31 +181,66 @@ class ServedModel:
             self._model, self._settings, request.sampling, prompt, max_tokens, request.logprobs
         )
 
+    def close(self, cache: PooledCache, tokens: NDArray[np.int64]) -> None:
+        """Close a session with its tokens, of which the pool keeps those that were computed.
+
+        It may be gone: removed by its key, or with the whole pool.
+        """
+        if cache in self._batch:
+            self._batch.remove(cache)
+        with contextlib.suppress(EntryRemovedError, PoolClosedError):
+            cache.close(tokens)
+        cache.release()
+
     # -- computing -----------------------------------------------------------------------
 
-    def step(self, caches: Sequence[PooledCache], tokens: Sequence[NDArray[np.int64]]) -> Step:
-        """Compute new tokens of some sessions.
+    def step(self, caches: Sequence[PooledCache], tokens: Sequence[NDArray[np.int64]]) -> BatchStep:
+        """Compute the next tokens of some sessions.
 
         Raises
         ------
         Exception
-            The model raised.
+            The model raised. The sessions are as they were.
         """
-        step = Step([], [])
-        for cache, new in zip(caches, tokens, strict=True):
+        if not self._is_batchable:
+            return self._alone(caches, tokens)
+        for cache in caches:
+            if cache not in self._batch:
+                self._batch.add(cache)
+        new = {id(cache): one for cache, one in zip(caches, tokens, strict=True)}
+        try:
+            done = self._batch.step(self._model, [new[id(cache)] for cache in self._batch])
+        except UnbatchableModelError:
+            self._is_batchable = False
+            return self._alone(caches, tokens)
+        found = dict(zip(map(id, self._batch), zip(*done, strict=True), strict=True))
+        step = BatchStep([], [])
+        for cache in caches:
+            logits, error = found[id(cache)]
+            if isinstance(error, UnbatchableModelError):  # at its length, for example
+                (logits,), (error,) = self._alone([cache], [new[id(cache)]])
+            step.logits.append(logits)
+            step.errors.append(error)
+        return step
+
+    def _alone(
+        self, caches: Sequence[PooledCache], tokens: Sequence[NDArray[np.int64]]
+    ) -> BatchStep:
+        """Compute the next tokens of some sessions, one after the other."""
+        step = BatchStep([None] * len(caches), [None] * len(caches))
+        for index, (cache, new) in enumerate(zip(caches, tokens, strict=True)):
             try:
                 with torch.no_grad():
                     done = self._model(
-                        input_ids=torch.tensor(new)[None], past_key_values=cache, use_cache=True
+                        input_ids=torch.tensor(new)[None],
+                        use_cache=True,
+                        **{self._cache_argument: cache},
                     )
-            except KVPoolError as error:
-                with contextlib.suppress(KVPoolError):
+                step.logits[index] = done.logits[0, -1]
+            except Exception as error:  # a model may raise anything
+                step.errors[index] = error.with_traceback(None)  # which would keep leases
+                with contextlib.suppress(KVPoolError):  # the session was removed meanwhile
                     cache.crop(0)
-                step.logits.append(None)
-                step.errors.append(error)
-            else:
-                step.logits.append(done.logits[0, -1])
-                step.errors.append(None)
         return step
 
 
