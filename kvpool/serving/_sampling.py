@@ -146,7 +146,9 @@ def _config(settings: Any, sampling: Sampling, max_tokens: int) -> Any:
         if value is not None:
             options[name] = value
     if sampling.temperature == 0:
-        options |= dict.fromkeys(("temperature", *warpers)) | {"do_sample": False}
+        # transformers warns of others, also of those that the model's own settings have.
+        options |= {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+        options.pop("min_p", None)
     elif sampling.temperature is not None:
         options |= {"do_sample": True, "temperature": float(sampling.temperature)}
     elif any(getattr(sampling, name) is not None for name in warpers):

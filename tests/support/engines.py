@@ -8,13 +8,24 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import transformers
 from transformers import DynamicCache
 
 from kvpool.integrations.chat import ChatModel
 from kvpool.manager import KVCacheManager
 from kvpool.serving import Engine
 
-__all__ = ["TOKEN", "Gate", "alone", "make_engine", "settings", "text_of", "tiny", "tokens"]
+__all__ = [
+    "TOKEN",
+    "Gate",
+    "alone",
+    "make_engine",
+    "of_family",
+    "settings",
+    "text_of",
+    "tiny",
+    "tokens",
+]
 
 torch.set_num_threads(1)  # the model is so small that threads would only wait for each other
 
@@ -37,12 +48,29 @@ def settings(**options: Any) -> Any:
     return made
 
 
-def make_engine(manager: KVCacheManager, **options: Any) -> Engine:
-    """Return an engine with the tiny model."""
+def make_engine(manager: KVCacheManager, model: Any = None, **options: Any) -> Engine:
+    """Return an engine with the tiny model, or another one of its tokens."""
     made = tiny()
-    return Engine(
-        made.model, made.tokenizer, manager, **{"generation_config": made.settings} | options
-    )
+    settings_of = {"generation_config": made.settings}
+    return Engine(model or made.model, made.tokenizer, manager, **settings_of | options)
+
+
+def of_family(family: str, **options: Any) -> Any:
+    """Return a small model of another family, with random weights, for the same tokens."""
+    sizes = {
+        "vocab_size": len(tiny().tokenizer),
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
+    config = getattr(transformers, f"{family}Config")(**sizes | options)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return getattr(transformers, f"{family}ForCausalLM")(config).eval()
 
 
 def tokens(text: str) -> list[int]:
@@ -57,13 +85,13 @@ def text_of(ids: Sequence[int]) -> str:
 
 
 def alone(
-    prompt: Sequence[int], count: int, seed: int | None = None, **options: Any
+    prompt: Sequence[int], count: int, seed: int | None = None, model: Any = None, **options: Any
 ) -> tuple[int, ...]:
     """Return the answer of ``generate``, without an engine and without a pool."""
     if seed is not None:
         torch.manual_seed(seed)
     ids = torch.tensor([list(prompt)])
-    made = tiny().model.generate(
+    made = (model or tiny().model).generate(
         ids,
         attention_mask=torch.ones_like(ids),
         past_key_values=DynamicCache(),
