@@ -13,12 +13,11 @@ from tests.support.managers import MakeManager
 
 pytestmark = pytest.mark.transformers
 
-ANSWER = 6
+ANSWER = 4
 SYSTEM = {
     "role": "system",
-    "content": "You are the assistant of a public library. Say where a book stands, and be brief. The "
-    "shelves are numbered from one to forty, and the catalogue is at the entrance. The library is "
-    "open from nine to six, and closed on Sunday.",
+    "content": "You are the assistant of a public library. Say where a book stands, and be brief. "
+    "The shelves are numbered from one to forty.",
 }
 ASKED = [
     ["Where is Moby Dick?", "And Emma?"],
@@ -27,8 +26,8 @@ ASKED = [
     ["What is the capital of France?", "And of Italy?"],
     ["Count from one to five.", "Go on."],
     ["Who wrote Hamlet?", "When?"],
-    ["Is it open on Sunday?", "And on Monday? " * 12],
-    ["Sag mir ein deutsches Wort für “Käse”! " * 5, "日本語で。"],
+    ["Is it open on Sunday?", "And on Monday? " * 6],
+    ["Sag mir ein deutsches Wort für “Käse”! " * 2, "日本語で。"],
 ]
 
 
@@ -70,6 +69,6 @@ def test_eight_conversations_at_once(
                 assert done.text == "".join(piece.text for piece in generation) == words
                 messages.append({"role": "assistant", "content": done.text})
         stats = engine.stats()
-    assert stats.cached_tokens > stats.prompt_tokens / 2  # the system prompt, and first turns
+    assert stats.cached_tokens > stats.prompt_tokens / 2  # the system prompt, and the first turns
     assert stats.steps < stats.completion_tokens / 2
     assert [record.message for record in caplog.records if "flags" in record.message] == []
