@@ -15,6 +15,7 @@ from kvpool.cli._demo import demo
 from kvpool.cli._memory_map import memory_map
 from kvpool.cli._receipts import receipts
 from kvpool.cli._replay import replay
+from kvpool.cli._serve import serve
 from kvpool.cli._size import size
 from kvpool.cli._top import top
 from kvpool.descriptors import Descriptor
@@ -44,7 +45,7 @@ _WRONG_VALUES = (
 
 app = typer.Typer(
     name="kvpool",
-    help="A bounded memory pool for LLM KV caches: replay traces, draw the pool, verify ledgers.",
+    help="A bounded memory pool for LLM KV caches: replay traces, serve models, verify ledgers.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
@@ -74,6 +75,7 @@ app.command("chat")(chat)
 app.command("demo")(demo)
 app.command("map")(memory_map)
 app.command("replay")(replay)
+app.command("serve")(serve)
 app.command("size")(size)
 app.command("top")(top)
 app.add_typer(receipts)

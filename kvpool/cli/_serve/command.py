@@ -1,0 +1,280 @@
+"""``kvpool serve``: a local model behind OpenAI's API, over one bounded pool."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kvpool.cli._interrupts import EXIT_CODE, Interrupts
+from kvpool.cli._models import (
+    DtypeOption,
+    ModelArgument,
+    TinyOption,
+    check_directory,
+    extra,
+    load_model,
+)
+from kvpool.cli._options import BackendOption, CapacityOption, alternatives, with_default
+from kvpool.cli._serve.keys import VARIABLE, check_exposure, keys_of, local_names
+from kvpool.cli._sizes import counted, format_size, parse_size
+from kvpool.errors import MissingExtraError
+from kvpool.manager import KVCacheManager
+
+if TYPE_CHECKING:
+    from kvpool.integrations.chat import ChatModel
+    from kvpool.server import Server
+    from kvpool.serving import Engine
+
+__all__ = ["serve"]
+
+_ACCESS, _LIMITS = "Access", "Limits"
+_SALTS = ("key", "user", "none")
+_TERMINATED = 128 + signal.SIGTERM
+
+
+def _salt(text: str) -> str:
+    if text not in _SALTS:
+        raise typer.BadParameter(f"invalid source {text!r}; use {alternatives(_SALTS)}")
+    return text
+
+
+def serve(
+    model_dir: ModelArgument = None,
+    tiny: TinyOption = False,
+    host: Annotated[
+        str, typer.Option(help="Name or address to listen on; 0.0.0.0 for all of IPv4.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 for any that is free.")
+    ] = 8000,
+    capacity: CapacityOption = 512 << 20,
+    backend: BackendOption = None,
+    dtype: DtypeOption = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help=with_default("Name under which clients ask for the model.", "that of MODEL_DIR"),
+        ),
+    ] = None,
+    api_key: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=_ACCESS,
+            metavar="KEY",
+            help="Key that clients must send; may be given several times. Other users of this "
+            "machine can see it: prefer a file.",
+        ),
+    ] = None,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=_ACCESS,
+            metavar="FILE",
+            help=with_default("File with a key on each line.", f"${VARIABLE}"),
+        ),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option(
+            "--insecure", rich_help_panel=_ACCESS, help="Serve other machines without a key."
+        ),
+    ] = False,
+    salt_from: Annotated[
+        str,
+        typer.Option(
+            rich_help_panel=_ACCESS,
+            parser=_salt,
+            metavar="SOURCE",
+            help="What tells tenants apart, who share no cached tokens: their key, the field user "
+            "of their requests, or none.",
+        ),
+    ] = "key",
+    max_sessions: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=_LIMITS, min=1, metavar="N", help="Requests that are answered at once."
+        ),
+    ] = 32,
+    max_queue: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=_LIMITS,
+            min=1,
+            metavar="N",
+            help="Requests that may wait; more get status 429.",
+        ),
+    ] = 256,
+    prefill_tokens: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=_LIMITS,
+            min=1,
+            metavar="TOKENS",
+            help="Tokens of prompts per step of the model.",
+        ),
+    ] = 256,
+    max_tokens: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=_LIMITS,
+            min=1,
+            metavar="TOKENS",
+            help="Longest answer if a request says nothing.",
+        ),
+    ] = 256,
+    deadline: Annotated[
+        float | None,
+        typer.Option(
+            rich_help_panel=_LIMITS,
+            min=0.001,
+            metavar="SECONDS",
+            help=with_default("Time after which an answer is cut off.", "there is no limit"),
+        ),
+    ] = None,
+    max_body: Annotated[
+        int,
+        typer.Option(
+            rich_help_panel=_LIMITS,
+            parser=parse_size,
+            metavar="SIZE",
+            show_default=False,
+            help=with_default("Largest body of a request.", "8MiB"),
+        ),
+    ] = 8 << 20,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=_ACCESS,
+            metavar="ORIGIN",
+            help="Web page that may call the server from a browser, such as "
+            "http://localhost:3000; may be given several times.",
+        ),
+    ] = None,
+    drain_seconds: Annotated[
+        float,
+        typer.Option(
+            rich_help_panel=_LIMITS,
+            min=0,
+            metavar="SECONDS",
+            help="Time for the requests that are left when it is stopped.",
+        ),
+    ] = 60.0,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log each request on standard error.")
+    ] = False,
+) -> None:
+    """Serve a local model by the API of OpenAI, from one bounded pool.
+
+    Clients use the address that is printed, with /v1, as their base URL.
+    What prompts have in common is computed once. /metrics is for Prometheus
+    and `kvpool top`, /health for supervisors.
+
+    Ctrl-C or SIGTERM lets it answer what it has accepted, and then end; a
+    second one ends it at once.
+    """
+    keys = keys_of(api_key or (), api_key_file)
+    check_exposure(host, keys, insecure)
+    check_directory(model_dir, tiny)
+    http = extra("kvpool.server", "serve")
+    serving = extra("kvpool.serving", "serve")
+    otel = _opentelemetry()
+    listener = http.bound_socket(host, port)
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("uvicorn.access").setLevel(logging.INFO if access_log else logging.WARNING)
+    with listener, KVCacheManager(capacity, backend) as manager:
+        with Interrupts() as interrupts:
+            model = load_model(model_dir, tiny, dtype, "serve", _say)
+            if interrupts.pressed:  # and a library caught it, while it was imported
+                raise KeyboardInterrupt
+        engine: Engine = serving.Engine(
+            model.model,
+            model.tokenizer,
+            manager,
+            max_sessions=max_sessions,
+            max_queue=max_queue,
+            prefill_tokens=prefill_tokens,
+            default_max_tokens=max_tokens,
+            generation_config=model.settings,
+            observer=None if otel is None else otel.TokenTimes(),
+        )
+        with engine:
+            app = http.create_app(
+                engine,
+                name or model.name,
+                keys=keys,
+                salt_from=http.SaltFrom(salt_from),
+                max_body=max_body,
+                deadline=deadline,
+                registry=_registry(manager, engine, otel),
+                origins=origin or (),
+                hosts=local_names(host),
+            )
+            server: Server = http.Server(
+                app,
+                engine,
+                listener,
+                drain_seconds=drain_seconds,
+                access_log=access_log,
+                on_start=lambda: _say(_greeting(model, manager, host, server.port)),
+                on_drain=lambda: _say(_farewell(engine)),
+            )
+            server.run()
+    _exit(server)
+
+
+def _registry(manager: KVCacheManager, engine: Engine, otel: Any) -> Any:
+    """Return what /metrics shows; OpenTelemetry is told the same."""
+    metrics = extra("kvpool.integrations.metrics", "serve")
+    prometheus = extra("prometheus_client", "serve")
+    registry = prometheus.CollectorRegistry()
+    registry.register(metrics.PoolCollector(manager))
+    registry.register(metrics.EngineCollector(engine))
+    prometheus.ProcessCollector(registry=registry)
+    if otel is not None:
+        otel.observe_pool(manager)
+        otel.observe_engine(engine)
+    return registry
+
+
+def _opentelemetry() -> Any:
+    """Return the module for OpenTelemetry; None if its API is not installed."""
+    try:
+        return import_module("kvpool.integrations.otel")
+    except MissingExtraError:
+        return None
+
+
+def _greeting(model: ChatModel, manager: KVCacheManager, host: str, port: int) -> str:
+    shown = f"[{host}]" if ":" in host else host
+    capacity = manager.pool.capacity
+    tokens = capacity // model.layout.bytes_per_token
+    return (
+        f"serving {model.name} on http://{shown}:{port}/v1 from a pool of "
+        f"{format_size(capacity)}, {tokens:,} tokens"
+    )
+
+
+def _farewell(engine: Engine) -> str:
+    stats = engine.stats()
+    left = stats.running + stats.queued
+    if not left:
+        return "stopping"
+    return f"stopping after {counted(left, 'request')}; again to stop at once"
+
+
+def _say(text: str) -> None:
+    typer.echo(f"kvpool: {text}", err=True)
+
+
+def _exit(server: Server) -> None:
+    if server.signal == signal.SIGINT:
+        raise typer.Exit(EXIT_CODE)
+    if server.was_hurried:
+        raise typer.Exit(_TERMINATED)
