@@ -116,6 +116,12 @@ class ServedModel:
             raise InvalidTokensError(
                 f"the model has tokens from 0 to {self._vocabulary - 1}, and not {odd[0]}"
             )
+        for token in request.sampling.logit_bias:
+            if token >= self._vocabulary:
+                raise InvalidTokensError(
+                    f"logit_bias: the model has tokens from 0 to {self._vocabulary - 1}, "
+                    f"and not {token}"
+                )
         return tokens
 
     def _tokens_of(self, request: Request) -> Any:

@@ -13,6 +13,7 @@ from kvpool.cli._top.view import NAMES
 from kvpool.manager import KVCacheManager
 from kvpool.server import SaltFrom
 from tests.server.conftest import Serve
+from tests.support.model_gates import ModelGate, hooked
 from tests.support.prometheus import families, problems
 from tests.support.served import Served, events
 
@@ -273,8 +274,8 @@ def test_metrics_are_open_metrics_if_that_is_asked_for(served: Served) -> None:
 
 
 def test_a_scrape_does_not_wait_for_the_model(served: Served, lab: Any) -> None:
-    gate = lab.Gate()
-    with lab.hook(gate):
+    gate = ModelGate()
+    with hooked(lab.tiny().model, gate):
         connection = served.start(CHAT, HELLO | {"max_tokens": 1})
         gate.wait()
         assert b'kvpool_active_requests{state="running"} 1.0' in served.get("/metrics").content

@@ -13,6 +13,7 @@ from kvpool.errors import KVPoolError
 from kvpool.manager import KVCacheManager
 from kvpool.server import bound_socket
 from tests.server.conftest import Serve
+from tests.support.model_gates import ModelGate, hooked
 from tests.support.served import Served, events, serving, until
 
 pytestmark = pytest.mark.transformers
@@ -40,8 +41,8 @@ def leave(connection: http.client.HTTPConnection) -> None:
 def test_a_client_that_leaves_while_it_waits_cancels_its_generation(
     served: Served, lab: Any, stream: bool
 ) -> None:
-    gate = lab.Gate()
-    with lab.hook(gate):
+    gate = ModelGate()
+    with hooked(lab.tiny().model, gate):
         connection = served.start(CHAT, HELLO | {"max_tokens": 100, "stream": stream})
         gate.wait()
         leave(connection)
@@ -103,8 +104,8 @@ def test_a_full_queue_is_429_with_the_time_to_come_again(
     serve: Serve, lab: Any, stream: bool
 ) -> None:
     served = serve({"max_sessions": 1, "max_queue": 1})
-    gate = lab.Gate()
-    with lab.hook(gate):
+    gate = ModelGate()
+    with hooked(lab.tiny().model, gate):
         first = served.start(CHAT, HELLO | {"max_tokens": 1})
         gate.wait()
         second = served.start(CHAT, HELLO | {"max_tokens": 1})
@@ -152,10 +153,10 @@ def test_what_the_pool_can_never_hold_is_400(make_manager: Any, lab: Any) -> Non
 def test_a_model_that_fails_is_500(
     served: Served, lab: Any, stream: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(_ids: Any) -> None:
+    def fail() -> None:
         raise RuntimeError("out of order")
 
-    with lab.hook(fail):
+    with hooked(lab.tiny().model, fail):
         reply = served.post(CHAT, HELLO | {"max_tokens": 3, "stream": stream})
     assert reply.status == 500
     assert reply.error["type"] == "server_error"
@@ -166,11 +167,11 @@ def test_a_model_that_fails_is_500(
 def test_a_stream_that_fails_ends_with_the_error(served: Served, lab: Any) -> None:
     steps = iter(range(100))
 
-    def fail_later(_ids: Any) -> None:
+    def fail_later() -> None:
         if next(steps) == 3:
             raise RuntimeError("out of order")
 
-    with lab.hook(fail_later):
+    with hooked(lab.tiny().model, fail_later):
         reply = served.post(CHAT, HELLO | {"max_tokens": 50, "stream": True})
     assert reply.status == 200
     found = events(reply.content)
@@ -184,8 +185,8 @@ def test_a_stream_that_fails_ends_with_the_error(served: Served, lab: Any) -> No
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_server_answers_what_it_has_accepted(served: Served, lab: Any, stream: bool) -> None:
-    gate = lab.Gate()
-    with lab.hook(gate):
+    gate = ModelGate()
+    with hooked(lab.tiny().model, gate):
         connection = served.start(CHAT, HELLO | {"max_tokens": 20, "stream": stream})
         gate.wait()
         served.server.stop()

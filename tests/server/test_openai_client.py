@@ -10,6 +10,7 @@ import pytest
 
 from kvpool.manager import KVCacheManager
 from tests.server.conftest import Serve
+from tests.support.model_gates import ModelGate, hooked
 from tests.support.served import Served, until
 
 openai = pytest.importorskip("openai")
@@ -236,8 +237,11 @@ def test_a_stream_that_is_left_is_cancelled(served: Served, client: Any) -> None
 
 def test_the_client_comes_again_if_the_queue_is_full(serve: Serve, lab: Any) -> None:
     served = serve({"max_sessions": 1, "max_queue": 1})
-    gate = lab.Gate()
-    with lab.hook(gate), openai.OpenAI(base_url=served.base_url, api_key="x") as client:
+    gate = ModelGate()
+    with (
+        hooked(lab.tiny().model, gate),
+        openai.OpenAI(base_url=served.base_url, api_key="x") as client,
+    ):
         busy = served.start("/v1/chat/completions", chat("one") | {"max_tokens": 1})
         gate.wait()
         waiting = served.start("/v1/chat/completions", chat("two") | {"max_tokens": 1})
