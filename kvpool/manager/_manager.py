@@ -945,6 +945,8 @@ class KVCacheManager(Closing, ForkAware):
 
         Raises
         ------
+        BrokenPluginError
+            The policy yields a key twice, or something that is not a key.
         IntegrityError
             They do not agree; the text says where.
         PoolClosedError

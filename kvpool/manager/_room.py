@@ -180,8 +180,16 @@ class EvictingRoom:
         return self._sessions[key].entry.block.charged
 
     def may_end(self, key: CacheKey) -> bool:
-        """Tell whether a session may be evicted for room now."""
-        session = self._sessions[key]
+        """Tell whether a session may be evicted for room now.
+
+        Raises
+        ------
+        BrokenPluginError
+            There is no such session: the policy has made it up.
+        """
+        session = self._sessions.get(key)
+        if session is None:
+            raise self._broken(f"yields {key!s}, which has no entry")
         return session.is_evictable and not session.entry.block.is_leased
 
     def _stages(self) -> list[Callable[[CacheKey], bool]]:
@@ -190,7 +198,7 @@ class EvictingRoom:
             return [self.may_end]
 
         def may_end_up_to(priority: int, key: CacheKey) -> bool:
-            return self._sessions[key].priority <= priority and self.may_end(key)
+            return self.may_end(key) and self._sessions[key].priority <= priority
 
         return [functools.partial(may_end_up_to, level) for level in sorted(self.priorities)]
 
@@ -226,6 +234,7 @@ class EvictingRoom:
         ranking = self._ranking
         is_plain = not ranking.tree.segments  # the policy ranks sessions alone
         for level in sorted(self.priorities):
+            passed_over: set[CacheKey] = set()
             for key in ranking.policy.victims() if is_plain else ranking.victims():
                 if not isinstance(key, CacheKey) or key not in self._sessions:
                     raise self._broken(f"yields {key!s}, which has no entry")
@@ -236,6 +245,10 @@ class EvictingRoom:
                         raise self._broken(f"yields {key!s} twice")
                     offered[block] = key
                     yield block
+                elif key in passed_over:  # it might come for ever
+                    raise self._broken(f"yields {key!s} twice")
+                else:
+                    passed_over.add(key)
 
     def _broken(self, how: str) -> BrokenPluginError:
         return BrokenPluginError(

@@ -569,6 +569,8 @@ class Sessions:
 
         Raises
         ------
+        BrokenPluginError
+            The policy yields a key twice, or something that is not a key.
         IntegrityError
             They do not agree. This is a bug here, or in the policy.
         """

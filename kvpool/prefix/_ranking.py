@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from itertools import islice
 
 from kvpool.cache_key import CacheKey
 from kvpool.errors import BrokenPluginError, IntegrityError
@@ -150,9 +151,9 @@ class Ranking:
         Raises
         ------
         BrokenPluginError
-            The policy yields a segment that is not in the tree.
+            The policy yields a segment that is not in the tree, or anything twice.
         """
-        for item in self.policy.victims():
+        for item in self._ranked():
             if isinstance(item, Segment):
                 self._require(item)
                 yield from item.holders
@@ -190,17 +191,35 @@ class Ranking:
         plan = _Plan(self.tree, need, by_tokens=by_tokens)
         for allows in may_end:
             plan.stuck.clear()
-            for item in self.policy.victims():
+            for item in self._ranked():
                 if plan.missing <= 0:
                     break
                 if isinstance(item, Segment):
                     self._require(item)
                     plan.cut(item, allows)
-                elif not isinstance(item, CacheKey):
-                    raise self._broken(item)
                 elif not by_tokens and allows(item):
                     plan.end(item, size_of(item))
         return plan.chosen if plan.missing <= 0 or by_tokens else None
+
+    def _ranked(self) -> Iterator[CacheKey | Segment]:
+        """Yield what the policy ranks, in its order.
+
+        Raises
+        ------
+        BrokenPluginError
+            The policy yields something twice, or neither a segment nor the key of a session.
+        """
+        seen: set[CacheKey | Segment] = set()
+        for item in self.policy.victims():
+            if not isinstance(item, (CacheKey, Segment)):
+                raise self._broken(item)
+            if item in seen:
+                raise BrokenPluginError(
+                    f"the eviction policy {type(self.policy).__name__} yields {item!s} twice; "
+                    "nothing was evicted"
+                )
+            seen.add(item)
+            yield item
 
     def _require(self, segment: Segment) -> None:
         if segment not in self.tree.segments:
@@ -242,14 +261,17 @@ class Ranking:
 
         Raises
         ------
+        BrokenPluginError
+            The policy yields something twice, or neither a segment nor the key of a session.
         IntegrityError
-            It does not. This is a bug here, or in the policy.
+            It does not rank them. This is a bug here, or in the policy.
         """
         self.tree.check_integrity()
-        ranked = list(self.policy.victims())
         wanted: set[Hashable] = set(keys)
         wanted -= self.tree.ends.keys() | self.unranked
         wanted |= self.tree.segments
-        if len(ranked) != len(wanted) or set(ranked) != wanted:
-            odd = set(ranked) ^ wanted
-            raise IntegrityError(f"the policy ranks {len(ranked)} items; it is wrong on {odd}")
+        ranked = set(islice(self._ranked(), len(wanted) + 1))  # it may not end by itself
+        if ranked != wanted:
+            raise IntegrityError(
+                f"the policy ranks {len(ranked)} items; it is wrong on {ranked ^ wanted}"
+            )

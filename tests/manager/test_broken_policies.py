@@ -142,6 +142,13 @@ class Repeating(LruPolicy):
         return itertools.chain.from_iterable((key, key) for key in super().victims())
 
 
+class Endless(LruPolicy):
+    """Yields its keys again and again."""
+
+    def victims(self) -> Iterator[Hashable]:
+        return itertools.cycle(super().victims())
+
+
 class Inventing(LruPolicy):
     """Yields a key that nobody has."""
 
@@ -167,4 +174,39 @@ def test_a_policy_that_ranks_what_is_not_there_is_named(policy: LruPolicy, text:
         ):
             with pytest.raises(BrokenPluginError, match=text):
                 call()
+        assert manager.get_stats() == before
+
+
+@pytest.mark.parametrize("policy", [Repeating(), Endless()])
+def test_a_policy_that_repeats_itself_is_told_from_broken_books(policy: LruPolicy) -> None:
+    with KVCacheManager(CAPACITY, "numpy", LAYOUT, policy=policy, receipts=False) as manager:
+        manager.check_integrity()
+        manager.create_cache_entry(key_of(0), CONTEXT)
+        text = f"the eviction policy {type(policy).__name__} yields chat/0 twice"
+        with pytest.raises(BrokenPluginError, match=text):
+            manager.check_integrity()
+
+
+def test_a_policy_without_end_is_an_error_where_all_sessions_are_pinned() -> None:
+    with KVCacheManager(CAPACITY, "numpy", LAYOUT, policy=Endless(), receipts=False) as manager:
+        for number in range(4):
+            manager.allocate_entry(key_of(number), CAPACITY // 4)
+            manager.pin(key_of(number))
+        with pytest.raises(BrokenPluginError, match="Endless yields chat/0 twice"):
+            manager.make_room(CAPACITY)
+        assert len(manager) == 4
+
+
+@pytest.mark.parametrize("policy", [Repeating(), Endless(), Inventing()])
+def test_it_is_named_as_well_where_tokens_are_held(policy: LruPolicy) -> None:
+    with KVCacheManager(CAPACITY, "mmap", LAYOUT, policy=policy, receipts=False) as manager:
+        ids = list(range(CONTEXT))
+        entry, left = manager.open_session(ids, key_of(0), max_context_length=CONTEXT)
+        entry.extend(*random_tokens(LAYOUT, left))
+        manager.close_session(entry, ids)
+        manager.create_cache_entry(key_of(1), CONTEXT)
+        manager.pin(key_of(0))
+        before = manager.get_stats()
+        with pytest.raises(BrokenPluginError, match=f"the eviction policy {type(policy).__name__}"):
+            manager.make_room(CAPACITY)
         assert manager.get_stats() == before
