@@ -254,14 +254,19 @@ class Odd(LruPolicy):
         yield "odd"
 
 
-@pytest.mark.parametrize("policy", [Inventing, Odd])
-def test_a_policy_that_invents_is_named(policy: type[EvictionPolicy]) -> None:
+@pytest.mark.parametrize(
+    ("policy", "error", "text"),
+    [(Inventing, IntegrityError, "ranks 1 items"), (Odd, BrokenPluginError, "Odd yields odd")],
+)
+def test_a_policy_that_invents_is_named(
+    policy: type[EvictionPolicy], error: type[Exception], text: str
+) -> None:
     ranking = Ranking(policy(), 4)
     ranking.admit(key_of(1), 1)
     ranking.hold(key_of(1), MODEL, token_bytes([1, 2]))
     with pytest.raises(BrokenPluginError, match=policy.__name__):
         ranking.plan(1, lambda _: 1, lambda _: True)
-    with pytest.raises(IntegrityError, match="ranks"):
+    with pytest.raises(error, match=text):
         ranking.check_integrity({key_of(1)})
 
 
