@@ -59,7 +59,8 @@ class Quantizer(Codec):
         for region, axis in enumerate((_TOKEN_AXIS, _CHANNEL_AXIS)):
             numbers = array[:, region]
             low = numbers.min(axis, keepdims=True)
-            step = (numbers.max(axis, keepdims=True) - low) / np.float32(self.steps)
+            with np.errstate(invalid="ignore", over="ignore"):  # such numbers are refused below
+                step = (numbers.max(axis, keepdims=True) - low) / np.float32(self.steps)
             if not np.isfinite(step).all():
                 raise TierError(f"the codec {self.name!r} stores numbers that are finite")
             step[step == 0] = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -36,7 +37,7 @@ registry = PluginRegistry(
 """The kinds of tiers of this process, by the schemes of their URLs."""
 
 
-def open_tier(url: str) -> Tier:
+def open_tier(url: str, options: Mapping[str, str] | None = None) -> Tier:
     """Open a tier.
 
     Parameters
@@ -44,6 +45,8 @@ def open_tier(url: str) -> Tier:
     url : str
         ``scheme:place?option=value&…``, for example ``disk:/var/cache/kv?capacity=20GiB``. The
         scheme is the name of a plugin, and the options are those of the plugin.
+    options : mapping of str to str, optional
+        Further options.
 
     Raises
     ------
@@ -60,15 +63,16 @@ def open_tier(url: str) -> Tier:
     ...     tier.write([(b"key", [b"value"])])
     1
     """
-    scheme, place, options = split_url(url)
+    scheme, place, given = split_url(url)
+    given |= options or {}
     factory = registry.choose(scheme)
-    for name in options:
+    for name in given:
         if name not in factory.options:
             known = ", ".join(sorted(factory.options)) or "it has none"
             raise InvalidTierError(
                 f"a tier of the kind {scheme!r} has no option {name!r}; its options: {known}"
             )
-    return factory.open(place, **options)
+    return factory.open(place, **given)
 
 
 def split_url(url: str) -> tuple[str, str, dict[str, str]]:

@@ -1,0 +1,92 @@
+"""`Helpers`: threads for calls that may hang; the end of the process does not wait for them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from queue import SimpleQueue
+from typing import Any, Final
+
+__all__ = ["Helpers", "TooManyCallsError"]
+
+_IDLE: Final = 4
+"""Threads that wait for a next call; further ones end with their call."""
+
+_Jobs = SimpleQueue[tuple[Callable[[], Any], "Future[Any]"] | None]
+
+
+class TooManyCallsError(Exception):
+    """As many calls as there may be are under way, or hang."""
+
+
+class Helpers:
+    """Runs each call in a thread of its own, so that the caller can stop waiting for it.
+
+    Parameters
+    ----------
+    limit : int
+        The most calls at a time, with those that hang.
+    name : str
+        Of the threads.
+    """
+
+    def __init__(self, limit: int, name: str) -> None:
+        self._limit, self._name = limit, name
+        self._lock = threading.Lock()
+        self._idle: list[_Jobs] = []
+        self._running = 0
+        self._is_closed = False
+
+    @property
+    def running(self) -> int:
+        """How many calls are under way, with those that hang."""
+        return self._running
+
+    def start(self, call: Callable[[], Any]) -> Future[Any]:
+        """Run a call in a thread; the future has what it returns or raises.
+
+        Raises
+        ------
+        TooManyCallsError
+            As many calls as there may be are under way.
+        """
+        future: Future[Any] = Future()
+        with self._lock:
+            if self._running >= self._limit:
+                raise TooManyCallsError
+            self._running += 1
+            jobs = self._idle.pop() if self._idle else None
+        if jobs is None:
+            jobs = SimpleQueue()
+            threading.Thread(target=self._work, args=(jobs,), name=self._name, daemon=True).start()
+        jobs.put((call, future))
+        return future
+
+    def _work(self, jobs: _Jobs) -> None:
+        goes_on = True
+        while goes_on and (job := jobs.get()):
+            call, future = job
+            result, error = None, None
+            try:
+                result = call()
+            except BaseException as raised:
+                error = raised
+            with self._lock:  # before the caller knows, because it may start the next call at once
+                self._running -= 1
+                goes_on = not self._is_closed and len(self._idle) < _IDLE
+                if goes_on:
+                    self._idle.append(jobs)
+            if error is None:
+                future.set_result(result)
+            else:
+                future.set_exception(error)
+            del job, call, future, result, error  # nothing is kept alive while waiting
+
+    def close(self) -> None:
+        """Let the threads end; those that hang end with the process."""
+        with self._lock:
+            self._is_closed = True
+            idle, self._idle = self._idle, []
+        for jobs in idle:
+            jobs.put(None)

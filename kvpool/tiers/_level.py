@@ -1,0 +1,448 @@
+"""`Level`: one tier of a store, with its codec, its queue of chunks to write, and its figures."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kvpool.errors import ChunkError, KVPoolError, TierError
+from kvpool.tiers._base import Item, Tier, TierStats
+from kvpool.tiers._breaker import Breaker, BreakerState
+from kvpool.tiers._chunk import Chunk, decode_chunk, encode_chunk
+from kvpool.tiers._codec import PLAIN, CodecChain
+
+__all__ = ["DEFAULT_QUEUE_BYTES", "Fetched", "Job", "Level", "LevelStats"]
+
+DEFAULT_QUEUE_BYTES: Final = 256 << 20
+WRITE_BUDGET: Final = 60.0
+"""Seconds that a write behind may take, because no caller waits for it."""
+
+_log = logging.getLogger("kvpool.tiers")
+
+_BATCH: Final = 16 << 20
+_KNOWN: Final = 1 << 16
+_KNOWN_FOR: Final = 300.0
+_SMOOTHING: Final = 0.25
+_NOT_WRITTEN: Final = -1
+
+
+class Job:
+    """A chunk to be written, with its keys and values or with where they are.
+
+    Parameters
+    ----------
+    chunk : Chunk
+    keys, values : ndarray, shape (layers, kv_heads, tokens, head_dim)
+        Of the session; the job keeps them, and so the memory of the session, until it is done.
+    """
+
+    __slots__ = ("_data", "_source", "chunk")
+
+    def __init__(self, chunk: Chunk, keys: NDArray[Any], values: NDArray[Any]) -> None:
+        self.chunk = chunk
+        self._data: NDArray[Any] | None = None
+        self._source: tuple[NDArray[Any], NDArray[Any]] | None = (keys, values)
+
+    @classmethod
+    def of(cls, chunk: Chunk, data: NDArray[Any]) -> Self:
+        """Return a job with keys and values in the shape of the chunk, of its own."""
+        job = cls(chunk, data, data)
+        job._data, job._source = data, None
+        return job
+
+    def data(self) -> NDArray[Any]:
+        """Return keys and values in the shape of the chunk, and let go of the session."""
+        source = self._source
+        if self._data is None and source is not None:
+            chunk, data = self.chunk, self.chunk.empty()
+            place = np.s_[:, :, chunk.start : chunk.start + chunk.tokens]
+            data[:, 0], data[:, 1] = source[0][place], source[1][place]
+            self._data, self._source = data, None
+        if self._data is None:
+            raise AssertionError("a job has keys and values, or knows where they are")
+        return self._data
+
+
+@dataclass(frozen=True, slots=True)
+class LevelStats:
+    """What one level of a store has done.
+
+    Parameters
+    ----------
+    name : str
+        Of the tier.
+    state : BreakerState
+        Whether the tier is asked.
+    codec : str
+    hits : int
+        Chunks that were loaded.
+    misses : mapping of str to int
+        Chunks that were not, by the reason: ``"absent"``, ``"unreachable"``, ``"late"`` (the budget
+        of the load was used up), ``"declined"`` (computing is faster), ``"room"`` (the entry had
+        none), a reason of `ChunkError`, or ``"behind"`` (a chunk that was not loaded).
+    tokens, nbytes, seconds
+        Tokens that were loaded, the bytes of their keys and values, and how long that took.
+    bandwidth : float or None
+        Bytes of keys and values per second of the last loads; None before the first.
+    stored, stored_nbytes : int
+        Chunks that were written or were there already, and bytes after the codec.
+    dropped : int
+        Chunks that were not written because the queue was full, the tier did not answer, or the
+        store was closed.
+    refused : int
+        Chunks that the tier had no room for.
+    failed : int
+        Chunks that the codec could not encode.
+    queued_nbytes : int
+        Bytes of keys and values that wait to be written.
+    """
+
+    name: str
+    state: BreakerState
+    codec: str
+    hits: int
+    misses: Mapping[str, int]
+    tokens: int
+    nbytes: int
+    seconds: float
+    bandwidth: float | None
+    stored: int
+    stored_nbytes: int
+    dropped: int
+    refused: int
+    failed: int
+    queued_nbytes: int
+
+
+class Fetched:
+    """The leading run of some chunks that a tier has, whole and right, until `close`.
+
+    Attributes
+    ----------
+    arrays : list of ndarray
+        Keys and values, in the shape of each chunk. They may be the memory of the store.
+    error : ChunkError or None
+        What was wrong with the chunk behind them, if it was there.
+    """
+
+    def __init__(self, tier: Tier, chunks: Sequence[Chunk], codec: CodecChain) -> None:
+        self.arrays: list[NDArray[Any]] = []
+        self.error: ChunkError | None = None
+        self._block: AbstractContextManager[Any] = tier.read([chunk.key for chunk in chunks])
+        values = self._block.__enter__()
+        try:
+            for chunk, value in zip(chunks, values, strict=True):
+                if value is None:
+                    break
+                self.arrays.append(decode_chunk(value, chunk, codec))
+        except ChunkError as error:
+            self.error = error.with_traceback(None)  # it would keep the value
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let go of the store's memory."""
+        self.arrays.clear()
+        self._block.__exit__(None, None, None)
+
+
+class Level:
+    """One tier of a store.
+
+    Parameters
+    ----------
+    tier : Tier
+        Belongs to the level from now on, which closes it. It is asked through a `Breaker`, unless
+        it is one.
+    codec : CodecChain, optional
+        [default: keys and values are stored as they are]
+    budget : float or None, default 1.0
+        Seconds that one call of the tier may take; see `Breaker`.
+    queue_bytes : int, default 256 MiB
+        Bytes of keys and values that may wait to be written; further chunks are dropped.
+    """
+
+    def __init__(
+        self,
+        tier: Tier,
+        codec: CodecChain = PLAIN,
+        budget: float | None = 1.0,
+        queue_bytes: int = DEFAULT_QUEUE_BYTES,
+    ) -> None:
+        self.breaker = tier if isinstance(tier, Breaker) else Breaker(tier, budget)
+        self.codec = codec
+        self._queue_bytes = queue_bytes
+        self._known: OrderedDict[bytes, float] = OrderedDict()
+        self._counts: Counter[str] = Counter()
+        self._misses: Counter[str] = Counter()
+        self._seconds = 0.0
+        self._bandwidth: float | None = None
+        self._declined = 0
+        self._queue: deque[Job] = deque()
+        self._queued = 0  # bytes, with those that are being written
+        self._is_ending = False
+        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()  # guards all of the above
+
+    @property
+    def name(self) -> str:
+        """The name of the tier."""
+        return self.breaker.name
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bytes of keys and values per second of the last loads."""
+        return self._bandwidth
+
+    @property
+    def queued(self) -> int:
+        """Bytes of keys and values that wait to be written, or are being written."""
+        return self._queued
+
+    def stats(self) -> LevelStats:
+        """Return the figures."""
+        with self._changed:
+            counts = self._counts
+            return LevelStats(
+                name=self.name,
+                state=self.breaker.state,
+                codec=self.codec.name,
+                hits=counts["hits"],
+                misses=dict(self._misses),
+                tokens=counts["tokens"],
+                nbytes=counts["nbytes"],
+                seconds=self._seconds,
+                bandwidth=self._bandwidth,
+                stored=counts["stored"],
+                stored_nbytes=counts["stored_nbytes"],
+                dropped=counts["dropped"],
+                refused=counts["refused"],
+                failed=counts["failed"],
+                queued_nbytes=self._queued,
+            )
+
+    def tier_stats(self) -> TierStats | None:
+        """Return what the tier holds; None if it does not answer."""
+        try:
+            return self.breaker.stats()
+        except TierError:
+            return None
+
+    # -- loading -----------------------------------------------------------------------------
+
+    def fetch(self, chunks: Sequence[Chunk]) -> Fetched | None:
+        """Return the leading run of some chunks; None if the tier does not answer.
+
+        What is wrong is removed, so that it can be written again.
+        """
+        fetched = self.breaker.call(lambda tier: _fetch(tier, chunks, self.codec), None, _close)
+        if fetched is not None and fetched.error is not None:
+            bad = chunks[len(fetched.arrays)]
+            self.forget(bad)
+            if fetched.error.reason != "version":  # another version of kvpool can read it
+                self.breaker.remove([bad.key])
+        return fetched
+
+    def run(self, chunks: Sequence[Chunk]) -> int | None:
+        """Return how many chunks the tier has, from the first on; None if it does not answer."""
+        keys = [chunk.key for chunk in chunks]
+        found = self.breaker.call(lambda tier: tier.contains(keys), _NOT_WRITTEN)
+        return None if found == _NOT_WRITTEN else found
+
+    def declines(self, nbytes: int, seconds: float) -> bool:
+        """Return whether to load so many bytes takes longer than to compute them anew.
+
+        Parameters
+        ----------
+        nbytes : int
+            Of keys and values.
+        seconds : float
+            What computing them takes.
+
+        Notes
+        -----
+        Every 16th time it is tried all the same, because a store may have become faster.
+        """
+        with self._changed:
+            if self._bandwidth is None or nbytes / self._bandwidth <= seconds:
+                return False
+            self._declined += 1
+            return self._declined % 16 != 0
+
+    def note_loads(self, chunks: Sequence[Chunk], tokens: int, seconds: float) -> None:
+        """Count chunks that were loaded."""
+        nbytes = sum(chunk.nbytes for chunk in chunks)
+        with self._changed:
+            self._counts.update(hits=len(chunks), tokens=tokens, nbytes=nbytes)
+            self._seconds += seconds
+            rate = nbytes / max(seconds, 1e-9)
+            before = rate if self._bandwidth is None else self._bandwidth
+            self._bandwidth = before + _SMOOTHING * (rate - before)
+            self._note_known(chunks)
+
+    def note_misses(self, reason: str, count: int = 1) -> None:
+        """Count chunks that were not loaded."""
+        if count:
+            with self._changed:
+                self._misses[reason] += count
+
+    # -- what is there already ---------------------------------------------------------------
+
+    def knows(self, chunk: Chunk) -> bool:
+        """Return whether the tier had a chunk not long ago, so that it need not be written."""
+        with self._changed:
+            noted = self._known.get(chunk.name)
+            return noted is not None and time.monotonic() - noted < _KNOWN_FOR
+
+    def forget(self, chunk: Chunk) -> None:
+        """Note that the tier does not have a chunk."""
+        with self._changed:
+            self._known.pop(chunk.name, None)
+
+    def _note_known(self, chunks: Sequence[Chunk]) -> None:
+        now = time.monotonic()
+        for chunk in chunks:
+            self._known.pop(chunk.name, None)
+            self._known[chunk.name] = now
+        while len(self._known) > _KNOWN:
+            self._known.popitem(last=False)
+
+    # -- writing behind ----------------------------------------------------------------------
+
+    def put(self, job: Job) -> bool:
+        """Have a chunk written behind; return False if it is dropped."""
+        with self._changed:
+            if not self._has_room(job.chunk):
+                self._counts["dropped"] += 1
+                return False
+            self._queue.append(job)
+            self._queued += job.chunk.nbytes
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._write_behind, name=f"kvpool writes {self.name}", daemon=True
+                )
+                self._thread.start()
+            self._changed.notify_all()
+            return True
+
+    def takes(self, chunk: Chunk) -> bool:
+        """Return whether a chunk would be written that is put now."""
+        return self._has_room(chunk) and not self.knows(chunk)
+
+    def _has_room(self, chunk: Chunk) -> bool:
+        return (
+            not self._is_ending
+            and self._queued + chunk.nbytes <= self._queue_bytes
+            and (self.breaker.state is not BreakerState.OPEN or self.breaker.is_due)
+        )
+
+    def _write_behind(self) -> None:
+        while batch := self._take():
+            nbytes = sum(job.chunk.nbytes for job in batch)
+            try:
+                self._write(batch)
+            finally:
+                batch.clear()  # and with it the memory of sessions
+                with self._changed:
+                    self._queued -= nbytes
+                    self._changed.notify_all()
+
+    def _take(self) -> list[Job]:
+        """Wait for chunks, and return some of them; an empty list at the end."""
+        with self._changed:
+            while not self._queue and not self._is_ending:
+                self._changed.wait()
+            batch: list[Job] = []
+            nbytes = 0
+            while self._queue and nbytes < _BATCH:
+                batch.append(self._queue.popleft())
+                nbytes += batch[-1].chunk.nbytes
+            return batch
+
+    def _write(self, batch: Sequence[Job]) -> None:
+        """Encode and write chunks, and count what became of them."""
+        counts: Counter[str] = Counter()
+        items: list[Item] = []
+        chunks: list[Chunk] = []
+        if self.breaker.state is BreakerState.OPEN and not self.breaker.is_due:
+            counts["dropped"] = len(batch)
+        else:
+            for job in batch:
+                try:
+                    parts = encode_chunk(job.chunk, job.data(), self.codec)
+                except Exception:  # a codec may be of others, and the thread has to go on
+                    _log.exception("tier %s: a chunk cannot be encoded", self.name)
+                    counts["failed"] += 1
+                else:
+                    items.append((job.chunk.key, parts))
+                    chunks.append(job.chunk)
+        there = self._write_items(items) if items else 0
+        if there == _NOT_WRITTEN:
+            counts["dropped"] += len(items)
+        else:
+            counts["stored"] += there
+            counts["refused"] += len(items) - there
+            if there == len(items):
+                counts["stored_nbytes"] += sum(
+                    memoryview(part).nbytes for _, parts in items for part in parts
+                )
+        with self._changed:
+            self._counts.update(counts)
+            if there == len(items):
+                self._note_known(chunks)
+
+    def _write_items(self, items: Sequence[Item]) -> int:
+        try:
+            return self.breaker.call(
+                lambda tier: tier.write(items), _NOT_WRITTEN, budget=WRITE_BUDGET
+            )
+        except KVPoolError:  # closed meanwhile
+            return _NOT_WRITTEN
+
+    def drain(self, deadline: float, told: Callable[[], object]) -> None:
+        """Wait until nothing is queued, or until a moment of `time.monotonic`.
+
+        Parameters
+        ----------
+        deadline : float
+        told : callable
+            Called several times a second meanwhile.
+        """
+        with self._changed:
+            while self._queued and (left := deadline - time.monotonic()) > 0:
+                self._changed.wait(min(left, 0.1))
+                told()
+
+    def stop(self) -> None:
+        """Let the thread end, and drop the chunks that wait to be written."""
+        with self._changed:
+            self._is_ending = True
+            self._counts["dropped"] += len(self._queue)
+            self._queued -= sum(job.chunk.nbytes for job in self._queue)
+            self._queue.clear()
+            self._changed.notify_all()
+
+    def enter_child(self) -> None:
+        """Give up what a child of `os.fork` has copies of: there is no thread, and no lease."""
+        self._changed = threading.Condition()
+        self._queue.clear()
+        self._is_ending = True
+
+
+def _fetch(tier: Tier, chunks: Sequence[Chunk], codec: CodecChain) -> Fetched | None:
+    return Fetched(tier, chunks, codec)
+
+
+def _close(fetched: Fetched | None) -> None:
+    if fetched is not None:
+        fetched.close()
