@@ -10,13 +10,13 @@ from kvpool.errors import MissingExtraError
 
 try:
     from kvpool.server._app import create_app
-    from kvpool.server._keys import SaltFrom
+    from kvpool.server._keys import Keys, SaltFrom
     from kvpool.server._running import ListenError, Server, bound_socket
 except ModuleNotFoundError as error:
     raise MissingExtraError(
         f'a server needs what is not installed: install "kvpool[serve]" ({error})'
     ) from error
 
-__all__ = ["ListenError", "SaltFrom", "Server", "bound_socket", "create_app"]
+__all__ = ["Keys", "ListenError", "SaltFrom", "Server", "bound_socket", "create_app"]
 
 _exports.publish(__name__)

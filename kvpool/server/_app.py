@@ -46,7 +46,7 @@ def create_app(
     engine: serving.Engine,
     model_id: str,
     *,
-    keys: Sequence[str] = (),
+    keys: Keys | Sequence[str] = (),
     salt_from: SaltFrom = SaltFrom.KEY,
     max_body: int = 8 << 20,
     body_seconds: float = 30.0,
@@ -63,8 +63,8 @@ def create_app(
         Not closed with the application.
     model_id : str
         The name under which requests ask for the model.
-    keys : sequence of str
-        What requests must show one of, as a bearer token. [default: every request is accepted]
+    keys : Keys or sequence of str
+        Requests must show one of them, as a bearer token. [default: every request is accepted]
     salt_from : SaltFrom, default SaltFrom.KEY
         What tells tenants apart, who share no tokens.
     max_body : int, default 8 MiB
@@ -91,8 +91,9 @@ def create_app(
         A key is not one that a header can have.
     """
     metrics = CollectorRegistry() if registry is None else registry
+    accepted = keys if isinstance(keys, Keys) else Keys(keys)
     endpoints = _Endpoints(
-        engine, model_id, Keys(keys), salt_from, max_body, body_seconds, deadline, metrics
+        engine, model_id, accepted, salt_from, max_body, body_seconds, deadline, metrics
     )
     routes = endpoints.routes()
     counting = _Counting(model_id, [route.path for route in routes])

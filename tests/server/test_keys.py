@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from kvpool.errors import InvalidArgumentError
-from kvpool.server import SaltFrom
+from kvpool.server import Keys, SaltFrom
 from kvpool.server._errors import ApiError
-from kvpool.server._keys import Keys, salt_of
+from kvpool.server._keys import salt_of
 
 
 def test_each_key_is_accepted_and_has_a_name_that_does_not_tell_it() -> None:
@@ -55,3 +58,15 @@ def test_a_user_is_required_if_users_are_kept_apart(user: str | None) -> None:
     with pytest.raises(ApiError, match="user is missing") as caught:
         salt_of(SaltFrom.USER, "key", user)
     assert caught.value.status == 400
+
+
+def test_a_missing_package_is_named_with_the_extra_that_has_it() -> None:
+    code = "import sys; sys.modules['starlette'] = None; import kvpool.server"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'install "kvpool[serve]"' in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_server_is_imported_without_torch() -> None:
+    code = "import sys; sys.modules.update(torch=None, transformers=None); import kvpool.server"
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -10,10 +10,9 @@ import pytest
 
 from kvpool.manager import KVCacheManager
 from tests.server.conftest import Serve
+from tests.support import needs
 from tests.support.model_gates import ModelGate, hooked
 from tests.support.served import Served, until
-
-openai = pytest.importorskip("openai")
 
 pytestmark = pytest.mark.transformers
 
@@ -24,13 +23,18 @@ def chat(text: str) -> dict[str, Any]:
     return {"model": "tiny", "messages": [SYSTEM, {"role": "user", "content": text}]}
 
 
+@pytest.fixture(scope="session")
+def openai() -> Any:
+    return needs.openai()
+
+
 @pytest.fixture
-def client(served: Served) -> Iterator[Any]:
+def client(served: Served, openai: Any) -> Iterator[Any]:
     with openai.OpenAI(base_url=served.base_url, api_key="x", max_retries=0) as client:
         yield client
 
 
-def test_models(client: Any) -> None:
+def test_models(openai: Any, client: Any) -> None:
     assert [model.id for model in client.models.list()] == ["tiny"]
     assert client.models.retrieve("tiny").owned_by == "kvpool"
     with pytest.raises(openai.NotFoundError, match="there is no model 'a/b'") as caught:
@@ -169,14 +173,16 @@ def test_a_text_is_continued(client: Any, lab: Any) -> None:
         ({"extra_body": {"max_token": 3}}, "unknown_parameter"),
     ],
 )
-def test_a_bad_request_is_an_error_of_the_client(client: Any, fields: Any, code: Any) -> None:
+def test_a_bad_request_is_an_error_of_the_client(
+    openai: Any, client: Any, fields: Any, code: Any
+) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(**chat("hello") | fields)
     assert caught.value.code == code
     assert caught.value.type == "invalid_request_error"
 
 
-def test_the_key_of_the_client_is_checked(serve: Serve) -> None:
+def test_the_key_of_the_client_is_checked(openai: Any, serve: Serve) -> None:
     served = serve(keys=["right"])
     for key, expected in (("right", None), ("wrong", openai.AuthenticationError)):
         with openai.OpenAI(base_url=served.base_url, api_key=key, max_retries=0) as client:
@@ -187,7 +193,9 @@ def test_the_key_of_the_client_is_checked(serve: Serve) -> None:
                     client.models.list()
 
 
-def test_32_clients_at_once_get_what_each_gets_alone(serve: Serve, manager: KVCacheManager) -> None:
+def test_32_clients_at_once_get_what_each_gets_alone(
+    openai: Any, serve: Serve, manager: KVCacheManager
+) -> None:
     served = serve({"max_sessions": 8})
     questions = [f"question {number}" for number in range(32)]
 
@@ -235,7 +243,7 @@ def test_a_stream_that_is_left_is_cancelled(served: Served, client: Any) -> None
     assert served.engine.stats().running == 0
 
 
-def test_the_client_comes_again_if_the_queue_is_full(serve: Serve, lab: Any) -> None:
+def test_the_client_comes_again_if_the_queue_is_full(openai: Any, serve: Serve, lab: Any) -> None:
     served = serve({"max_sessions": 1, "max_queue": 1})
     gate = ModelGate()
     with (

@@ -61,6 +61,14 @@ def mooncake() -> Path:
     return Path(str(store.__file__)).parent
 
 
+def openai() -> Any:
+    """Return the module openai, which is in the dependency group of transformers."""
+    try:
+        return importlib.import_module("openai")
+    except ImportError as error:
+        missing("transformers", f"openai cannot be imported: {error}")
+
+
 def small_model() -> Path:
     """Return the GGUF file of the small model; see the group `model` in pyproject.toml."""
     file = small_model_file()

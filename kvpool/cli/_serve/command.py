@@ -179,10 +179,11 @@ def serve(
     Ctrl-C or SIGTERM lets it answer what it has accepted, and then end; a
     second one ends it at once.
     """
-    keys = keys_of(api_key or (), api_key_file)
-    check_exposure(host, keys, insecure)
+    given = keys_of(api_key or (), api_key_file)
+    check_exposure(host, given, insecure)
     check_directory(model_dir, tiny)
     http = extra("kvpool.server", "serve")
+    keys = http.Keys(given)
     serving = extra("kvpool.serving", "serve")
     otel = _opentelemetry()
     listener = http.bound_socket(host, port)
