@@ -196,11 +196,11 @@ def integration(session: nox.Session) -> None:
 def transformers(session: nox.Session) -> None:
     """Run the tests and examples of what needs transformers, in the versions of their group.
 
-    That is the cache, the chat, the engine and the server. A run of all of them measures the branches of what needs torch, as `test` does for the rest.
-    Where torch cannot be had, as on a machine without its builds, the session is skipped and
-    says so; with CI set in the environment that is a failure. The tests with a real model are
-    skipped in the same way where its weights cannot be had. pip makes this environment, as that
-    of `integration`.
+    That is the cache, the chat, the engine and the server. A run of all of them measures the
+    branches of what needs torch, as `test` does for the rest. Where torch cannot be had, as on a
+    machine without its builds, the session is skipped and says so; with CI set in the environment
+    that is a failure. The tests with a real model are skipped in the same way where its weights
+    cannot be had. pip makes this environment, as that of `integration`.
     """
     steps.require(session, OLDEST)
     steps.install_project(session, "requirements/test.txt")
