@@ -101,6 +101,7 @@ def test_one_that_is_published_by_itself_goes_before_the_full_run(
     assert "skipped" not in text
 
 
+@pytest.mark.no_cover
 def test_a_real_benchmark_runs(tmp_path: Path) -> None:
     package = importlib.import_module("benchmarks")
     assert main(["eviction", "--quick", "--json", str(tmp_path / "record.json")], package) == 0

@@ -22,6 +22,7 @@ THREADS, STEPS = 4, 1200
 CAPACITY = 12 * LAYOUT.geometry(CONTEXTS[-1]).nbytes
 
 
+@pytest.mark.no_cover
 @pytest.mark.usefixtures("frequent_switches")
 def test_threads_serve_and_the_ledger_accounts_for_every_byte(backend: str, tmp_path: Path) -> None:
     ledger, memory = tmp_path / "pool.jsonl", MemorySink()

@@ -9,6 +9,8 @@ from hypothesis.stateful import run_state_machine_as_test
 from kvpool.layout import Packing
 from tests.support.elastic_machine import STEPS, machine
 
+pytestmark = pytest.mark.no_cover
+
 CASES: list[tuple[str, bool, Packing]] = [
     ("mmap", True, "head"),
     ("mmap", True, "token"),

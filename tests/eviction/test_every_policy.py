@@ -132,6 +132,7 @@ class PolicyMachine(RuleBasedStateMachine):
         assert set(order) == set(self.runs)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("policy", registry.kind.builtins)
 def test_random_calls(policy: str) -> None:
     machine = type(f"{policy}Machine", (PolicyMachine,), {"name": policy})

@@ -38,6 +38,7 @@ def in_a_tree(paths: list[list[int]]) -> Trace:
 PATHS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=40)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("policy", ORDERS)
 @settings(max_examples=200)
 @given(paths=PATHS, capacity=st.integers(1, 25))
@@ -109,6 +110,7 @@ class Workloads:
         return requests
 
 
+@pytest.mark.no_cover
 def test_a_part_of_a_loop_stays() -> None:
     requests = Workloads(300).loop(6_000)
     asked = sum(map(len, requests))
@@ -116,6 +118,7 @@ def test_a_part_of_a_loop_stays() -> None:
     assert hits("hit-density", 1_200, requests) > 0.3 * asked  # of .4 at best
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("kind", ["one_offs", "scans"])
 def test_what_is_used_once_does_not_push_out_what_is_popular(kind: str) -> None:
     make: Callable[[int], Trace] = getattr(Workloads(100), kind)
@@ -123,6 +126,7 @@ def test_what_is_used_once_does_not_push_out_what_is_popular(kind: str) -> None:
     assert hits("hit-density", 400, requests) > 1.03 * hits("lru", 400, requests)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("capacity", [150, 600, 1_500])
 @pytest.mark.parametrize("kind", ["one_offs", "scans", "uniform", "drifting", "sessions"])
 def test_it_is_never_clearly_worse_than_lru(kind: str, capacity: int) -> None:

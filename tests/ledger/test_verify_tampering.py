@@ -26,6 +26,7 @@ def public_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # -- what is damaged ---------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 @KINDS
 def test_every_byte_counts(signed: bool) -> None:
     whole = short_ledger(signed=signed)

@@ -27,6 +27,7 @@ from tests.support.sessions import key_of
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("backend", ["mmap", "ctypes"])
 @pytest.mark.parametrize("seed", range(3))
 def test_a_ledger_of_forks_holds(backend: str, seed: int, tmp_path: Path) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import run_state_machine_as_test
 
 from tests.support.manager_machine import ManagerMachine
+
+pytestmark = pytest.mark.no_cover
 
 
 class OnNumpy(ManagerMachine):

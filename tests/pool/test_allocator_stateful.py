@@ -11,6 +11,8 @@ from kvpool.errors import DoubleFreeError, InvalidSizeError, PoolExhaustedError
 from kvpool.pool._allocator import OffsetAllocator
 from tests.support.naive_space import NaiveSpace
 
+pytestmark = pytest.mark.no_cover
+
 sizes = st.integers(1, 600)
 spaces = st.integers(1, 40) | st.integers(200, 500)  # granules
 exponents = st.integers(0, 9)

@@ -26,6 +26,8 @@ from kvpool.pool._pool import MemoryPool
 from kvpool.stats import MemoryStats
 from tests.support.arenas import under_the_lock
 
+pytestmark = pytest.mark.no_cover
+
 CAPACITY = 64 * 64
 DTYPES = [np.uint8, np.uint16, np.float32]
 

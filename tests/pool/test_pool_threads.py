@@ -90,6 +90,7 @@ class Worker:
             self.forget()
 
 
+@pytest.mark.no_cover
 @pytest.mark.stress
 def test_eight_threads_never_see_each_others_bytes(backend: str) -> None:
     with MemoryPool(CAPACITY, backend) as pool:

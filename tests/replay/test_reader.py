@@ -263,6 +263,7 @@ def test_nothing_but_broken_lines(tmp_path: Path) -> None:
 # -- streaming ---------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 def test_a_long_trace_takes_no_more_memory_than_a_short_one(tmp_path: Path) -> None:
     path = write(tmp_path, "\n".join([HEADER, *(ROWS * 15_000)]))
     tracemalloc.start()

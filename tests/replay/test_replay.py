@@ -109,8 +109,14 @@ def figures_of_a_day(backend: str, elastic: bool = False) -> dict[str, object]:
     return figures
 
 
-def test_all_backends_come_to_the_same(backend: str) -> None:
-    assert figures_of_a_day(backend) == figures_of_a_day("numpy")
+@pytest.fixture(scope="module")
+def figures_of_numpy() -> dict[str, object]:
+    return figures_of_a_day("numpy")
+
+
+@pytest.mark.no_cover
+def test_all_backends_come_to_the_same(backend: str, figures_of_numpy: dict[str, object]) -> None:
+    assert figures_of_a_day(backend) == figures_of_numpy
 
 
 # -- which session a request continues ---------------------------------------------------

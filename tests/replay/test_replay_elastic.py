@@ -55,6 +55,7 @@ def figures(**options: Any) -> dict[str, Any]:
     return shown
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("max_context_length", [None, 1 << 17])
 def test_elastic_backends_come_to_the_same(max_context_length: int | None) -> None:
     one = figures(backend="mmap", max_context_length=max_context_length)
@@ -63,6 +64,7 @@ def test_elastic_backends_come_to_the_same(max_context_length: int | None) -> No
     assert one["utilization"]["committed_by_system_at_end"] is not None
 
 
+@pytest.mark.no_cover
 def test_counting_comes_to_the_same_as_writing() -> None:
     """All that is charged, who is evicted and what is found again: but no byte."""
     written, counted = figures(), figures(write=False)

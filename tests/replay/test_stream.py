@@ -70,6 +70,7 @@ def test_damaged_data_is_an_error(tmp_path: Path, suffix: str, damage: str) -> N
         prompts(path)
 
 
+@pytest.mark.no_cover
 @compressions
 def test_a_compressed_line_without_end_takes_little_memory(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"trace.csv.{suffix}"

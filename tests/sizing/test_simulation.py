@@ -29,6 +29,7 @@ def test_lru_in_the_tree_is_lru_in_one_pass(paths: list[tuple[int, ...]], size: 
     assert policy_hits(trace, "lru", size).sum() == lru_curve(trace).hits_at(size)
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("policy", usable_policies())
 @settings(deadline=None, max_examples=25)
 @given(paths=prompts.filter(any), size=st.integers(1, 12))
@@ -41,6 +42,7 @@ def test_no_policy_is_above_the_clairvoyant_pool(
     assert (hits <= np.diff(trace.starts)).all()
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("policy", usable_policies())
 @pytest.mark.parametrize("size", [400, 2000])
 def test_the_replay_of_a_pool_with_bytes_has_the_same_hits(
