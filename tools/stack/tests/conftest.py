@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from .scratch import Scratch
+from .scratch import Make, Scratch, Step, Templates
 
 collect_ignore_glob = ["test_*.py"] if sys.platform == "win32" else []  # the gates are bash scripts
 
@@ -38,10 +37,8 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="session")
-def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with three milestones in a row, each on its branch; made once."""
-    scratch = Scratch(tmp_path_factory.mktemp("stack") / "template")
+def three_milestones(scratch: Scratch) -> None:
+    """Make three milestones in a row, each on its branch; main is checked out."""
     with pytest.MonkeyPatch.context() as patch:
         # Amended with the same words within the same second, a commit would stay the same commit.
         patch.setenv("GIT_COMMITTER_DATE", "2026-01-01T00:00:00Z")
@@ -49,10 +46,24 @@ def _template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in (1, 2, 3):
             scratch.grow(number)
     scratch.git("switch", "--quiet", "main")
-    return scratch.root
+
+
+@pytest.fixture(scope="session")
+def _templates(tmp_path_factory: pytest.TempPathFactory) -> Templates:
+    return Templates(tmp_path_factory.mktemp("stack"))
 
 
 @pytest.fixture
-def scratch(_template: Path, tmp_path: Path) -> Scratch:
+def make(_templates: Templates, tmp_path: Path) -> Make:
+    """Return a function that gives this test its repository, after steps that many tests share."""
+
+    def made(*steps: Step, name: str = "repository") -> Scratch:
+        return _templates.copy((three_milestones, *steps), tmp_path / name)
+
+    return made
+
+
+@pytest.fixture
+def scratch(make: Make) -> Scratch:
     """Three milestones, `demo/1` to `demo/3`, on branches; main is checked out."""
-    return Scratch(Path(shutil.copytree(_template, tmp_path / "repository", symlinks=True)))
+    return make()

@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import stat
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,3 +143,31 @@ class Scratch:
         text = path.read_text(encoding="utf-8")
         assert text.count(old) == 1, (old, text.count(old))
         path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+Step = Callable[[Scratch], object]
+Make = Callable[..., Scratch]
+
+
+class Templates:
+    """Repositories after steps that many tests begin with: each is made once, and then copied.
+
+    Parameters
+    ----------
+    folder : Path
+        Where they are kept.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[tuple[Step, ...], Path] = {}
+
+    def copy(self, steps: tuple[Step, ...], to: Path) -> Scratch:
+        """Copy the repository that some steps lead to; make it if this is the first time."""
+        if steps not in self._made:
+            kept = Scratch(Path(tempfile.mkdtemp(dir=self._folder)) / "repository")
+            if steps[:-1]:
+                self.copy(steps[:-1], kept.root)
+            steps[-1](kept)
+            self._made[steps] = kept.root
+        return Scratch(Path(shutil.copytree(self._made[steps], to, symlinks=True)))

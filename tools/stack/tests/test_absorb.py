@@ -7,20 +7,23 @@ from pathlib import Path
 import pytest
 
 from .fake_gh import add_remote
-from .scratch import Scratch, write_executable
+from .scratch import Make, Scratch, write_executable
 from .test_restack import own_subjects
 
 
 @pytest.fixture
-def top(scratch: Scratch) -> Scratch:
+def top(make: Make) -> Scratch:
     """The highest branch is checked out. Each part has ten lines of its own."""
+    return make(with_lines)
+
+
+def with_lines(scratch: Scratch) -> None:
     for number in (1, 2, 3):
         scratch.git("switch", "--quiet", f"feat/demo-{number}")
         text = "".join(f"line{line}={number}\n" for line in range(10))
         scratch.commit(f"Lines {number}", {f"src/lines{number}.sh": text})
         if number < 3:
             scratch.git("rebase", "--quiet", f"feat/demo-{number}", f"feat/demo-{number + 1}")
-    return scratch
 
 
 def change(scratch: Scratch, name: str, old: str, new: str) -> None:

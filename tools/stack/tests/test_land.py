@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 
 from .project import manifest
-from .scratch import Scratch, write_executable
+from .scratch import Make, Scratch, write_executable
 from .test_status import prove
 
 
 @pytest.fixture
-def ready(scratch: Scratch) -> Scratch:
+def ready(make: Make) -> Scratch:
+    return make(all_proved)
+
+
+def all_proved(scratch: Scratch) -> None:
     prove(scratch, 1, 2, 3)
-    return scratch
 
 
 def commands(text: str) -> list[list[str]]:

@@ -13,18 +13,21 @@ from milestones.records import GATES
 
 from .project import manifest
 from .records import record, record_of, result
-from .scratch import Scratch
+from .scratch import Make, Scratch
 from .test_status import prove
 
 
 @pytest.fixture
-def rendered(scratch: Scratch) -> Scratch:
+def rendered(make: Make) -> Scratch:
     """The first milestone is merged and proved, the second proved; the pages are committed."""
+    return make(with_pages)
+
+
+def with_pages(scratch: Scratch) -> None:
     prove(scratch, 1, 2)
     scratch.squash("feat/demo-1", "demo/1")
     assert scratch.run("render", "--refresh").exit_code == 0
     scratch.commit("Pages")
-    return scratch
 
 
 def page(scratch: Scratch, name: str) -> str:

@@ -13,7 +13,7 @@ from milestones.evidence import Store, judge
 from milestones.records import GATES, Record, seal
 
 from .records import fields, record_of, result
-from .scratch import Scratch
+from .scratch import Make, Scratch
 from .test_verify import records
 
 ONLY = '[ -z "${KVPOOL_ONLY_GATES:-}" ]'
@@ -24,11 +24,15 @@ def taken(record: Record) -> list[str]:
 
 
 @pytest.fixture
-def proved(scratch: Scratch) -> tuple[Scratch, Record]:
+def proved(make: Make) -> tuple[Scratch, Record]:
     """The first milestone is verified; its branch is checked out."""
+    scratch = make(first_verified)
+    return scratch, records(scratch, "HEAD")[0]
+
+
+def first_verified(scratch: Scratch) -> None:
     assert scratch.run("verify", "demo/1").exit_code == 0
     scratch.git("switch", "--quiet", "feat/demo-1")
-    return scratch, records(scratch, "HEAD")[0]
 
 
 def plan_anew(scratch: Scratch) -> None:

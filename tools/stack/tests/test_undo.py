@@ -8,18 +8,25 @@ import pytest
 
 from milestones.journal import JOURNAL, Journal
 
-from .scratch import Scratch
+from .scratch import Make, Scratch
 from .test_status import prove
 
 
 @pytest.fixture
-def moved(scratch: Scratch) -> tuple[Scratch, dict[str, str]]:
+def moved(make: Make) -> tuple[Scratch, dict[str, str]]:
     """A repository after a restack, and its branches before that."""
-    scratch.squash("feat/demo-1", "demo/1")
-    before = scratch.heads()
-    assert scratch.run("restack", "--execute").exit_code == 0
+    before = make(first_merged, name="before").heads()
+    scratch = make(first_merged, restacked)
     assert scratch.heads() != before
     return scratch, before
+
+
+def first_merged(scratch: Scratch) -> None:
+    scratch.squash("feat/demo-1", "demo/1")
+
+
+def restacked(scratch: Scratch) -> None:
+    assert scratch.run("restack", "--execute").exit_code == 0
 
 
 def forks(scratch: Scratch) -> dict[str, str]:
