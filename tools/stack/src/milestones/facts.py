@@ -170,6 +170,7 @@ def survey(git: Git, stacks: Mapping[str, Manifest]) -> dict[str, Fact]:
             elif ref is not None:
                 base = base_of(manifest, one, facts)
                 commit, tree = branches.tips[ref]
+                behind, left = _beside(git, trunk, commit)
                 facts[one.key] = Fact(
                     commit=commit,
                     tree=tree,
@@ -180,14 +181,23 @@ def survey(git: Git, stacks: Mapping[str, Manifest]) -> dict[str, Fact]:
                     or (
                         git.is_ancestor(base[1].commit, commit) and not _carries(git, base, commit)
                     ),
-                    behind=git.count(f"{commit}..{trunk.commit}") if trunk is not None else 0,
+                    behind=behind,
                 )
-                if left := left_trunk(git, trunk, commit):
+                if left is not None:
                     before[one.key] = git.tree(left), tree
     changed = git.changed(list(before.values()), settings.current().definitions)
     for key, pair in before.items():
         facts[key] = facts[key].model_copy(update={"gates_changed": changed[pair]})
     return facts
+
+
+def _beside(git: Git, trunk: Trunk | None, commit: str) -> tuple[int, str | None]:
+    """Return how many commits of the trunk a branch does not have, and where it left the trunk."""
+    if trunk is None:
+        return 0, None
+    if git.is_ancestor(trunk.commit, commit):
+        return 0, trunk.commit
+    return git.count(f"{commit}..{trunk.commit}"), left_trunk(git, trunk, commit)
 
 
 def left_trunk(git: Git, trunk: Trunk | None, commit: str) -> str | None:
@@ -197,10 +207,13 @@ def left_trunk(git: Git, trunk: Trunk | None, commit: str) -> str | None:
 
 def _carries(git: Git, base: tuple[Milestone, Fact], commit: str) -> bool:
     """Return whether a branch still has what its parent has dropped."""
-    return not base[1].merged and dropped(git, base[0].branch, commit) is not None
+    parent, fact = base
+    if fact.merged or fact.ref != parent.branch:  # of a branch that is not here, nothing is known
+        return False
+    return dropped(git, parent.branch, commit, fact.commit) is not None
 
 
-def dropped(git: Git, parent: str, tip: str) -> str | None:
+def dropped(git: Git, parent: str, tip: str, here: str | None = None) -> str | None:
     """Return the last commit that a parent has had, does not have now, and a child still carries.
 
     Parameters
@@ -212,12 +225,14 @@ def dropped(git: Git, parent: str, tip: str) -> str | None:
     tip : str
         The tip of the child. If that itself is what the parent has had, then the commits were
         moved to the child on purpose.
+    here : str, optional
+        The tip of the parent, if that is known.
 
     Returns
     -------
     str or None
     """
-    here = git.commit(f"refs/heads/{parent}")
+    here = here or git.commit(f"refs/heads/{parent}")
     if here is None or not git.is_ancestor(here, tip):
         return None
     done = git.attempt("merge-base", "--fork-point", f"refs/heads/{parent}", tip)
