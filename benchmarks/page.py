@@ -3,6 +3,8 @@
 The record of a full run is beside those of single benchmarks, as `performance-decode.json`, whose
 figures go before its own: what one environment cannot measure, another can.
 
+The figures in the text of other pages come from the same records, see `benchmarks.figures`.
+
 python -m benchmarks.page [--record FILE] [--page FILE] [--check]
 """
 
@@ -14,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from benchmarks.figures import PAGES, filled
 from benchmarks.harness import Measurement, Ratio, Report
 from benchmarks.record import ROOT, Machine, Record, RecordError, read
 from benchmarks.suite import Outcome
@@ -55,18 +58,29 @@ def render(record: Record, alone: Mapping[str, Record] | None = None) -> str:
         One is of a quick run, whose figures say nothing.
     """
     alone = alone or {}
-    if any(one.quick for one in (record, *alone.values())):
-        raise RecordError("a quick run shows that the benchmarks work, not how fast anything is")
-    outcomes = {one.name: one for one in record.benchmarks}
     runs = {one.name: file for file, other in alone.items() for one in other.benchmarks}
-    outcomes |= {one.name: one for other in alone.values() for one in other.benchmarks}
-    every = replace(record, benchmarks=tuple(outcomes[name] for name in sorted(outcomes)))
+    every = replace(record, benchmarks=merged(record, alone))
     parts = [_INTRODUCTION, "## The run", *_run(record), *_targets(every)]
     for outcome in every.benchmarks:
         parts += _benchmark(outcome)
         if file := runs.get(outcome.name):
             parts += [f"The figures come from [a run of its own]({file}):", *_run(alone[file])]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
+
+
+def merged(record: Record, alone: Mapping[str, Record]) -> tuple[Outcome, ...]:
+    """Return what came of each benchmark, by name: of a run of its own, if there is one.
+
+    Raises
+    ------
+    RecordError
+        One is of a quick run, whose figures say nothing.
+    """
+    if any(one.quick for one in (record, *alone.values())):
+        raise RecordError("a quick run shows that the benchmarks work, not how fast anything is")
+    outcomes = {one.name: one for one in record.benchmarks}
+    outcomes |= {one.name: one for other in alone.values() for one in other.benchmarks}
+    return tuple(outcomes[name] for name in sorted(outcomes))
 
 
 def render_files(record_path: Path) -> str:
@@ -76,8 +90,28 @@ def render_files(record_path: Path) -> str:
     ------
     RecordError
     """
+    return render(read(record_path), _beside(record_path))
+
+
+def _beside(record_path: Path) -> dict[str, Record]:
+    """Return the records of single benchmarks that are beside another, by file name."""
     beside = sorted(record_path.parent.glob(record_of("*", record_path).name))
-    return render(read(record_path), {path.name: read(path) for path in beside})
+    return {path.name: read(path) for path in beside}
+
+
+def _figures(record_path: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the pages whose figures are not those of the records, with the text that has them.
+
+    Only the published records have figures in other pages.
+    """
+    if record_path != RECORD:
+        return
+    outcomes = merged(read(record_path), _beside(record_path))
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        changed = filled(text, outcomes)
+        if changed != text:
+            yield page, changed
 
 
 def write(record_path: Path = RECORD, page_path: Path = PAGE) -> None:
@@ -89,6 +123,8 @@ def write(record_path: Path = RECORD, page_path: Path = PAGE) -> None:
     """
     text = render_files(record_path)
     page_path.write_text(text, encoding="utf-8", newline="\n")
+    for page, changed in _figures(record_path):
+        page.write_text(changed, encoding="utf-8", newline="\n")
 
 
 def check(record_path: Path = RECORD, page_path: Path = PAGE) -> str:
@@ -103,6 +139,8 @@ def check(record_path: Path = RECORD, page_path: Path = PAGE) -> str:
         return f"{page_path} is missing: python -m benchmarks.page writes it"
     if page_path.read_text(encoding="utf-8") != text:
         return f"{page_path} is not what {record_path} says: python -m benchmarks.page writes it"
+    for page, _ in _figures(record_path):
+        return f"figures of {page} are not those of {record_path}: python -m benchmarks.page writes"
     return ""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from kvpool.arena import ArenaBackend
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["create_arena", "registry"]
 
+_DEFAULT = "mmap" if sys.platform == "linux" else "numpy"
+"""Elsewhere no arena shares pages or gives them back, and `numpy` is the simplest one."""
+
 registry = PluginRegistry(
     PluginKind(
         "backend",
@@ -21,7 +25,7 @@ registry = PluginRegistry(
         spec=ArenaBackendSpec,
         provides=ArenaBackend,
         builtins={"ctypes": "kvpool_ctypes", "mmap": "kvpool_mmap", "numpy": "kvpool_numpy"},
-        default="numpy",
+        default=_DEFAULT,
         choice_variable="KVPOOL_BACKEND",
         disabled_variable="KVPOOL_DISABLED_BACKENDS",
     )
@@ -38,7 +42,7 @@ def create_arena(size: int, backend: str | None = None, **options: object) -> Ar
         Bytes, at least 1.
     backend : str, optional
         Name of the backend; by default the environment variable ``KVPOOL_BACKEND`` chooses, or
-        else ``"numpy"`` is used.
+        else ``"mmap"`` is used on Linux, and ``"numpy"`` on other systems.
     **options
         Options of the backend; ``kvpool backends`` lists them.
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kvpool.cache_key import CacheKey
+from kvpool.errors import InvalidArgumentError
 
 names = st.sampled_from(["", "1", "2", "a", "a/1", "/"])
 keys = st.builds(CacheKey, names, st.integers(1, 2) | names)
@@ -78,6 +79,21 @@ def test_the_text_of_a_key_tells_the_key(key: CacheKey) -> None:
 def plain(text: str) -> str:
     """Drop the backslash in front of what has one."""
     return re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)
+
+
+@given(any_keys)
+def test_a_key_is_read_from_its_text(key: CacheKey) -> None:
+    again = CacheKey.parse(str(key))
+    assert again == key
+    assert isinstance(again.id, str) == isinstance(key.id, str)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "chat", "chat/-0", "chat/007", r"chat/\x", "\\", "c/" + "9" * 5000, 7]
+)
+def test_what_is_not_the_text_of_a_key(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="is not the text of a key"):
+        CacheKey.parse(text)
 
 
 def test_a_key_does_not_change_and_travels() -> None:

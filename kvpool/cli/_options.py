@@ -68,7 +68,7 @@ def capacity_option(default: str) -> Any:
 
 
 POOL, LAYOUT, TRACE, OUTPUT = "Pool", "Layout", "Trace", "Output"
-"""The groups of options in the help; what belongs to one command alone is in none of them."""
+"""The groups of options in the help. What belongs to one command alone has no group."""
 
 DEFAULT_BACKEND = f"$KVPOOL_BACKEND or {registry.kind.default}"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from kvpool import _sizes
+from kvpool._sizes import format_size
 
 __all__ = ["counted", "format_size", "parse_size"]
 
@@ -18,24 +19,6 @@ def parse_size(text: str) -> int:
         The text is not a number with a known unit, or not a whole number of bytes.
     """
     return _sizes.parse_size(text, typer.BadParameter)
-
-
-def format_size(nbytes: float) -> str:
-    """Return a number of bytes with a binary unit, with at most four digits before the point.
-
-    Examples
-    --------
-    >>> format_size(536870912), format_size(1000)
-    ('512.0 MiB', '1000 B')
-    """
-    if nbytes < 1024:
-        return f"{nbytes:.0f} B"
-    size = float(nbytes)
-    for prefix in "KMGT":
-        size /= 1024
-        if size < 1024:
-            return f"{size:.1f} {prefix}iB"
-    return f"{size / 1024:.1f} PiB"
 
 
 def counted(count: int, name: str, plural: str = "") -> str:

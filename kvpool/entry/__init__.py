@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from kvpool import _exports
-from kvpool.entry._entry import KVCacheEntry, NewTokens, PoolEntry, StagedTokens
+from kvpool.entry._entry import KVCacheEntry, Lease, NewTokens, PoolEntry, StagedTokens
 from kvpool.entry._keeper import STANDALONE, Keeper, Room
 
 __all__ = [
     "STANDALONE",
     "KVCacheEntry",
     "Keeper",
+    "Lease",
     "NewTokens",
     "PoolEntry",
     "Room",

@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from kvpool._checks import check_flag, whole_number
+from kvpool._html import Card
 from kvpool._process import ForkAware, forget_forks, watch_forks
+from kvpool._sizes import format_size
 from kvpool._uncopyable import Uncopyable
 from kvpool.entry._keeper import STANDALONE, Keeper, Room, Standalone
 from kvpool.entry._tokens import TokenCount, as_token_arrays
@@ -36,7 +38,7 @@ from kvpool.layout import EntryGeometry, KVLayout
 from kvpool.pool import Bytes, MemoryBlock, MemoryPool
 from kvpool.stats import CopyReason
 
-__all__ = ["KVCacheEntry", "NewTokens", "PoolEntry", "StagedTokens"]
+__all__ = ["KVCacheEntry", "Lease", "NewTokens", "PoolEntry", "StagedTokens"]
 
 _uses = itertools.count(1)  # tells the order of two uses if the clock stands still between them
 
@@ -107,13 +109,14 @@ class PoolEntry(Uncopyable):
         self._note_use()
         return root
 
-    def lease(self) -> Bytes:
-        """Return an object that keeps the entry from being evicted while it lives.
+    def lease(self) -> Lease:
+        """Return an object that keeps the entry from being evicted.
 
         Returns
         -------
-        ndarray of uint8, shape (0,)
-            It shows no byte, and costs none.
+        Lease
+            Keeps the entry until the end of its ``with`` block, until `Lease.release`, or until
+            nothing refers to it.
 
         Raises
         ------
@@ -122,7 +125,7 @@ class PoolEntry(Uncopyable):
         """
         root = self._current()
         self._note_use()
-        return root[:0]
+        return Lease(root)
 
     def _current(self) -> Bytes:
         """Return all bytes of the block that the entry has now; a lease."""
@@ -152,6 +155,50 @@ class PoolEntry(Uncopyable):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.session_id!r}: {self.size_bytes} bytes>"
+
+    def _repr_html_(self) -> str:
+        """Return the figures as a table, which notebooks show."""
+        card = Card(f"{type(self).__name__} {self.session_id}")
+        for name, figure in self._figures():
+            card.row(name, figure)
+        return card.html()
+
+    def _figures(self) -> Iterator[tuple[str, str]]:
+        """Yield the name and the text of each figure."""
+        yield "reserved", format_size(self.size_bytes)
+        yield "charged", format_size(self.block.charged)
+        yield "leased", "yes" if self.block.is_leased else "no"
+
+
+class Lease:
+    """Keeps an entry from being evicted, as a view of it does; `PoolEntry.lease` makes it.
+
+    Examples
+    --------
+    >>> from kvpool import CacheKey, KVCacheManager, KVLayout
+    >>> with KVCacheManager("1MiB", "numpy", KVLayout(2, 2, 64)) as manager:
+    ...     entry = manager.create_cache_entry(CacheKey("chat", 1), max_context_length=256)
+    ...     with entry.lease():
+    ...         entry.block.is_leased
+    ...     entry.block.is_leased
+    True
+    False
+    """
+
+    __slots__ = ("_root",)
+
+    def __init__(self, root: Bytes) -> None:
+        self._root: Bytes | None = root
+
+    def release(self) -> None:
+        """End the lease; a second call does nothing."""
+        self._root = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 Place = tuple[Bytes, EntryGeometry, int]
@@ -332,6 +379,16 @@ class KVCacheEntry(PoolEntry, ForkAware):
             raise InvalidArgumentError(f"clock must return seconds when called, unlike {clock!r}")
         geometry = layout.geometry(max_context_length, pool.granule)
         return cls(pool, pool.reserve(geometry), session_id, geometry, Standalone(clock))
+
+    def __repr__(self) -> str:
+        tokens = f"{self.token_count} of {self.max_context_length} tokens"
+        return f"<{type(self).__name__} {self.session_id!r}: {tokens}, {self.size_bytes} bytes>"
+
+    def _figures(self) -> Iterator[tuple[str, str]]:
+        yield "layout", str(self.layout)
+        yield "tokens", f"{self.token_count:,} of {self.max_context_length:,}"
+        yield from super()._figures()
+        yield "shares pages", "yes" if self.is_shared else "no"
 
     # -- what it is ----------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
 
@@ -20,7 +20,9 @@ import kvpool.receipts
 from kvpool._asking import is_in_another_call
 from kvpool._checks import whole_number
 from kvpool._closing import Closing
+from kvpool._html import Card
 from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
+from kvpool._sizes import format_size
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry, PoolEntry
 from kvpool.errors import (
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
     from kvpool.receipts import Receipts
 
 __all__ = ["KVCacheManager"]
+
+_SHOWN = 20  # sessions in a notebook
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -110,11 +114,12 @@ class KVCacheManager(Closing, ForkAware):
 
     Parameters
     ----------
-    capacity : int
-        Bytes of the pool; in an elastic pool, the bytes that may be committed.
+    capacity : int or str
+        Bytes of the pool, or a text like ``"4GiB"``; in an elastic pool, the bytes that may be
+        committed.
     backend : str, optional
         Name of the backend that holds the bytes. By default ``$KVPOOL_BACKEND``, else
-        ``"numpy"``.
+        ``"mmap"`` on Linux and ``"numpy"`` on other systems.
     layout : KVLayout, optional
         For entries that are created without one.
     ttl : float, optional
@@ -212,7 +217,7 @@ class KVCacheManager(Closing, ForkAware):
 
     def __init__(
         self,
-        capacity: int,
+        capacity: int | str,
         backend: str | None = None,
         layout: KVLayout | None = None,
         ttl: float | None = None,
@@ -359,6 +364,23 @@ class KVCacheManager(Closing, ForkAware):
             The manager is closed.
         """
         return self._sessions.look_up(key)
+
+    @_turn
+    def __getitem__(self, key: CacheKey) -> KVCacheEntry:
+        """Return the entry of a session, which must be there; a hit, which is a use.
+
+        Raises
+        ------
+        EntryNotFoundError
+            The key has no entry.
+        EntryKindError
+            The entry is raw.
+        InvalidArgumentError
+            `key` is not a `CacheKey`.
+        PoolClosedError
+            The manager is closed.
+        """
+        return self._sessions.find(key)
 
     @_turn
     def fork_cache_entry(
@@ -640,6 +662,54 @@ class KVCacheManager(Closing, ForkAware):
             check_timeout(timeout)
         return self._sessions.create_raw(key, size, ttl)
 
+    async def when_room(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call of this manager that waits for room, without blocking the event loop.
+
+        Parameters
+        ----------
+        call : callable
+            A method of this manager that takes `timeout`, such as `open_session`.
+        *args, **kwargs
+            Of the call; with ``timeout=seconds`` the task waits while the pool is full.
+
+        Returns
+        -------
+        object
+            What the call returns.
+
+        Raises
+        ------
+        PoolExhaustedError
+            There was no room in time, or the request is larger than the pool.
+        KVPoolError
+            As the call raises it.
+
+        Notes
+        -----
+        The call itself runs in the event loop, and takes microseconds. A task that is cancelled
+        while it waits has changed nothing.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from kvpool import CacheKey, KVLayout
+        >>> async def serve(manager):
+        ...     make = manager.get_or_create_cache
+        ...     return await manager.when_room(make, CacheKey("chat", 1), 64, timeout=5)
+        >>> with KVCacheManager("1MiB", "numpy", KVLayout(2, 2, 64)) as manager:
+        ...     asyncio.run(serve(manager)).max_context_length
+        64
+        """
+        seconds = kwargs.pop("timeout", None)
+        check_timeout(seconds)
+        try:
+            return call(*args, **kwargs)
+        except PoolExhaustedError as shortage:
+            if not seconds or not self._waiters.can_help(shortage):
+                raise
+        again: Callable[[], T] = functools.partial(call, *args, **kwargs)
+        return await self._waiters.retry_later(again, float(cast("float", seconds)))
+
     def update_cache(self, key: CacheKey, keys: ArrayLike, values: ArrayLike) -> int:
         """Append tokens to all layers of a session's entry; a use.
 
@@ -846,6 +916,63 @@ class KVCacheManager(Closing, ForkAware):
         self._sessions.set_priority(key, priority)
 
     @_turn
+    def clear(self) -> list[CacheKey]:
+        """Remove the entries of all sessions, pinned, open or not, in one step.
+
+        The bytes of an entry are free at once, or when its last view is gone.
+
+        Returns
+        -------
+        list of CacheKey
+            The keys of the removed entries, the oldest entry first.
+
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
+        """
+        keys = self._sessions.clear()
+        self._waiters.wake()
+        return keys
+
+    @_turn
+    def resize(self, capacity: int | str) -> list[CacheKey]:
+        """Change the capacity of an elastic pool, evicting entries if it becomes too small.
+
+        Parameters
+        ----------
+        capacity : int or str
+            Bytes that may be committed, or a text like ``"4GiB"``; rounded down to whole pages.
+
+        Returns
+        -------
+        list of CacheKey
+            The keys of the evicted entries, in order.
+
+        Raises
+        ------
+        UnsupportedError
+            The pool is not elastic: its capacity is the size of its arena.
+        InvalidSizeError
+            `capacity` is not a size, is less than a page, or more than the address space.
+        PoolExhaustedError
+            More bytes are in use, and evicting every entry that may be evicted is not enough.
+        PoolClosedError
+            The manager is closed.
+        """
+        gone: list[CacheKey] = []
+        while True:  # again if another thread took the room that was made
+            try:
+                self.pool.resize(capacity)
+            except PoolExhaustedError as shortage:
+                missing = shortage.requested
+            else:
+                break
+            gone += self._sessions.room.make_room(missing)
+        self._waiters.wake()
+        return gone
+
+    @_turn
     def unpin(self, key: CacheKey) -> None:
         """Take one pin back.
 
@@ -893,6 +1020,59 @@ class KVCacheManager(Closing, ForkAware):
             The manager is closed.
         """
         return self._sessions.keys()
+
+    def keys(self) -> list[CacheKey]:
+        """Return the keys of all entries, the oldest entry first: another name of `session_keys`.
+
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
+        """
+        return self.session_keys()
+
+    @_turn
+    def items(self) -> list[tuple[CacheKey, PoolEntry]]:
+        """Return the keys of all entries with the entries, the oldest entry first. Not a use.
+
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
+        """
+        return self._sessions.items()
+
+    def __iter__(self) -> Iterator[CacheKey]:
+        """Iterate over the keys that there are now, the oldest entry first.
+
+        Raises
+        ------
+        PoolClosedError
+            The manager is closed.
+        """
+        return iter(self.session_keys())
+
+    def __repr__(self) -> str:
+        pool = repr(self.pool).partition(" ")[2]
+        return f"<{type(self).__name__} {pool[:-1]}, {len(self._sessions)} sessions>"
+
+    def _repr_html_(self) -> str:
+        """Return the figures and the sessions as tables, which notebooks show."""
+        if self._closed:
+            return Card(repr(self)[1:-1]).html()
+        stats, items = self.get_stats(), self.items()
+        card = Card(f"{type(self).__name__}, {self.pool.arena_info.backend}")
+        card.row("capacity", format_size(stats.total_capacity))
+        card.row("used", f"{format_size(stats.used_memory)} ({stats.utilization:.1%})")
+        card.row("sessions", f"{stats.active_entries:,}, {stats.pinned_entries:,} pinned")
+        card.row("evictions", f"{stats.evictions:,}")
+        card.row("look-ups", f"{stats.hits:,} hits, {stats.misses:,} misses")
+        card.row("forks", f"{stats.forks:,} that share pages, {stats.copied_forks:,} copies")
+        sessions = Card(f"the last {_SHOWN} sessions" if len(items) > _SHOWN else "sessions")
+        for key, entry in items[-_SHOWN:]:
+            tokens = f"{entry.token_count:,} tokens" if isinstance(entry, KVCacheEntry) else "raw"
+            sessions.row(str(key), tokens, format_size(entry.block.charged))
+        return card.html() + sessions.html()
 
     def get_stats(self) -> PoolStats:
         """Return the figures of the manager and its pool, all of one moment.

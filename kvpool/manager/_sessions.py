@@ -170,6 +170,14 @@ class Sessions:
         """Return the keys of all sessions, the oldest first."""
         return list(self._by_key)
 
+    def items(self) -> list[tuple[CacheKey, PoolEntry]]:
+        """Return the keys of all sessions with their entries, the oldest first."""
+        return [(key, session.entry) for key, session in self._by_key.items()]
+
+    def find(self, key: CacheKey) -> KVCacheEntry:
+        """Find the entry of a key, which must have a layout: a hit, which is a use."""
+        return self._hit(key, self.cache_entry(key))
+
     def require(self, key: CacheKey) -> Session:
         """Return the session of a key.
 
@@ -448,6 +456,15 @@ class Sessions:
         self._pool.deallocate(session.entry.block, deallocations)
         self._departures.finish([key])
         return session.entry
+
+    def clear(self) -> list[CacheKey]:
+        """Remove all sessions by hand, in one step; return their keys."""
+        keys = self.keys()
+        deallocations = self._departures.begin(EvictionReason.MANUAL)
+        for key in keys:
+            self._pool.deallocate(self._by_key[key].entry.block, deallocations)
+        self._departures.finish(keys)
+        return keys
 
     def _evict_expired(self) -> list[CacheKey]:
         """Evict the sessions that outlived their time to live, unless leased or pinned."""

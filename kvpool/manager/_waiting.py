@@ -6,8 +6,9 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable
+from importlib import import_module
 from numbers import Real
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from kvpool.errors import AddressSpaceExhaustedError, InvalidTtlError, PoolExhaustedError
 from kvpool.pool import MemoryPool
@@ -21,6 +22,16 @@ POLL = 0.005
 
 SHARE = 10
 """A call that waits spends about one part in this many of its time on trying."""
+
+
+class Bell(Protocol):
+    """What a call that waits is woken by: a lock that it holds, or a `TaskBell`."""
+
+    def locked(self) -> bool:
+        """Return whether the call waits."""
+
+    def release(self) -> None:
+        """Wake the call."""
 
 
 class Waiters:
@@ -40,7 +51,7 @@ class Waiters:
 
     def __init__(self, pool: MemoryPool) -> None:
         self._pool = pool
-        self._bells: list[threading.Lock] = []
+        self._bells: list[Bell] = []
 
     def can_help(self, shortage: PoolExhaustedError) -> bool:
         """Tell whether the request would fit if the pool were empty, so that waiting may help."""
@@ -96,6 +107,33 @@ class Waiters:
         finally:
             if bell in self._bells:
                 self._bells.remove(bell)
+
+    async def retry_later(self, call: Callable[[], T], seconds: float) -> T:
+        """Make a call again and again until it finds room, as `retry` does, in an event loop.
+
+        Raises
+        ------
+        PoolExhaustedError
+            There was no room at the end either.
+        """
+        now = time.monotonic()
+        deadline = now + seconds
+        pause = 0.0
+        bell = import_module("kvpool.manager._task_bell").TaskBell()  # asyncio is slow to import
+        try:
+            self._bells.append(bell)
+            while True:
+                await bell.wait(max(0.0, min(pause, deadline - now)))
+                start = time.monotonic()
+                try:
+                    return call()
+                except PoolExhaustedError:
+                    now = time.monotonic()
+                    if start >= deadline:
+                        raise
+                    pause = max(POLL, SHARE * (now - start))
+        finally:
+            self._bells.remove(bell)
 
 
 def check_timeout(timeout: Any) -> None:

@@ -18,6 +18,7 @@ from kvpool.errors import (
     KVPoolError,
     PoolExhaustedError,
     StaleBlockError,
+    UnsupportedError,
 )
 from kvpool.pool._allocator import OffsetAllocator
 from kvpool.pool._block import DRAINING, GONE, LIVE, MemoryBlock, RootRef, not_a_block
@@ -95,6 +96,13 @@ class Accounting:
     def charge(self, nbytes: int) -> int:
         """Return the bytes that a request of `nbytes` is charged with."""
         return (nbytes + self._granule - 1) & -self._granule  # as `align_up`, without another call
+
+    def resize(self, capacity: int) -> None:
+        """Refuse: the capacity is the size of the arena."""
+        raise UnsupportedError(
+            f"a rigid pool of {self.capacity} bytes cannot be resized to {capacity}; "
+            "an elastic one can, see ElasticPool"
+        )
 
     def cost(self, geometry: StripeGeometry, tokens: int) -> int:
         """Return the bytes that an entry is charged with when it holds some tokens."""

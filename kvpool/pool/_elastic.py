@@ -17,6 +17,7 @@ from kvpool.errors import (
     AddressSpaceExhaustedError,
     ArenaError,
     ForkLimitError,
+    InvalidSizeError,
     PoolExhaustedError,
 )
 from kvpool.pool._accounting import Accounting, victims_of
@@ -61,6 +62,21 @@ class ElasticAccounting(Accounting):
     def free(self) -> int:
         """Bytes that may still be committed."""
         return self.capacity - self._bytes_allocated + self._bytes_freed
+
+    def resize(self, capacity: int) -> None:
+        """Change the budget."""
+        budget = capacity - capacity % self._page_size
+        if not self._page_size <= budget <= self.allocator.capacity:
+            raise InvalidSizeError(
+                f"a capacity of {capacity} bytes is not between a page, {self._page_size}, and the "
+                f"address space, {self.allocator.capacity}"
+            )
+        used = self.capacity - self.free
+        if used > budget:
+            raise self._shortage(
+                self.capacity - budget, f"; {used} bytes are in use, more than {budget}"
+            )
+        self.capacity = budget
 
     def cost(self, geometry: StripeGeometry, tokens: int) -> int:
         """Return the bytes that an entry is charged with when it holds some tokens."""

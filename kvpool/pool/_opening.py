@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from kvpool._checks import byte_count, check_flag
+from kvpool._checks import check_flag
+from kvpool._sizes import as_capacity
 from kvpool.arena import Arena, ArenaBackend, Capability
 from kvpool.backends import registry
 from kvpool.errors import ArenaError, InvalidOptionError, InvalidSizeError, UnsupportedError
@@ -24,11 +25,12 @@ class ElasticPool(MemoryPool):
 
     Parameters
     ----------
-    capacity : int
-        Bytes that may be committed; rounded down to whole pages.
+    capacity : int or str
+        Bytes that may be committed, or a text like ``"4GiB"``; rounded down to whole pages.
     backend : str, optional
-        Name of a backend with elastic arenas. [default: ``$KVPOOL_BACKEND``, or ``"numpy"``]
-    address_space : int, optional
+        Name of a backend with elastic arenas. [default: ``$KVPOOL_BACKEND``, else ``"mmap"`` on
+        Linux]
+    address_space : int or str, optional
         Bytes of address space to reserve. [default: as much as the backend suggests]
     secure : bool
         Makes no difference: pages are given back, and so read zero, as soon as they are free.
@@ -74,16 +76,16 @@ class ElasticPool(MemoryPool):
 
     def __init__(
         self,
-        capacity: int,
+        capacity: int | str,
         backend: str | None = None,
-        address_space: int | None = None,
+        address_space: int | str | None = None,
         *,
         secure: bool = False,
         **backend_options: Any,
     ) -> None:
         check_flag("secure", secure)  # and no more; see the docstring
-        budget = byte_count("capacity", capacity)
-        space = None if address_space is None else byte_count("address_space", address_space)
+        budget = as_capacity("capacity", capacity)
+        space = None if address_space is None else as_capacity("address_space", address_space)
         if space is not None and space < budget:
             raise InvalidSizeError(f"address_space {space} is less than the capacity {budget}")
         arena = _create_elastic(registry.choose(backend), budget, space, backend_options)
@@ -95,7 +97,7 @@ class ElasticPool(MemoryPool):
 
 
 def open_pool(
-    capacity: int,
+    capacity: int | str,
     backend: str | None = None,
     elastic: bool | None = None,
     *,
@@ -106,10 +108,11 @@ def open_pool(
 
     Parameters
     ----------
-    capacity : int
-        Bytes of the pool.
+    capacity : int or str
+        Bytes of the pool, or a text like ``"4GiB"``.
     backend : str, optional
-        Name of the backend that holds the bytes. [default: ``$KVPOOL_BACKEND``, or ``"numpy"``]
+        Name of the backend that holds the bytes. [default: ``$KVPOOL_BACKEND``, else ``"mmap"`` on
+        Linux and ``"numpy"`` on other systems]
     elastic : bool, optional
         True for an `ElasticPool`, False for a rigid `MemoryPool`. [default: elastic if the
         backend can]

@@ -15,7 +15,9 @@ from numpy.typing import DTypeLike, NDArray
 from kvpool._asking import is_in_another_call
 from kvpool._checks import byte_count, check_alignment, check_flag, whole_number
 from kvpool._closing import Closing
+from kvpool._html import Card
 from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
+from kvpool._sizes import as_capacity, format_size
 from kvpool.arena import MIN_ALIGNMENT, Arena, ArenaInfo
 from kvpool.backends import create_arena
 from kvpool.errors import (
@@ -49,10 +51,11 @@ class MemoryPool(Closing, ForkAware):
 
     Parameters
     ----------
-    capacity : int
-        Bytes of the pool; rounded down to a multiple of 64.
+    capacity : int or str
+        Bytes of the pool, or a text like ``"4GiB"``; rounded down to a multiple of 64.
     backend : str, optional
-        Name of the backend that holds the bytes. [default: ``$KVPOOL_BACKEND``, or ``"numpy"``]
+        Name of the backend that holds the bytes. [default: ``$KVPOOL_BACKEND``, else ``"mmap"`` on
+        Linux and ``"numpy"`` on other systems]
     secure : bool, default False
         Whether bytes are set to zero as soon as they are free, under the lock. Otherwise they are
         set to zero when they are handed out again. Bytes that are in use when the pool is
@@ -102,14 +105,14 @@ class MemoryPool(Closing, ForkAware):
 
     def __init__(
         self,
-        capacity: int,
+        capacity: int | str,
         backend: str | None = None,
         *,
         secure: bool = False,
         **backend_options: Any,
     ) -> None:
         check_flag("secure", secure)
-        accounting = Accounting(byte_count("capacity", capacity), MIN_ALIGNMENT)
+        accounting = Accounting(as_capacity("capacity", capacity), MIN_ALIGNMENT)
         arena = create_arena(accounting.capacity, backend, **backend_options)
         if not arena.info.zeroed:
             accounting.touched = accounting.capacity
@@ -801,6 +804,29 @@ class MemoryPool(Closing, ForkAware):
 
     # -- the whole -----------------------------------------------------------------------
 
+    def resize(self, capacity: int | str) -> None:
+        """Change how many bytes may be charged; no block moves or ends.
+
+        Parameters
+        ----------
+        capacity : int or str
+            Bytes, or a text like ``"4GiB"``; rounded down to whole pages.
+
+        Raises
+        ------
+        UnsupportedError
+            The pool is rigid: its capacity is the size of its arena.
+        InvalidSizeError
+            `capacity` is not a size, is less than a page, or more than the address space.
+        PoolExhaustedError
+            More bytes are in use. A manager evicts sessions first, see `KVCacheManager.resize`.
+        PoolClosedError
+            The pool is closed.
+        """
+        nbytes = as_capacity("capacity", capacity)
+        with self._lock:
+            self._books().resize(nbytes)
+
     @property
     def is_elastic(self) -> bool:
         """Whether the pool charges committed pages, not whole blocks."""
@@ -985,7 +1011,24 @@ class MemoryPool(Closing, ForkAware):
             state = f"of process {self._owner}"
         else:
             state = "closed" if self._closed else f"{self._accounting.used} used"
-        return f"<MemoryPool {self._arena.info.backend}: {self.capacity} bytes, {state}>"
+        kind = type(self).__name__
+        return f"<{kind} {self._arena.info.backend}: {self.capacity} bytes, {state}>"
+
+    def _repr_html_(self) -> str:
+        """Return the figures as a table, which notebooks show."""
+        info = self._arena.info
+        card = Card(f"{type(self).__name__}, {info.backend}")
+        card.row("capacity", format_size(self.capacity))
+        if self._closed:
+            card.row("state", "closed")
+            return card.html()
+        stats = self.stats()
+        card.row("used", f"{format_size(stats.used)} ({stats.utilization:.1%})")
+        card.row("largest free range", format_size(stats.largest_free))
+        card.row("blocks", f"{stats.live_blocks:,} live, {stats.parting_blocks:,} draining")
+        card.row("forks", f"{stats.forks:,} that share pages, {stats.copied_forks:,} copies")
+        card.row("arena", ", ".join(info.capabilities.names()) or "holds bytes")
+        return card.html()
 
     def _check_geometry(self, geometry: StripeGeometry) -> None:
         if geometry is not self._geometry:

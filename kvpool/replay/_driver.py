@@ -50,7 +50,8 @@ class Replay(Closing):
     capacity : int
         Bytes of the pool.
     backend : str, optional
-        Name of the backend; by default ``$KVPOOL_BACKEND`` or ``"numpy"``.
+        Name of the backend. By default ``$KVPOOL_BACKEND``, else ``"mmap"`` on Linux and
+        ``"numpy"`` on other systems.
     ttl : float, optional
         Seconds, in the time of the arrivals, after which an idle session expires; by default never.
     policy : str, optional

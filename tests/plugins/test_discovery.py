@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import kvpool
 import kvpool.backends
 from kvpool.arena import ArenaBackend, Capability
 from kvpool.errors import UnknownPluginError
@@ -21,24 +22,35 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+DEFAULT = kvpool.backends.registry.kind.default
+
 # -- choice ------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_default_shares_pages_if_the_system_can() -> None:
+    assert ("mmap" if sys.platform == "linux" else "numpy") == DEFAULT
+    with kvpool.KVCacheManager(1 << 20, layout=kvpool.KVLayout(1, 1, 8)) as manager:
+        manager.create_cache_entry(kvpool.CacheKey("chat", 1), 4096).fork("2")
+        stats = manager.get_stats()
+    assert (stats.forks, stats.copied_forks) == ((1, 0) if DEFAULT == "mmap" else (0, 1))
 
 
 def test_argument_wins_over_environment_wins_over_default(
     registry: PluginRegistry[ArenaBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert registry.choose().name == "numpy"
+    assert registry.choose().name == DEFAULT
     monkeypatch.setenv("KVPOOL_BACKEND", " mmap ")
     assert registry.choose().name == "mmap"
     assert registry.choose("ctypes").name == "ctypes"
     monkeypatch.setenv("KVPOOL_BACKEND", "")
-    assert registry.choose().name == "numpy"
+    assert registry.choose().name == DEFAULT
 
 
 def test_create_arena_chooses_and_passes_options(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert kvpool.backends.create_arena(100).info.backend == "numpy"
+    assert kvpool.backends.create_arena(100).info.backend == DEFAULT
     monkeypatch.setenv("KVPOOL_BACKEND", "mmap")
     assert kvpool.backends.create_arena(100).info.backend == "mmap"
     arena = kvpool.backends.create_arena(100, "mmap", path=folder / "arena")

@@ -35,15 +35,16 @@ def test_disabled_plugin_is_not_imported(
     assert (report.state, report.plugin) == (PluginState.DISABLED, None)
     assert "KVPOOL_DISABLED_BACKENDS" in report.reason
     assert "fake_one" not in sys.modules
-    assert registry.choose().name == "numpy"
+    assert registry.choose().name == registry.kind.default
 
 
 def test_environment_is_read_at_each_choice(
     registry: PluginRegistry[ArenaBackend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chosen = registry.choose("numpy")
-    monkeypatch.setenv("KVPOOL_DISABLED_BACKENDS", "numpy")
-    with pytest.raises(PluginDisabledError, match="numpy"):
+    default = str(registry.kind.default)
+    chosen = registry.choose(default)
+    monkeypatch.setenv("KVPOOL_DISABLED_BACKENDS", default)
+    with pytest.raises(PluginDisabledError, match=default):
         registry.choose()
     monkeypatch.delenv("KVPOOL_DISABLED_BACKENDS")
     assert registry.choose() is chosen
@@ -72,7 +73,7 @@ def test_claim_to_one_of_ours_is_a_conflict(
 ) -> None:
     install(folder, "fake-one", {"numpy": "fake_one"}, {"fake_one": backend_source("numpy")})
     with pytest.raises(PluginConflictError, match="kvpool"):
-        registry.choose()
+        registry.choose("numpy")
     assert registry.choose("mmap").name == "mmap"
 
 
@@ -155,7 +156,7 @@ def test_broken_plugin(folder: Path, registry: PluginRegistry[ArenaBackend], wha
         registry.choose("extra")
     assert str(caught.value) == reports["extra"].reason
     assert type(caught.value.__cause__) is (cause or type(None))
-    assert registry.choose().name == "numpy"
+    assert registry.choose().name == registry.kind.default
 
 
 def test_repaired_plugin_can_be_chosen(
@@ -176,4 +177,4 @@ def test_warnings_as_errors_come_after_the_look_at_all(
         warnings.simplefilter("error")
         with pytest.raises(PluginWarning):
             registry.reports()
-    assert registry.choose().name == "numpy"
+    assert registry.choose().name == registry.kind.default

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from kvpool.cache_key import CacheKey
-from kvpool.entry import KVCacheEntry, StagedTokens
+from kvpool.entry import KVCacheEntry, Lease, StagedTokens
 from kvpool.errors import (
     CacheInUseError,
     ContextOverflowError,
@@ -97,7 +97,7 @@ class PooledSession:
         self._is_private = False  # whether the key is this object's own
         self.entry: KVCacheEntry | None = None
         self._dtype = getattr(torch, str(layout.dtype))
-        self._root: Bytes | None = None  # the lease
+        self._root: Bytes | Lease | None = None  # the lease
         self._tensors: EntryTensors | None = None  # over all of the root
         if turn is None:
             self._find()

@@ -1,0 +1,178 @@
+"""`Settings`: how to open a manager, from a file and from environment variables."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kvpool.errors import KVPoolError
+from kvpool.layout import KVLayout, Packing
+from kvpool.manager import KVCacheManager
+
+__all__ = ["LayoutSettings", "Settings", "SettingsError"]
+
+PREFIX = "KVPOOL_"
+_FILES = ("kvpool.toml", "pyproject.toml")
+
+
+class SettingsError(KVPoolError, ValueError):
+    """A setting is not accepted, or its file cannot be read; the text names where it stands."""
+
+
+class LayoutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The layout of the entries, as in the table ``[tool.kvpool.layout]``; see `KVLayout`."""
+
+    layers: int
+    kv_heads: int
+    head_dim: int
+    dtype: str = "float16"
+    packing: Packing = "head"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How to open a `KVCacheManager`: its arguments, all of them optional but the capacity.
+
+    Notes
+    -----
+    *Where settings come from*, the first that has one: the arguments of `load`; the environment
+    variables ``KVPOOL_BACKEND``, ``KVPOOL_CAPACITY``, ``KVPOOL_CHUNK_TOKENS``, ``KVPOOL_ELASTIC``,
+    ``KVPOOL_POLICY``, ``KVPOOL_PREFIX_TOKENS``, ``KVPOOL_SECURE``, ``KVPOOL_SNAPSHOT_INTERVAL`` and
+    ``KVPOOL_TTL``; the file. ``KVPOOL_RECEIPTS`` works with every manager, see `KVCacheManager`.
+
+    *The file* is the one that is given, or that ``KVPOOL_CONFIG`` names; else the nearest
+    ``kvpool.toml``, or ``pyproject.toml`` with a table ``[tool.kvpool]``, in the current directory
+    or above it. Nothing reads a file but `load`.
+
+    Examples
+    --------
+    >>> settings = Settings.load(file=None, environment={"KVPOOL_TTL": "600"}, capacity="64MiB")
+    >>> settings.ttl, settings.capacity
+    (600.0, '64MiB')
+    >>> with settings.open(layout=KVLayout(2, 2, 64)) as manager:
+    ...     manager.pool.capacity == 64 << 20
+    True
+    """
+
+    capacity: int | str = "512MiB"
+    backend: str | None = None
+    ttl: float | None = None
+    policy: str = "lru"
+    receipts: bool | str | list[str] = True
+    snapshot_interval: float | None = None
+    elastic: bool | None = None
+    secure: bool = False
+    chunk_tokens: int = 64
+    prefix_tokens: int | None = None
+    layout: LayoutSettings | None = None
+    backend_options: dict[str, Any] = {}
+
+    @classmethod
+    def load(
+        cls,
+        file: str | os.PathLike[str] | None = "",
+        environment: Mapping[str, str] | None = None,
+        **arguments: Any,
+    ) -> Settings:
+        """Read the settings.
+
+        Parameters
+        ----------
+        file : path, optional
+            A TOML file: the settings themselves, or in a ``pyproject.toml`` the table
+            ``[tool.kvpool]``. None reads no file. By default the file is searched.
+        environment : mapping of str to str, optional
+            By default `os.environ`.
+        **arguments
+            Settings that go before those of the environment and of the file.
+
+        Raises
+        ------
+        SettingsError
+            The file cannot be read, a setting is unknown, or has a value of another type.
+        """
+        variables = os.environ if environment is None else environment
+        path = _find(variables) if file == "" else file
+        where, table = ("the arguments", {}) if path is None else _read(Path(path))
+        read = _typed(table, where, strict=True)
+        given = {
+            name: value
+            for name in cls.__struct_fields__
+            if name not in _NOT_IN_ENVIRONMENT
+            and (value := variables.get(_variable(name), "").strip())
+        }
+        read |= _typed(given, "the environment", strict=False)
+        return cls(**(read | _typed(arguments, "the arguments", strict=True)))
+
+    def open(self, layout: KVLayout | None = None, **arguments: Any) -> KVCacheManager:
+        """Open a manager with these settings.
+
+        Parameters
+        ----------
+        layout : KVLayout, optional
+            By default that of the settings.
+        **arguments
+            For `KVCacheManager`; they go before the settings.
+
+        Raises
+        ------
+        KVPoolError
+            As `KVCacheManager` and `KVLayout` raise it.
+        """
+        if layout is None and self.layout is not None:
+            layout = KVLayout(**msgspec.structs.asdict(self.layout))
+        fields = msgspec.structs.asdict(self)
+        options = fields.pop("backend_options") | arguments
+        del fields["layout"]
+        return KVCacheManager(**{"layout": layout, **fields, **options})
+
+
+_NOT_IN_ENVIRONMENT = ("backend_options", "layout", "receipts")
+
+
+def _variable(name: str) -> str:
+    return PREFIX + name.upper()
+
+
+def _typed(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
+    """Return settings with the types that they must have."""
+    try:
+        made = msgspec.convert(values, Settings, strict=strict)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{where}: {error}") from None
+    return {name: getattr(made, name) for name in values}
+
+
+def _find(variables: Mapping[str, str]) -> Path | None:
+    """Return the file that the environment names, or the nearest one with settings."""
+    if named := variables.get(f"{PREFIX}CONFIG", "").strip():
+        return Path(named)
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        for name in _FILES:
+            file = folder / name
+            if file.is_file() and (name == _FILES[0] or "kvpool" in _toml(file).get("tool", {})):
+                return file
+    return None
+
+
+def _read(file: Path) -> tuple[str, dict[str, Any]]:
+    """Return where the settings of a file stand, and the settings."""
+    table = _toml(file)
+    if file.name != "pyproject.toml":
+        return str(file), table
+    found = table.get("tool", {}).get("kvpool", {})
+    return f"{file}, [tool.kvpool]", found
+
+
+def _toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"cannot read {file}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise SettingsError(f"{file} is not TOML: {error}") from error
