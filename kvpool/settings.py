@@ -16,7 +16,7 @@ from kvpool.manager import KVCacheManager
 
 __all__ = ["LayoutSettings", "Settings", "SettingsError"]
 
-PREFIX = "KVPOOL_"
+_PREFIX = "KVPOOL_"
 _FILES = ("kvpool.toml", "pyproject.toml")
 
 
@@ -135,7 +135,7 @@ _NOT_IN_ENVIRONMENT = ("backend_options", "layout", "receipts")
 
 
 def _variable(name: str) -> str:
-    return PREFIX + name.upper()
+    return _PREFIX + name.upper()
 
 
 def _typed(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
@@ -149,7 +149,7 @@ def _typed(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, 
 
 def _find(variables: Mapping[str, str]) -> Path | None:
     """Return the file that the environment names, or the nearest one with settings."""
-    if named := variables.get(f"{PREFIX}CONFIG", "").strip():
+    if named := variables.get(f"{_PREFIX}CONFIG", "").strip():
         return Path(named)
     here = Path.cwd()
     for folder in (here, *here.parents):
