@@ -52,9 +52,12 @@ def as_capacity(name: str, value: Any) -> int:
     InvalidSizeError
         It is neither.
     """
-    return byte_count(
-        name, parse_size(value, InvalidSizeError) if isinstance(value, str) else value
-    )
+    if not isinstance(value, str):
+        return byte_count(name, value)
+    try:
+        return parse_size(value, InvalidSizeError)
+    except InvalidSizeError as error:
+        raise InvalidSizeError(f"{name}: {error}") from None
 
 
 def format_size(nbytes: float) -> str:

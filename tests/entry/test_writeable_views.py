@@ -104,13 +104,16 @@ def test_a_lease_keeps_the_entry_and_costs_nothing(backend: str) -> None:
 def test_a_lease_ends_with_its_block_or_when_it_is_released() -> None:
     with KVCacheManager(2 * WHOLE * PAGE, "numpy", PAPER) as manager:
         entry, _ = new_session(manager, 1, 10)
+        seen = []
         with entry.lease() as lease:
-            assert entry.block.is_leased
-        assert not entry.block.is_leased
+            seen.append(entry.block.is_leased)
+        seen.append(entry.block.is_leased)
         lease.release()  # once more does nothing
         other = entry.lease()
+        seen.append(entry.block.is_leased)
         other.release()
-        assert not entry.block.is_leased
+        seen.append(entry.block.is_leased)
+        assert seen == [True, False, True, False]
 
 
 # -- forks -------------------------------------------------------------------------------
