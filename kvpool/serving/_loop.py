@@ -197,6 +197,10 @@ class Loop:
     def _begin(self, job: Job) -> bool:
         """Begin or resume a job; return False if there is no room for it, or for those behind."""
         try:
+            if job.short_since is not None and not self.running:
+                # A session that shares pages with another one may need more than one that does
+                # not. With this much room it fits, whatever it begins with.
+                self._manager.make_room(job.cost)
             self._open(job)
             if not job.has_begun:
                 self._prepare(job)

@@ -37,18 +37,10 @@ def make_engine(lab: Any, manager: KVCacheManager) -> Iterator[MakeEngine]:
         def make(of: KVCacheManager | None = None, **options: Any) -> Engine:
             manager_of = manager if of is None else of
             engine: Engine = lab.make_engine(manager_of, **options)
-            stack.callback(check, engine, manager_of)
+            stack.callback(lab.check, engine, manager_of)
             return engine
 
         yield make
-
-
-def check(engine: Engine, of: KVCacheManager) -> None:
-    engine.close(drain=False)
-    stats = engine.stats()
-    assert (stats.queued, stats.running, stats.promised_bytes) == (0, 0, 0)
-    assert not any(of.is_open(key) for key in of.session_keys())
-    of.check_integrity()
 
 
 @pytest.fixture

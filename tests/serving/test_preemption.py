@@ -130,3 +130,14 @@ def test_a_session_that_grows_gives_its_tokens_up_if_it_must(
             done = engine.submit(request).result(60)
             assert done.token_ids == lab.alone(ids, 20)
             ids += [*done.token_ids, 5 + turn]
+
+
+def test_a_session_that_shares_pages_and_is_alone_fits(
+    lab: Any, make_engine: MakeEngine, make_manager: MakeManager
+) -> None:
+    """A fork needs the pages that it shares, those of its own, and copies: more than all alone."""
+    engine = make_engine(small(make_manager, 2), room_timeout=10)
+    prompt = list(range(2, 62))
+    engine.submit(Request(tokens=prompt, max_tokens=2, session="ada")).result(60)
+    done = engine.submit(Request(tokens=[*prompt[:50], 9, 8], max_tokens=30)).result(60)
+    assert done.token_ids == lab.alone([*prompt[:50], 9, 8], 30)

@@ -19,6 +19,8 @@ __all__ = [
     "TOKEN",
     "Gate",
     "alone",
+    "check",
+    "is_likeliest",
     "make_engine",
     "of_family",
     "settings",
@@ -53,6 +55,15 @@ def make_engine(manager: KVCacheManager, model: Any = None, **options: Any) -> E
     made = tiny()
     settings_of = {"generation_config": made.settings}
     return Engine(model or made.model, made.tokenizer, manager, **settings_of | options)
+
+
+def check(engine: Engine, manager: KVCacheManager) -> None:
+    """Stop an engine; then no session is open, and all books are right."""
+    engine.close(drain=False)
+    stats = engine.stats()
+    assert (stats.queued, stats.running, stats.promised_bytes) == (0, 0, 0)
+    assert not any(manager.is_open(key) for key in manager.session_keys())
+    manager.check_integrity()
 
 
 def of_family(family: str, **options: Any) -> Any:
@@ -98,6 +109,18 @@ def alone(
         generation_config=settings(max_new_tokens=count, **options),
     )
     return tuple(made[0, len(prompt) :].tolist())
+
+
+def is_likeliest(prompt: Sequence[int], said: Sequence[int]) -> bool:
+    """Tell whether the tiny model finds each token of an answer likeliest, but for rounding."""
+    if not said:
+        return True
+    with torch.no_grad():
+        row = tiny().model(input_ids=torch.tensor([[*prompt, *said[:-1]]])).logits[0]
+    scores = row[len(prompt) - 1 :]
+    scores[:, tiny().settings.suppress_tokens] = -torch.inf
+    chosen = scores.gather(1, torch.tensor(said)[:, None])[:, 0]
+    return bool((scores.amax(1) - chosen < 1e-4).all())
 
 
 class Gate:
