@@ -249,17 +249,18 @@ def kvpool_pass(prompts: Sequence[Tokens], tree: KvpoolTree, capacity: int) -> i
 
     for number, prompt in enumerate(prompts):
         key, tokens = CacheKey("session", number), token_bytes(prompt)
-        length = held.match(IDENTITY, tokens).length
+        segment, length = held.match(IDENTITY, tokens)
         hits += length
         if length:
-            held.hold(key, IDENTITY, tokens[: length * TOKEN_BYTES])
+            first = tokens[: length * TOKEN_BYTES]
+            held.hold(key, IDENTITY, first, after=held.before(segment, length))
         over = held.token_count + len(prompt) - length - capacity
         if over > 0:
             for step in ranking.plan(over, len, may_end, by_tokens=True) or ():
                 if not isinstance(step, CacheKey):
                     for gone in held.cut(step)[1]:
                         ranking.remove(gone)
-        held.hold(key, IDENTITY, tokens, length)
+        held.hold(key, IDENTITY, tokens, length, after=held.before(held.ends.get(key), length))
     return hits
 
 

@@ -786,8 +786,10 @@ class KVCacheEntry(PoolEntry, ForkAware):
             The entry was removed or evicted.
         """
         with self._lock:
-            self._tokens.truncate(min(token_count, self._tokens.complete))
-            self._trim()
+            kept = min(token_count, self._tokens.complete)
+            if kept < self._tokens.longest or self.pool.is_elastic:
+                self._tokens.truncate(kept)
+                self._trim()
 
     def _trim(self) -> None:
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -26,7 +25,7 @@ from kvpool.manager._keeper import SessionKeeper
 from kvpool.manager._keys import check_key
 from kvpool.manager._session import Session, check_ttl
 from kvpool.manager._sessions import Sessions
-from kvpool.prefix import TOKEN_BYTES, Identity, common_bytes, token_bytes
+from kvpool.prefix import TOKEN_BYTES, Identity, Match, common_bytes, token_bytes
 from kvpool.stats import PrefixStats
 
 __all__ = ["NAMELESS", "OpenOptions", "OpenedSession", "Reuse", "Source"]
@@ -56,8 +55,7 @@ class OpenedSession(NamedTuple):
     tokens_left: int
 
 
-@dataclass(frozen=True, slots=True)
-class OpenOptions:
+class OpenOptions(NamedTuple):
     """How a session is opened; see `KVCacheManager.open_session`."""
 
     model_id: str
@@ -117,6 +115,7 @@ class Reuse:
         self._layout = layout
         self._most_tokens = most_tokens
         self._numbers = itertools.count(1)
+        self._found = Match(None, 0)  # by the search of the call under way
         self._lookups = self._tokens_asked = 0
         self._reused: dict[str, int] = dict.fromkeys(("continued", "forked", "copied"), 0)
 
@@ -147,7 +146,9 @@ class Reuse:
             self._sessions.set_priority(new_key, options.priority)
         session.identity, session.tokens = asked.identity, data[: reused * TOKEN_BYTES]
         if reused:
-            self._sessions.ranking.hold(new_key, asked.identity, session.tokens)
+            ranking = self._sessions.ranking
+            after = ranking.tree.before(self._found.segment, min(self._found.length, reused))
+            ranking.hold(new_key, asked.identity, session.tokens, after=after)
         self._lookups += 1
         self._tokens_asked += count
         if source is not None:
@@ -203,7 +204,8 @@ class Reuse:
         """Return a session that holds the most of the tokens asked for, and how many it holds."""
         ranking = self._sessions.ranking
         while True:
-            segment, length = ranking.tree.match(asked.identity, asked.tokens)
+            self._found = ranking.tree.match(asked.identity, asked.tokens)
+            segment, length = self._found
             if segment is None:
                 return None, 0
             holder = ranking.tree.holder(segment)
@@ -245,24 +247,27 @@ class Reuse:
             )
         used = len(session.tokens) // TOKEN_BYTES
         data = data[: entry.token_count * TOKEN_BYTES]
+        tree, held = self._sessions.ranking.tree, len(known) // TOKEN_BYTES
         if self._most_tokens is not None and session.identity is not None:
-            data = self._within_budget(session.identity, data, self._most_tokens)
+            found = tree.match(session.identity, data, tree.before(tree.ends.get(key), held))
+            data = self._within_budget(data, found.length, self._most_tokens)
         count = len(data) // TOKEN_BYTES
         if not count or session.identity is None:
             self._sessions.remove(key)
             return
         entry.drop(count)
         session.tokens = data
-        self._sessions.ranking.hold(key, session.identity, data, used)
+        after = tree.before(tree.ends.get(key), min(held, count))
+        self._sessions.ranking.hold(key, session.identity, data, used, after)
         session.is_open = False  # before the caller's entry ends: no session stays open without one
         self._sessions.pass_on(key, key)
         self._end_covered(key)
 
-    def _within_budget(self, identity: Identity, data: bytes, most: int) -> bytes:
-        """Make room for tokens that are to be held; return the first of them that fit."""
+    def _within_budget(self, data: bytes, held: int, most: int) -> bytes:
+        """Make room for tokens of which some are held; return the first of them that fit."""
         tree = self._sessions.ranking.tree
         count = len(data) // TOKEN_BYTES
-        new = count - tree.match(identity, data).length
+        new = count - held
         self._sessions.room.shrink_to(most - new)
         over = max(tree.token_count + new - most, 0)
         return data[: max(count - over, 0) * TOKEN_BYTES]

@@ -65,7 +65,7 @@ class EvictingRoom:
 
     def allocate(self, size: int) -> MemoryBlock:
         """Take a block without a layout, evicting others if it does not fit otherwise."""
-        if self._ranking.tree.ends:
+        if self._ranking.tree.ends and self._pool.is_elastic:
             self.shrink(self._pool.charge(size))
         offered: dict[MemoryBlock, CacheKey] = {}
         deallocations = self._departures.begin(self._ranking.reason)
@@ -88,7 +88,7 @@ class EvictingRoom:
         committed : int, default 0
             Bytes at the start of each stripe to be committed as well.
         """
-        if committed and self._ranking.tree.ends:
+        if committed and self._ranking.tree.ends and self._pool.is_elastic:
             self.shrink(self._pool.cost(geometry, committed // geometry.token_stride))
         offered: dict[MemoryBlock, CacheKey] = {}
         deallocations = self._departures.begin(self._ranking.reason)

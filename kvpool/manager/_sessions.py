@@ -140,17 +140,17 @@ class Sessions:
     def _apply_uses(self) -> None:
         """Tell the policy of the uses in the log, in the order of each entry's last use."""
         used = []
+        known = self.ranking.tree.ends  # there, uses are counted when a session is opened
+        unranked = self.ranking.unranked
         while self._uses:
             key, number = self._uses.popleft()
             session = self._by_key.get(key)
             if session is not None and session.number == number:  # not an earlier one of the key
                 session.entry.use_noted = False
-                used.append((session.entry.last_use, key))
+                if key not in known and key not in unranked:
+                    used.append((session.entry.last_use, key))
         for _, key in sorted(used):
-            if (
-                key not in self.ranking.tree.ends
-            ):  # there, uses are counted when a session is opened
-                self.ranking.touch(key)
+            self.ranking.touch(key)
 
     # -- which sessions there are --------------------------------------------------------
 
@@ -340,7 +340,8 @@ class Sessions:
                 f"the entry of session {of.session_id!r} was removed or evicted"
             )
         parent = self.cache_entry(key)
-        check_key(new_key)
+        if is_ranked:  # one that is opened was checked
+            check_key(new_key)
         if new_key in self._by_key:
             raise self._exists(new_key)
         seconds = self._ttl if ttl is None else check_ttl(ttl)
@@ -361,7 +362,8 @@ class Sessions:
         """
         session = self._by_key[key]
         old = self.cache_entry(key)
-        new = old.passed_to(str(new_key), self._keeper_of(new_key, session.number))
+        name = old.session_id if new_key == key else str(new_key)
+        new = old.passed_to(name, self._keeper_of(new_key, session.number))
         self._passed = old, new
         session.entry = new
         if new_key != key:

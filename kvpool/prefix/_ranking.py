@@ -23,28 +23,59 @@ class _Plan:
     Parameters
     ----------
     tree : PrefixTree
+    chunk_tokens : int
     need : int
         Bytes, or tokens.
     by_tokens : bool
         Whether `need` is a number of tokens.
     """
 
-    def __init__(self, tree: PrefixTree, need: int, *, by_tokens: bool) -> None:
+    __slots__ = (
+        "_by_tokens",
+        "_chunk_tokens",
+        "_ended",
+        "_ends",
+        "_tree",
+        "chosen",
+        "missing",
+        "stuck",
+    )
+
+    def __init__(self, tree: PrefixTree, chunk_tokens: int, need: int, *, by_tokens: bool) -> None:
         self.chosen: list[Cut | CacheKey] = []
         self.missing = need
         self.stuck: set[Segment] = set()
         self._tree = tree
+        self._chunk_tokens = chunk_tokens
         self._by_tokens = by_tokens
         self._ends: dict[Segment, int] = {}
         self._ended: set[CacheKey] = set()
 
     def cut(self, segment: Segment, may_end: Callable[[CacheKey], bool]) -> None:
         """Drop a segment and all behind it, the tails first, as far as that is needed."""
-        for cut in self._tree.cuts(segment, self._needed, may_end, self._ends, self.stuck):
-            self.chosen.append(cut[0])
-            self.missing -= cut[1] if self._by_tokens else cut[1] * cut[0].segment.token_nbytes
+        if not segment.children and segment not in self._ends:  # as nearly always
+            if all(map(may_end, segment.holders)):
+                self._cut(segment)
+            else:
+                self.stuck.add(segment)
+            return
+        for leaf in self._tree.leaves(segment, may_end, self._ends, self.stuck):
+            self._cut(leaf)
             if self.missing <= 0:
                 break
+
+    def _cut(self, leaf: Segment) -> None:
+        """Drop what is needed of a leaf, by whole chunks."""
+        size, chunk = leaf.token_nbytes, self._chunk_tokens
+        need = self.missing if self._by_tokens else -(-self.missing // size)
+        end = self._ends.get(leaf)
+        if end is None:
+            end = leaf.end
+        kept = (end - need) // chunk * chunk if end > need else 0
+        kept = max(kept, leaf.start)
+        self._ends[leaf] = kept
+        self.chosen.append(Cut(leaf, kept))
+        self.missing -= end - kept if self._by_tokens else (end - kept) * size
 
     def end(self, key: CacheKey, nbytes: int) -> None:
         """End a session outside of the tree, once."""
@@ -52,9 +83,6 @@ class _Plan:
             self._ended.add(key)
             self.chosen.append(key)
             self.missing -= nbytes
-
-    def _needed(self, segment: Segment) -> int:
-        return self.missing if self._by_tokens else -(-self.missing // segment.token_nbytes)
 
 
 class Ranking:
@@ -85,6 +113,7 @@ class Ranking:
         self, policy: EvictionPolicy, chunk_tokens: int, journal: Journal | None = None
     ) -> None:
         self.policy = policy
+        self._chunk_tokens = chunk_tokens
         self.tree = PrefixTree(policy, chunk_tokens, journal)
         self.unranked: set[CacheKey] = set()
         self.reason: EvictionReason = policy.reason
@@ -116,10 +145,17 @@ class Ranking:
         else:
             self.policy.remove(key)
 
-    def hold(self, key: CacheKey, identity: Identity, tokens: bytes, used: int = 0) -> None:
+    def hold(
+        self,
+        key: CacheKey,
+        identity: Identity,
+        tokens: bytes,
+        used: int = 0,
+        after: Segment | None = None,
+    ) -> None:
         """Let the tokens of a session be known: from now on its segments are ranked."""
         is_known = key in self.tree.ends
-        self.tree.hold(key, identity, tokens, used)
+        self.tree.hold(key, identity, tokens, used, after)
         if key in self.unranked:
             self.unranked.remove(key)
         elif not is_known:
@@ -188,7 +224,7 @@ class Ranking:
             In the order in which they are to be done; None if it is not enough. A tail that
             several sessions hold frees more, and one that is shared with a fork less.
         """
-        plan = _Plan(self.tree, need, by_tokens=by_tokens)
+        plan = _Plan(self.tree, self._chunk_tokens, need, by_tokens=by_tokens)
         for allows in may_end:
             plan.stuck.clear()
             for item in self._ranked():

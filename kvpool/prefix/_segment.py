@@ -36,6 +36,8 @@ class Segment:
     ----------
     start : int
         Position of the first token in the sequence.
+    end : int
+        Position behind the last token.
     children : dict of bytes to Segment
         The segments behind, by their first token.
     holders : list
@@ -46,6 +48,7 @@ class Segment:
         "_checksum",
         "children",
         "chunk_tokens",
+        "end",
         "holders",
         "parent",
         "start",
@@ -57,7 +60,8 @@ class Segment:
         self, parent: Segment | None, tokens: bytes, token_nbytes: int, chunk_tokens: int
     ) -> None:
         self.parent = parent
-        self.start = 0 if parent is None else parent.end
+        self.start: int = 0 if parent is None else parent.end
+        self.end: int = self.start + len(tokens) // TOKEN_BYTES
         self.tokens = tokens
         self.token_nbytes = token_nbytes
         self.chunk_tokens = chunk_tokens
@@ -75,12 +79,7 @@ class Segment:
     @property
     def token_count(self) -> int:
         """Tokens of this segment."""
-        return len(self.tokens) // TOKEN_BYTES
-
-    @property
-    def end(self) -> int:
-        """Position behind the last token in the sequence."""
-        return self.start + len(self.tokens) // TOKEN_BYTES
+        return self.end - self.start
 
     @property
     def nbytes(self) -> int:
@@ -136,6 +135,7 @@ class Segment:
     def cut(self, end: int) -> None:
         """Drop the tokens from a position on."""
         self.tokens = self.tokens[: (end - self.start) * TOKEN_BYTES]
+        self.end = end
         self._checksum = None
 
     def path(self) -> Iterator[Segment]:

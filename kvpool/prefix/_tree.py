@@ -82,6 +82,7 @@ class PrefixTree:
         self._journal = self._listener = journal
         self._roots: dict[Identity, Segment] = {}
         self._identities: dict[Segment, Identity] = {}  # of the roots
+        self._recent: tuple[Identity, Segment] | None = None  # the root that was found last
         self.ends: dict[CacheKey, Segment] = {}
         self.segments: set[Segment] = set()
 
@@ -91,7 +92,7 @@ class PrefixTree:
         """Return the tokens that a session holds."""
         return b"".join([segment.tokens for segment in self.ends[key].path()][::-1])
 
-    def match(self, identity: Identity, tokens: bytes) -> Match:
+    def match(self, identity: Identity, tokens: bytes, after: Segment | None = None) -> Match:
         """Find the longest prefix of some tokens that sessions hold; a look, not a use.
 
         It takes as long as comparing the prefix, however many sessions there are.
@@ -101,11 +102,13 @@ class PrefixTree:
         identity : Identity
         tokens : bytes
             See `token_bytes`.
+        after : Segment, optional
+            One whose tokens and those before it are the first of `tokens`: the look begins there.
         """
-        segment = self._roots.get(identity)
+        segment = self._known_root(identity) if after is None else after
         if segment is None:
             return _NO_MATCH
-        at, end = 0, len(tokens)
+        at, end = segment.end * TOKEN_BYTES, len(tokens)
         while at < end:
             child = segment.children.get(tokens[at : at + TOKEN_BYTES])
             if child is None:
@@ -117,6 +120,27 @@ class PrefixTree:
             at += len(child.tokens)
         return Match(segment, at // TOKEN_BYTES) if at else _NO_MATCH
 
+    def before(self, segment: Segment | None, length: int) -> Segment | None:
+        """Return the last segment, of one and those before it, that ends at a position or before.
+
+        Parameters
+        ----------
+        segment : Segment or None
+            One that was in the tree.
+        length : int
+            The position.
+
+        Returns
+        -------
+        Segment or None
+            None if `segment` is None, or is not in the tree any more.
+        """
+        if segment not in self.segments:
+            return None
+        while segment is not None and segment.end > length:
+            segment = segment.parent
+        return segment
+
     def holder(self, segment: Segment) -> CacheKey:
         """Return the key of a session that holds a segment; if possible of one that ends there."""
         while not segment.holders:
@@ -125,7 +149,14 @@ class PrefixTree:
 
     # -- sessions ------------------------------------------------------------------------
 
-    def hold(self, key: CacheKey, identity: Identity, tokens: bytes, used: int = 0) -> None:
+    def hold(
+        self,
+        key: CacheKey,
+        identity: Identity,
+        tokens: bytes,
+        used: int = 0,
+        after: Segment | None = None,
+    ) -> None:
         """Let a session hold these tokens, and no others; a use of them.
 
         Parameters
@@ -136,8 +167,11 @@ class PrefixTree:
             At least one token; see `token_bytes`.
         used : int, default 0
             The use of this many first tokens was counted before.
+        after : Segment, optional
+            One whose tokens and those before it are the first of `tokens`: the search for the rest
+            begins there.
         """
-        segment, new = self._insert(self._root(identity), tokens)
+        segment, new = self._insert(self._root(identity) if after is None else after, tokens)
         before = self.ends.get(key)
         if before is not segment:
             segment.holders.append(key)
@@ -171,33 +205,25 @@ class PrefixTree:
 
     # -- eviction ------------------------------------------------------------------------
 
-    def cuts(
+    def leaves(
         self,
         segment: Segment,
-        need: Callable[[Segment], int],
         may_end: Callable[[CacheKey], bool],
         planned: dict[Segment, int],
         stuck: set[Segment],
-    ) -> Iterator[tuple[Cut, int]]:
-        """Yield what can be dropped of a segment and of all behind it, the tails first.
-
-        With each cut comes how many tokens it drops.
+    ) -> Iterator[Segment]:
+        """Yield what can be dropped of a segment and of all behind it, each after its children.
 
         Parameters
         ----------
         segment : Segment
-        need : callable
-            Returns how many tokens of a segment are needed; asked anew before each one.
         may_end : callable
             Tells whether the tokens of a session may be dropped.
         planned : dict of Segment to int
-            Where earlier cuts end. Each one that is yielded is added.
+            Where those end that are to be dropped. The caller adds each one that it takes.
         stuck : set of Segment
             Those that cannot be dropped. New ones are added.
         """
-        if not segment.children and segment not in planned and all(map(may_end, segment.holders)):
-            yield self._cut_of(segment, segment.end, need, planned)  # as nearly always
-            return
         waiting = [segment]
         while waiting:
             last = waiting[-1]
@@ -216,19 +242,7 @@ class PrefixTree:
                 waiting += [child for child in reversed(behind) if child not in stuck]
             else:
                 waiting.pop()
-                yield self._cut_of(last, planned.get(last, last.end), need, planned)
-
-    def _cut_of(
-        self,
-        segment: Segment,
-        end: int,
-        need: Callable[[Segment], int],
-        planned: dict[Segment, int],
-    ) -> tuple[Cut, int]:
-        """Plan to drop what is needed of a segment that ends at `end`, by whole chunks."""
-        kept = max(end - need(segment), 0) // self._chunk_tokens * self._chunk_tokens
-        planned[segment] = kept = max(kept, segment.start)
-        return Cut(segment, kept), end - kept
+                yield last
 
     def cut(self, cut: Cut) -> tuple[list[CacheKey], list[CacheKey]]:
         """Drop the tail of a leaf.
@@ -267,6 +281,7 @@ class PrefixTree:
         self._journal = self._listener
         if self._journal is not None:
             self._journal(Cleared())
+        self._recent = None
         self._roots.clear()
         self._identities.clear()
         self.ends.clear()
@@ -312,11 +327,20 @@ class PrefixTree:
     # -- inside --------------------------------------------------------------------------
 
     def _root(self, identity: Identity) -> Segment:
-        root = self._roots.get(identity)
+        root = self._known_root(identity)
         if root is None:
             root = Segment.root(identity, identity.token_nbytes, self._chunk_tokens)
             self._roots[identity] = root
             self._identities[root] = identity
+        return root
+
+    def _known_root(self, identity: Identity) -> Segment | None:
+        """Return the root of an identity; None if there is none."""
+        if self._recent is not None and self._recent[0] == identity:
+            return self._recent[1]  # to compare is faster than to hash: the layout is the same one
+        root = self._roots.get(identity)
+        if root is not None:
+            self._recent = identity, root
         return root
 
     def _before(self, segment: Segment) -> Segment | Identity:
@@ -340,19 +364,21 @@ class PrefixTree:
             for first, child in segment.children.items():
                 if child.parent is not segment or child.start != segment.end:
                     raise IntegrityError(f"{child} is not behind {segment}")
+                if len(child.tokens) != child.token_count * TOKEN_BYTES:
+                    raise IntegrityError(f"{child} has {len(child.tokens)} bytes of tokens")
                 if not child.tokens.startswith(first):
                     raise IntegrityError(f"{child} is not where its first token says")
                 yield child
                 waiting.append(child)
 
-    def _insert(self, root: Segment, tokens: bytes) -> tuple[Segment, Segment | None]:
+    def _insert(self, segment: Segment, tokens: bytes) -> tuple[Segment, Segment | None]:
         """Return the segment that some tokens end with, and the same one again if it is new."""
-        segment, at, end = root, 0, len(tokens)
+        nbytes, at, end = segment.token_nbytes, segment.end * TOKEN_BYTES, len(tokens)
         while at < end:
             first = tokens[at : at + TOKEN_BYTES]
             child = segment.children.get(first)
             if child is None:
-                new = Segment(segment, tokens[at:], root.token_nbytes, self._chunk_tokens)
+                new = Segment(segment, tokens[at:], nbytes, self._chunk_tokens)
                 segment.children[first] = new
                 self.segments.add(new)
                 self.token_count += new.token_count
@@ -392,4 +418,5 @@ class PrefixTree:
             self._policy.remove(segment)
             segment = parent
         if segment.parent is None and not segment.children:  # so that identities do not pile up
+            self._recent = None
             del self._roots[self._identities.pop(segment)]

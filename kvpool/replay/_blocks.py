@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from array import array
 from dataclasses import dataclass
 from typing import Any
 
@@ -160,7 +161,7 @@ class BlockReplay(Closing):
             )
         started = time.perf_counter()
         try:
-            blocks = np.array(request.hash_blocks, np.int64)
+            blocks = np.frombuffer(array("q", request.hash_blocks), np.int64)
         except OverflowError:
             odd = max(request.hash_blocks, key=abs)
             raise TraceError(f"ids of blocks must fit 64 bits with a sign, unlike {odd}") from None
