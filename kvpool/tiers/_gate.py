@@ -42,6 +42,11 @@ class Gate:
                 del self._inside[entered]
                 self._changed.notify_all()
 
+    @property
+    def is_mine(self) -> bool:
+        """Whether this thread has entered."""
+        return threading.get_ident() in self._inside
+
     @contextmanager
     def alone(self, timeout: float | None = None) -> Iterator[bool]:
         """Wait until all others have left; give whether that happened in time.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,6 +31,8 @@ _COMPACTED: Final = "data.mdb.compacted"
 _READERS: Final = 512
 _PATIENCE: Final = 10.0
 """Seconds that a call waits for others of its process, if another process made the store larger."""
+_HARDLY_ANY: Final = 1 << 20
+"""Bytes: a file system with fewer free ones is full."""
 _ABOUT: Final = b"format"
 _FORMAT: Final = b"kvpool tier 1"
 
@@ -38,7 +42,10 @@ _log = logging.getLogger("kvpool.tiers")
 
 
 class FullError(Exception):
-    """No page is free, or none that can be used before readers and transactions have ended."""
+    """No page is free, or none that can be used before readers and transactions have ended.
+
+    The text says whether the file or the disk is full.
+    """
 
 
 class Database:
@@ -158,14 +165,31 @@ class Database:
         Raises
         ------
         FullError
-            No page was left.
+            No page was left in the file, or no room on the disk.
         """
         try:
             yield
         except lmdb.MapFullError as error:
-            raise FullError from error
+            raise FullError("no page of its file is free") from error
         except (lmdb.Error, OSError) as error:
-            raise TierError(f"cannot {what} in {self.path}: {error}") from error
+            text = str(error)
+            if isinstance(error, lmdb.Error) and self._is_disk_full(error):
+                raise FullError(f"the disk has no room for more of its file: {text}") from error
+            if "already open in this process" in text:
+                text = (
+                    "this process has it open already, or the process that forked this one had; "
+                    "share one tier in a process, and open it after the fork"
+                )
+            raise TierError(f"cannot {what} in {self.path}: {text}") from error
+
+    def _is_disk_full(self, error: lmdb.Error) -> bool:
+        """Return whether a write failed because the file system has no room.
+
+        LMDB takes a write that was cut short for an error of the device.
+        """
+        if error.code not in {errno.EIO, errno.ENOSPC, errno.EDQUOT}:
+            return False
+        return error.code != errno.EIO or shutil.disk_usage(self.path).free < _HARDLY_ANY
 
     def begin(self, what: str, *, write: bool = False) -> tuple[Any, int]:
         """Begin a transaction.
@@ -223,7 +247,7 @@ class Database:
         Raises
         ------
         FullError
-            No page was left. Nothing was written.
+            No page was left in the file, or no room on the disk. Nothing was written.
         TierError
             The store cannot be written. Nothing was written.
         """
@@ -255,6 +279,11 @@ class Database:
             raise error
         if not isinstance(cause, lmdb.MapResizedError | lmdb.PanicError):
             raise error
+        if self.gate.is_mine:
+            raise TierError(
+                f"another process has made the store in {self.path} larger, and it cannot be "
+                "mapped anew while this thread reads it; end the block of that read first"
+            ) from cause
         # The map is replaced, so no transaction of this process may be open.
         with self.gate.alone(deadline - time.monotonic()) as is_alone, self.errors("map the store"):
             if not is_alone:
@@ -286,7 +315,7 @@ class Database:
     def sync(self) -> None:
         """Wait until the disk has everything that was committed."""
         if not self._readonly:
-            with self.errors("write"):
+            with contextlib.suppress(FullError), self.errors("write"):
                 self._environment.sync(force=True)
 
     def compact(self) -> tuple[int, int]:

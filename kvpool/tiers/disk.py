@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,7 +39,10 @@ _PAGE: Final = 4096
 _NOTED_USES: Final = 1 << 16
 _USES_PER_WRITE: Final = 1 << 12
 _KEYS_AT_ONCE: Final = 256
-_TRIES: Final = 4
+_TRIES: Final = 6
+_PAUSE: Final = 0.005  # seconds; doubled with each try
+
+_log = logging.getLogger("kvpool.tiers")
 
 _Batch = list[tuple[bytes, list[memoryview], int]]
 
@@ -98,6 +103,7 @@ class DiskTier(Tier, ForkAware):
         check_flag("check", check)
         self._is_readonly = readonly
         self._evicted = self._refused = 0
+        self._is_short = False  # whether the last value found no page
         self._noted: dict[bytes, None] = {}  # used since the last write, the earliest first
         self._lock = threading.Lock()  # guards the attributes above
         self._closing = threading.Lock()
@@ -221,16 +227,34 @@ class DiskTier(Tier, ForkAware):
 
     def _write_batch(self, batch: _Batch) -> int:
         """Store values in one transaction; after a lack of free pages in one after the other."""
-        for attempt in range(_TRIES):
+        try:
+            return self._try_batch(batch)
+        except FullError as full:
+            if len(batch) > 1:
+                return sum(self._write_batch([item]) for item in batch)
+            shortage = full
+        for _ in self._retries(batch[0][2]):
             try:
                 return self._try_batch(batch)
-            except FullError:
-                if len(batch) > 1:
-                    return sum(self._write_batch([item]) for item in batch)
-                self._evict_more(batch[0][2] << attempt)
+            except FullError as full:
+                shortage = full
         with self._lock:
             self._refused += 1
+            is_new, self._is_short = not self._is_short, True
+        if is_new:
+            _log.warning("tier %s: takes nothing more for now: %s", self.name, shortage)
         return 0
+
+    def _retries(self, nbytes: int) -> Iterator[int]:
+        """Free more and more bytes, and wait a moment for readers; give the number of each try.
+
+        While the tier is short of pages, one try is enough: the next values would only wait for
+        the same readers.
+        """
+        for number in range(1 if self._is_short else _TRIES):
+            self._evict_more(nbytes << number)
+            time.sleep(0.0 if self._is_short else _PAUSE * 2**number)
+            yield number
 
     def _try_batch(self, batch: _Batch) -> int:
         """Store values in one transaction.
@@ -264,6 +288,9 @@ class DiskTier(Tier, ForkAware):
         with self._lock:
             self._evicted += evicted
             self._refused += refused
+            was_short, self._is_short = self._is_short, False
+        if was_short:
+            _log.warning("tier %s: takes values again", self.name)
         return there
 
     def _make_room(self, txn: Any, nbytes: int) -> int:
@@ -303,13 +330,14 @@ class DiskTier(Tier, ForkAware):
         if not keys:
             store.check_open()
             return 0
-        for attempt in range(_TRIES):
+        retries = self._retries(_PAGE)
+        while True:
             try:
                 with store.writing("remove values") as txn:
                     return sum(_remove(store, txn, key) for key in keys)
-            except FullError:
-                self._evict_more(_PAGE << attempt)
-        raise TierError(f"cannot remove values from {self.name!r}: no page of the file is free")
+            except FullError as full:
+                if next(retries, None) is None:
+                    raise TierError(f"cannot remove values from {self.name!r}: {full}") from full
 
     # -- uses --------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ import contextlib
 import logging
 import os
 import resource
-import shutil
 import stat
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from kvpool.arena import Arena, ArenaFork, ForkLimits
 from kvpool.backends import create_arena, registry
 from kvpool.errors import ArenaError, ForkLimitError
 from kvpool.pool import open_pool
+from tests.support.mounts import run_on
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="says what holds on Linux")
@@ -219,18 +219,6 @@ try:
 except Exception as error:
     print(type(error).__name__, "ENOSPC" in str(error), os.path.exists(sys.argv[1] + "/third"))
 """
-
-
-def run_on(file_system: str, folder: Path, program: str) -> list[str]:
-    """Run a program with a file system that is mounted in a namespace of its own."""
-    unshare = ["unshare", "--user", "--map-root-user", "--mount"]
-    if not shutil.which("unshare") or subprocess.run([*unshare, "true"], check=False).returncode:
-        pytest.skip("this system has no user namespaces")
-    shell = 'mount -t $1 none "$2" && exec "$3" -c "$4" "$2"'
-    command = ["sh", "-c", shell, "sh", file_system, str(folder), sys.executable, program]
-    done = subprocess.run([*unshare, *command], check=False, capture_output=True, text=True)
-    assert not done.returncode, done.stderr
-    return done.stdout.splitlines()
 
 
 def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
