@@ -260,7 +260,7 @@ class Level:
         return None if found == _NOT_WRITTEN else found
 
     def declines(self, nbytes: int, seconds: float) -> bool:
-        """Return whether to load so many bytes takes longer than to compute them anew.
+        """Return whether to load this many bytes takes longer than to compute them anew.
 
         Parameters
         ----------

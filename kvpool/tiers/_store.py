@@ -134,7 +134,7 @@ def open_level(url: str, queue_bytes: int = DEFAULT_QUEUE_BYTES) -> Level:
     Parameters
     ----------
     url : str
-        As for `open_tier`, with the options of `LEVEL_OPTIONS` as well.
+        That `open_tier` takes, with the options of `LEVEL_OPTIONS` as well.
     queue_bytes : int, default 256 MiB
         Bytes of keys and values that may wait to be written.
 

@@ -272,7 +272,8 @@ class DiskTier(Tier, ForkAware):
                 clock = _Clock(store, txn)
                 clock.note_uses(noted)
                 for key, parts, nbytes in batch:
-                    if clock.note_uses([key]):
+                    if txn.get(key, db=store.values) is not None:
+                        clock.note_uses([key])
                         there += 1
                     elif nbytes > largest:
                         refused += 1
@@ -280,6 +281,7 @@ class DiskTier(Tier, ForkAware):
                         evicted += self._make_room(txn, nbytes)
                         value = parts[0] if len(parts) == 1 else b"".join(parts)
                         txn.put(key, value, db=store.values)
+                        clock.forget(key)  # a damaged page may have lost its value alone
                         clock.add(key)
                         there += 1
         except BaseException:
@@ -406,16 +408,20 @@ class _Clock:
         self._txn.put(number, key, db=self._store.order)
         self._txn.put(key, number, db=self._store.uses)
 
-    def note_uses(self, keys: Sequence[bytes]) -> int:
-        """Count values as used now, if they are there; return how many are."""
-        count = 0
+    def note_uses(self, keys: Sequence[bytes]) -> None:
+        """Count values as used now, if they are there."""
         for key in keys:
-            number = self._txn.get(key, db=self._store.uses)
-            if number is not None:
-                self._txn.delete(bytes(number), db=self._store.order)
+            if self.forget(key):
                 self.add(key)
-                count += 1
-        return count
+
+    def forget(self, key: bytes) -> bool:
+        """Forget when a value was used last; return whether that was known."""
+        number = self._txn.get(key, db=self._store.uses)
+        if number is None:
+            return False
+        self._txn.delete(bytes(number), db=self._store.order)
+        self._txn.delete(key, db=self._store.uses)
+        return True
 
 
 def _evict_oldest(store: Database, txn: Any) -> bool:
@@ -432,13 +438,8 @@ def _evict_oldest(store: Database, txn: Any) -> bool:
 
 def _remove(store: Database, txn: Any, key: bytes) -> bool:
     """Remove a value; return whether it was there."""
-    number = txn.get(key, db=store.uses)
-    if number is None:
-        return False
-    txn.delete(bytes(number), db=store.order)
-    txn.delete(key, db=store.uses)
-    txn.delete(key, db=store.values)
-    return True
+    _Clock(store, txn).forget(key)
+    return bool(txn.delete(key, db=store.values))
 
 
 def _open(
