@@ -80,16 +80,21 @@ def test_a_reader_hears_of_an_error_after_the_last_piece(
     assert sum((piece.token_ids for piece in read), ()) == lab.alone([2, 3], 2)
 
 
-def test_settings_that_transformers_refuses_fail_one_request(
-    lab: Any, make_engine: MakeEngine
-) -> None:
+def test_sampling_that_fails_fails_one_request(lab: Any, make_engine: MakeEngine) -> None:
     engine = make_engine()
     good = engine.submit(Request(tokens=[2, 3], max_tokens=3))
-    bias = Sampling(logit_bias={100_000: 1.0})
-    bad = engine.submit(Request(tokens=[2, 3], max_tokens=3, sampling=bias))
-    with pytest.raises(ModelFailedError, match="100000"):
+    (token,) = lab.alone([2, 3], 1)
+    endless = Sampling(logit_bias={token: 3e38}, temperature=1e-30)
+    bad = engine.submit(Request(tokens=[2, 3], max_tokens=3, sampling=endless))
+    with pytest.raises(ModelFailedError, match=r"the sampling of a request failed \(RuntimeError"):
         bad.result(60)
     assert good.result(60).token_ids == lab.alone([2, 3], 3)
+
+
+def test_settings_that_transformers_refuses(lab: Any, make_engine: MakeEngine) -> None:
+    engine = make_engine(generation_config=lab.settings(bad_words_ids=[]))
+    with pytest.raises(ModelFailedError, match=r"the settings of a request failed .*bad_words_ids"):
+        engine.submit(Request(tokens=[2, 3])).result(60)
 
 
 def test_a_removed_session_fails_alone(
