@@ -81,24 +81,25 @@ class Member:
         self._staged = staged
         self._tensors = tensors
         self._new = tensors.all_layers(self.start, self.count)
-        self._shown: dict[int, tuple[Sequence[Any], Sequence[Any]]] = {}
+        self._shown: dict[int, tuple[Any, Any]] = {}
 
     def first_shown(self, window: int | None) -> int:
         """Return the position of the first key that a layer with a window attends to."""
         return 0 if window is None else max(self.start - window + 1, 0)
 
-    def new(self, layer: int) -> tuple[Any, Any]:
-        """Return where the new keys and values of a layer go."""
-        keys, values = self._new
-        return keys[layer], values[layer]
+    def write(self, layer: int, keys: Any, values: Any) -> None:
+        """Write the new keys and values of a layer to their places."""
+        new_keys, new_values = self._new
+        new_keys[layer].copy_(keys)
+        new_values[layer].copy_(values)
 
     def shown(self, layer: int, first: int) -> tuple[Any, Any]:
         """Return the keys and values of a layer from a position on, the new ones as well."""
-        if first not in self._shown:
+        shown = self._shown.get(first)
+        if shown is None:
             count = self.start + self.count - first
-            self._shown[first] = self._tensors.all_layers(first, count)
-        keys, values = self._shown[first]
-        return keys[layer], values[layer]
+            shown = self._shown[first] = self._tensors.all_layers(first, count)
+        return shown[0][layer], shown[1][layer]
 
     def finish(self) -> None:
         """Count the new tokens: they are written in all layers."""
@@ -143,6 +144,8 @@ class RaggedStep:
         self.refusal = refusal
         self._layout = layout
         self._counts = [member.count for member in members]
+        self._shape = (1, layout.kv_heads, sum(self._counts), layout.head_dim)
+        self._dtype = getattr(torch, str(layout.dtype))
         self._written: set[int] = set()
         self._attended: set[int] = set()
 
@@ -167,13 +170,14 @@ class RaggedStep:
             Tokens that each one attends to, with itself.
         keys, values : Tensor, shape (1, kv_heads, tokens of all sessions, head_dim)
         """
-        self._check(keys, values)
+        if not (keys.shape == values.shape == self._shape) or not (
+            keys.dtype == values.dtype == self._dtype
+        ):
+            self._check(keys, values)
         counts = self._counts
         parts = zip(self.members, keys.split(counts, 2), values.split(counts, 2), strict=True)
         for member, own_keys, own_values in parts:
-            new_keys, new_values = member.new(layer)
-            new_keys.copy_(own_keys)
-            new_values.copy_(own_values)
+            member.write(layer, own_keys, own_values)
         self._written.add(layer)
         keys.kvpool = States(self, layer, window, values)
         return keys, values
@@ -227,15 +231,13 @@ class RaggedStep:
         return torch.cat(attended, 1), None
 
     def _check(self, keys: Any, values: Any) -> None:
-        layout = self._layout
-        shape = (1, layout.kv_heads, sum(self._counts), layout.head_dim)
         for what, states in (("keys", keys), ("values", values)):
-            if states.shape != shape:
+            if states.shape != self._shape:
                 raise InvalidTokensError(
-                    f"{what} of a batch have the shape {tuple(states.shape)}, not {shape}"
+                    f"{what} of a batch have the shape {tuple(states.shape)}, not {self._shape}"
                 )
-            if not is_held_as(states.dtype, layout.dtype):
+            if not is_held_as(states.dtype, self._layout.dtype):
                 raise InvalidTokensError(
                     f"{what} of a batch are {dtype_name(states.dtype)}, the layout is "
-                    f"{layout.dtype}"
+                    f"{self._layout.dtype}"
                 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -86,21 +85,20 @@ class EntryTensors:
         strided = self._flat.as_strided
         return strided(shape, steps, keys_at + at), strided(shape, steps, values_at + at)
 
-    def all_layers(self, first: int, count: int) -> tuple[Sequence[Any], Sequence[Any]]:
-        """Return some tokens of every layer, as `tokens` does for one; it takes much less time.
+    def all_layers(self, first: int, count: int) -> tuple[Any, Any]:
+        """Return some tokens of all layers; the bounds are not checked.
 
         Returns
         -------
-        keys, values : sequence of Tensor, each of shape (rows, kv_heads, count, head_dim)
+        keys, values : Tensor, shape (layers, rows, kv_heads, count, head_dim)
         """
-        geometry, width = self.geometry, self._width
+        geometry = self.geometry
         size = geometry.layout.dtype.itemsize
-        shape = (len(self._layers), *self._heads, count, width)
+        shape = (len(self._layers), *self._heads, count, self._width)
         steps = (geometry.layer_stride // size, *self._steps)
         at, to_values = first * self._steps[2], geometry.value_offset // size
         strided = self._flat.as_strided
-        keys, values = strided(shape, steps, at), strided(shape, steps, at + to_values)
-        return keys.unbind(0), values.unbind(0)
+        return strided(shape, steps, at), strided(shape, steps, at + to_values)
 
 
 def as_tensor(view: NDArray[Any], rows: int) -> Any:
