@@ -2,8 +2,8 @@
 
 Without a mask, transformers leaves grouped queries to PyTorch, whose fast kernel for CPUs does not
 know them: it takes the slow one, which repeats the keys and values for each group. Here the
-queries of a group become rows of one head when a token is decoded, and the keys and values are
-repeated for the fast kernel when a prompt is read.
+queries of a group become rows of one head when a token is decoded, with or without a mask, and the
+keys and values are repeated for the fast kernel when a prompt is read.
 """
 
 from __future__ import annotations
@@ -15,10 +15,14 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from kvpool.errors import InvalidArgumentError
+
 __all__ = ["ATTENTION", "grouped_attention", "register_attention"]
 
 ATTENTION = "kvpool"
 """Name of the attention function."""
+
+_UNKNOWN = ("softcap", "s_aux", "sinks")  # options that change the sums, for `eager` alone
 
 
 def register_attention() -> str:
@@ -67,18 +71,29 @@ def grouped_attention(
     Returns
     -------
     tuple of (Tensor of shape (batch, new tokens, heads, head_dim), None)
+
+    Raises
+    ------
+    InvalidArgumentError
+        The model caps its scores, or attends to sinks.
     """
+    for name in _UNKNOWN:
+        if options.get(name) is not None:
+            raise InvalidArgumentError(
+                f"the attention {ATTENTION!r} knows no {name}, which {type(module).__name__} "
+                'needs: choose model.set_attn_implementation("eager")'
+            )
     groups = getattr(module, "num_key_value_groups", 1)
-    is_plain = attention_mask is None and groups > 1 and options.get("position_bias") is None
+    is_plain = groups > 1 and options.get("position_bias") is None
     new, width = query.shape[2], value.shape[-1]
-    if is_plain and new == 1:
+    if is_plain and new == 1 and (attention_mask is None or attention_mask.shape[1] == 1):
         batch, heads = query.shape[:2]
         rows = query.reshape(batch, heads // groups, groups, query.shape[-1])
         attended = torch.nn.functional.scaled_dot_product_attention(
-            rows, key, value, dropout_p=dropout, scale=scaling
+            rows, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
         )
         return attended.reshape(batch, 1, heads, width), None
-    if is_plain and new == key.shape[2]:
+    if is_plain and attention_mask is None and new == key.shape[2]:
         key, value = repeat_kv(key, groups), repeat_kv(value, groups)
         module = _Ungrouped(module)
     done: tuple[Any, None] = sdpa_attention_forward(
