@@ -35,7 +35,7 @@ OLDEST = interpreters.find(interpreters.SUPPORTED[0])
 NEWEST = interpreters.newest(os.environ.get("KVPOOL_PYTHON", "").split() or interpreters.SUPPORTED)
 
 BACKENDS = ("numpy", "mmap", "ctypes")
-WITH_TORCH = "docs/transformers.md"  # its examples need torch: `transformers` runs them
+WITH_TORCH = ("docs/serving.md", "docs/transformers.md")  # `transformers` runs their examples
 MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
 
 COVERAGE = ("--cov", "--cov-report=term")
@@ -141,7 +141,7 @@ def docs(session: nox.Session) -> None:
     shutil.rmtree(ROOT / "docs/generated", ignore_errors=True)  # pages of modules that are gone
     options = ["--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet"]
     session.run("sphinx-build", *options, "--builder", "html", "docs", "docs/_build/html")
-    examples = steps.pages_with_examples(ROOT, WITH_TORCH)
+    examples = steps.pages_with_examples(ROOT, *WITH_TORCH)
     if problems := sources.examples_problems(map(Path, examples), interpreters.SUPPORTED[0]):
         session.error("\n".join(problems))
     session.run("python", "-m", "scripts.stack", "render", "--check")
@@ -163,7 +163,7 @@ def min_python(session: nox.Session) -> None:
     steps.require(session, OLDEST)
     run_tests(session, "requirements/min-python.txt", without="stress")
     if not session.posargs:
-        examples = steps.pages_with_examples(ROOT, WITH_TORCH)
+        examples = steps.pages_with_examples(ROOT, *WITH_TORCH)
         session.run("pytest", "--quiet", *examples, env=TEST_ENVIRONMENT)
 
 
@@ -211,7 +211,7 @@ def transformers(session: nox.Session) -> None:
     options = session.posargs or measured
     session.run("pytest", "-m", "transformers", *options, env=environment)
     modules = ["--doctest-modules", "--pyargs", "kvpool.integrations", "kvpool.serving"]
-    session.run("pytest", "--quiet", WITH_TORCH, *modules, env=environment)
+    session.run("pytest", "--quiet", *WITH_TORCH, *modules, env=environment)
 
 
 @nox.session(python=OLDEST.for_nox)

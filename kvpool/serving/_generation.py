@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from kvpool._process import current, in_child_of
 
@@ -233,12 +233,12 @@ class Generation:
     def __init__(
         self,
         engine: object,
-        stream: Stream,
+        stream: Any,  # not shown in the reference as a `Stream`, which is internal
         prompt_token_ids: tuple[int, ...],
         cancel: Callable[[], None],
     ) -> None:
         self._engine = engine  # it stops when nothing refers to it
-        self._stream = stream
+        self._stream: Stream = stream
         self._cancel = cancel
         self.prompt_token_ids = prompt_token_ids
 

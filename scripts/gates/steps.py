@@ -132,7 +132,7 @@ def junit_options(session: nox.Session, suffix: str = "") -> list[str]:
     return [f"--junitxml={Path(directory) / session.name}{suffix}.xml"] if directory else []
 
 
-def pages_with_examples(root: Path, without: str) -> list[str]:
+def pages_with_examples(root: Path, *without: str) -> list[str]:
     """Return the Markdown pages of a tree whose Python blocks are run, relative to its root.
 
     Parameters
@@ -140,13 +140,13 @@ def pages_with_examples(root: Path, without: str) -> list[str]:
     root : Path
         The root of the tree. Its pages are there and in ``docs``; those that a build has made
         do not count.
-    without : str
-        The page whose blocks are run elsewhere.
+    *without : str
+        Pages whose blocks are run elsewhere.
     """
     pages = [*root.glob("*.md"), *(root / "docs").rglob("*.md")]
     names = [path.relative_to(root) for path in pages]
     kept = [name.as_posix() for name in names if not {"_build", "generated"} & set(name.parts)]
-    return sorted(name for name in kept if name != without)
+    return sorted(name for name in kept if name not in without)
 
 
 def use_wheel(
