@@ -41,7 +41,9 @@ with PyTorch, in the type that the row names.
 llama-cpp-python's server answers one request at a time, and reuses what the prompt has in \
 common with the one before; `kvpool serve` answers all at once.
 An answer has at most 24 tokens, of the likeliest kind; the time to the first token is that until \
-the first text comes, and it has waited for other requests as well."""
+the first text comes, and it has waited for other requests as well.
+The weights differ in type, and so do some answers and their lengths: compare tokens per second \
+beside requests per second. A piece of a stream that has text counts as one token."""
 
 
 class Client:
@@ -99,6 +101,8 @@ class Side:
 
     def __init__(self, port: int, model: str, rules: int, clients: int, questions: int) -> None:
         self.waits: list[float] = []
+        self.token_rates: list[float] = []
+        self.lengths: list[float] = []  # tokens of an answer, one mean for each round
         self._port = port
         self._model = model
         letters = (chr(ord("A") + number % 26) for number in range(rules))
@@ -135,6 +139,9 @@ class Side:
             raise failures[0]
         self._asked += self._clients * self._questions
         self.waits += [wait for client in asking for wait in client.waits]
+        tokens = sum(client.tokens for client in asking)
+        self.token_rates.append(tokens / took)
+        self.lengths.append(tokens / (self._clients * self._questions))
         return self._clients * self._questions / took
 
 
@@ -241,7 +248,8 @@ def measure(
         }
         for side in sides.values():
             side.round()  # what is computed once
-            side.waits.clear()
+            for samples in (side.waits, side.token_rates, side.lengths):
+                samples.clear()
         rates = interleave({name: side.round for name, side in sides.items()}, rounds)
     load = f"{clients} clients, {rules} sentences of system prompt"
     served = {name: median(f"requests, {load}", name, "/s", rates[name]) for name in sides}
@@ -249,10 +257,22 @@ def measure(
         name: median(f"first token, {load}", name, "ms", [wait * 1e3 for wait in side.waits])
         for name, side in sides.items()
     }
-    report.measurements += [*served.values(), *waited.values()]
+    spoken = {
+        name: median(f"tokens, {load}", name, "/s", side.token_rates)
+        for name, side in sides.items()
+    }
+    lengths = [
+        median(f"length of an answer, {load}", name, "tokens", side.lengths)
+        for name, side in sides.items()
+    ]
+    report.measurements += [*served.values(), *spoken.values(), *waited.values(), *lengths]
     for name in sides:
         if LLAMA in sides and name != LLAMA:
-            for figures, unit in ((served, "times as many"), (waited, "times as long")):
+            for figures, unit in (
+                (served, "times as many"),
+                (spoken, "times as many"),
+                (waited, "times as long"),
+            ):
                 ours, theirs = figures[name], figures[LLAMA]
                 ratio = Ratio(ours.what, ours, theirs, unit, ours.value / theirs.value)
                 report.ratios.append(ratio)

@@ -19,15 +19,15 @@ def test_all_servers_are_asked_and_compared(monkeypatch: pytest.MonkeyPatch) -> 
     tiny = serve.our_command("--tiny", "--name", "model")
     report = Report("serving")
     serve.measure(report, {serve.OURS: tiny, serve.LLAMA: tiny}, 2, 2, 1, 2)
-    units = [(figure.subject, figure.unit) for figure in report.measurements]
-    assert units == [
-        (serve.OURS, "/s"),
-        (serve.LLAMA, "/s"),
-        (serve.OURS, "ms"),
-        (serve.LLAMA, "ms"),
+    figures = [(figure.subject, figure.unit, figure.rounds) for figure in report.measurements]
+    assert figures == [
+        (subject, unit, rounds)
+        for unit, rounds in (("/s", 2), ("/s", 2), ("ms", 4), ("tokens", 2))
+        for subject in (serve.OURS, serve.LLAMA)
     ]
-    assert [figure.rounds for figure in report.measurements] == [2, 2, 4, 4]
-    assert [ratio.unit for ratio in report.ratios] == ["times as many", "times as long"]
+    lengths = [figure.value for figure in report.measurements if figure.unit == "tokens"]
+    assert all(0 < length <= serve.ANSWER for length in lengths)
+    assert [ratio.unit for ratio in report.ratios] == [*["times as many"] * 2, "times as long"]
 
 
 def test_a_server_that_ends_is_told() -> None:
