@@ -432,3 +432,57 @@ def test_other_attention_functions_are_refused(hf: Any, make_manager: MakeManage
     finally:
         setattr(model.config, NAME, "sdpa")
     assert batch.caches[0].get_seq_length() == 1
+
+
+# -- position embeddings that depend on the length ------------------------------------------------
+
+
+def stretched(hf: Any, kind: str) -> Any:
+    """A model that was trained for 16 tokens, with a position embedding for longer ones."""
+    parameters: dict[str, Any] = {"rope_theta": 10_000.0, "rope_type": kind, "factor": 4.0}
+    if kind == "longrope":
+        parameters |= {
+            "original_max_position_embeddings": 16,
+            "short_factor": [1.0] * 4,
+            "long_factor": [4.0] * 4,
+        }
+    config = hf.transformers.LlamaConfig(
+        vocab_size=101,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64 if kind == "longrope" else 16,
+        rope_parameters=parameters,
+    )
+    hf.torch.manual_seed(0)
+    return hf.transformers.LlamaForCausalLM(config).eval()
+
+
+def test_short_and_long_sessions_have_the_positions_of_their_length(
+    hf: Any, make_manager: MakeManager
+) -> None:
+    manager, model = make_manager(), stretched(hf, "longrope")
+    caches, single = (caches_of(hf, manager, model, 3, name) for name in ("s", "a"))
+    batch = hf.PooledBatch(caches)
+    for number, counts in enumerate(((5, 20, 14), (1, 1, 1), (2, 3, 1), (1, 1, 1))):
+        tokens = prompts(hf, counts, number)
+        step = batch.step(model, tokens)
+        assert step.errors == [None] * 3
+        for i in range(3):
+            assert unlike(step.logits[i], alone(hf, model, tokens[i], single[i])) < 1e-5
+
+
+def test_a_session_whose_length_would_change_the_others_is_refused(
+    hf: Any, make_manager: MakeManager
+) -> None:
+    manager, model = make_manager(), stretched(hf, "dynamic")
+    caches, single = (caches_of(hf, manager, model, 2, name) for name in ("s", "a"))
+    batch = hf.PooledBatch(caches)
+    step = batch.step(model, prompts(hf, (5, 20)))
+    assert isinstance(step.errors[1], UnbatchableModelError)
+    assert "20 tokens: from 16 on" in str(step.errors[1])
+    assert caches[1].get_seq_length() == 0
+    expected = alone(hf, model, prompts(hf, (5,))[0], single[0])
+    assert unlike(step.logits[0], expected) < 1e-5
