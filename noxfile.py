@@ -36,6 +36,7 @@ NEWEST = interpreters.newest(os.environ.get("KVPOOL_PYTHON", "").split() or inte
 
 BACKENDS = ("numpy", "mmap", "ctypes")
 WITH_TORCH = ("docs/serving.md", "docs/transformers.md")  # `transformers` runs their examples
+WITH_LLAMA = ("docs/llama-cpp.md",)  # `engine_llama` runs them
 MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
 
 COVERAGE = ("--cov", "--cov-report=term")
@@ -141,7 +142,7 @@ def docs(session: nox.Session) -> None:
     shutil.rmtree(ROOT / "docs/generated", ignore_errors=True)  # pages of modules that are gone
     options = ["--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet"]
     session.run("sphinx-build", *options, "--builder", "html", "docs", "docs/_build/html")
-    examples = steps.pages_with_examples(ROOT, *WITH_TORCH)
+    examples = steps.pages_with_examples(ROOT, *WITH_TORCH, *WITH_LLAMA)
     if problems := sources.examples_problems(map(Path, examples), interpreters.SUPPORTED[0]):
         session.error("\n".join(problems))
     session.run("python", "-m", "scripts.stack", "render", "--check")
@@ -163,7 +164,7 @@ def min_python(session: nox.Session) -> None:
     steps.require(session, OLDEST)
     run_tests(session, "requirements/min-python.txt", without="stress")
     if not session.posargs:
-        examples = steps.pages_with_examples(ROOT, *WITH_TORCH)
+        examples = steps.pages_with_examples(ROOT, *WITH_TORCH, *WITH_LLAMA)
         session.run("pytest", "--quiet", *examples, env=TEST_ENVIRONMENT)
 
 
@@ -210,8 +211,28 @@ def transformers(session: nox.Session) -> None:
     measured = [*COVERAGE, "--cov-config=tests/integrations/coverage.toml"]
     options = session.posargs or measured
     session.run("pytest", "-m", "transformers", *options, env=environment)
-    modules = ["--doctest-modules", "--pyargs", "kvpool.integrations", "kvpool.serving"]
+    modules = ["--doctest-modules", "--ignore-glob=*llama_cpp*"]
+    modules += ["--pyargs", "kvpool.integrations", "kvpool.serving"]
     session.run("pytest", "--quiet", *WITH_TORCH, *modules, env=environment)
+
+
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def engine_llama(session: nox.Session) -> None:
+    """Run the tests and examples of the caches of llama.cpp.
+
+    llama-cpp-python is compiled the first time, with two jobs in about 15 minutes. Its wheel stays
+    in `~/.cache/kvpool/wheels`, or below KVPOOL_CACHE. Where it cannot be compiled, the session is
+    skipped and says so; with CI set in the environment that is a failure.
+    """
+    steps.require(session, OLDEST)
+    steps.install_project(session, "requirements/test.txt")
+    steps.install_compiled_or_skip(session, "engine-llama", {"CMAKE_ARGS": "-DGGML_NATIVE=ON"})
+    required = "llama_cpp,model" if steps.install_model(session) else "llama_cpp"
+    environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": required}
+    folder = "tests/integrations/llama_cpp"
+    measured = [*COVERAGE, f"--cov-config={folder}/coverage.toml"]
+    session.run("pytest", folder, *(session.posargs or measured), env=environment)
+    session.run("pytest", "--quiet", *WITH_LLAMA, env=environment)
 
 
 @nox.session(python=OLDEST.for_nox)

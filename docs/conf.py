@@ -61,7 +61,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!kvpool).*"), (r"py:.*", r"kvpool.*\.[A-Z
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_mock_imports = ["tokenizers", "torch", "transformers"]
+autodoc_mock_imports = ["llama_cpp", "tokenizers", "torch", "transformers"]
 numpydoc_show_class_members = False
 
 

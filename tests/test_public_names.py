@@ -19,7 +19,12 @@ from scripts.architecture import imports
 from tests.support.docs_pages import ROOT
 
 PACKAGES = ("kvpool", "kvpool_ctypes", "kvpool_mmap", "kvpool_numpy")
-NEED_TORCH = {"kvpool.integrations.chat", "kvpool.integrations.transformers"}
+NEEDED = {  # and the marker of the tests that have it
+    "kvpool.integrations.chat": pytest.mark.transformers,
+    "kvpool.integrations.llama_cpp": pytest.mark.engines,
+    "kvpool.integrations.transformers": pytest.mark.transformers,
+    "kvpool.tiers.mooncake_store": pytest.mark.integration,
+}
 # Who may import what is public, and nothing else.
 OUTSIDERS = ("backends", "benchmarks", "examples", "scripts", "tools", "docs/conf.py", "tests")
 
@@ -39,10 +44,7 @@ def public_modules() -> Iterator[tuple[str, bool]]:
 
 
 NAMES = dict(public_modules())
-MODULES = [
-    pytest.param(name, marks=pytest.mark.transformers) if name in NEED_TORCH else name
-    for name in NAMES
-]
+MODULES = [pytest.param(name, marks=NEEDED[name]) if name in NEEDED else name for name in NAMES]
 FRONTS = [name for name, is_package in NAMES.items() if is_package and "_" not in name]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import nox
@@ -77,6 +77,35 @@ def install_or_skip(session: nox.Session, *groups: str) -> None:
         session.skip(refusal)
 
 
+def install_compiled_or_skip(session: nox.Session, group: str, settings: Mapping[str, str]) -> None:
+    """Install a group whose packages may have to be compiled; skip the session if that fails.
+
+    Their wheels are kept in a directory of the user, so that they are compiled once.
+
+    Parameters
+    ----------
+    session : nox.Session
+    group : str
+        A dependency group.
+    settings : mapping of str to str
+        Environment variables for the compilation.
+    """
+    home = os.environ.get("KVPOOL_CACHE") or Path.home() / ".cache" / "kvpool"
+    wheels = Path(home) / "wheels"
+    wheels.mkdir(parents=True, exist_ok=True)
+    needed = _needed([group])
+    jobs = {"CMAKE_BUILD_PARALLEL_LEVEL": "2"}
+    kept = ["--wheel-dir", str(wheels), "--find-links", str(wheels)]
+    try:
+        session.run("pip", "wheel", "--no-deps", *kept, *needed, env={**jobs, **settings})
+        session.install("--find-links", str(wheels), *needed)
+    except CommandFailed:
+        refusal = f"pip cannot install {' and '.join(needed)} here; its words are above"
+        if os.environ.get("CI"):
+            session.error(refusal)
+        session.skip(refusal)
+
+
 def install_model(session: nox.Session) -> bool:
     """Install the weights of a real model; return False if pip cannot, unless CI is set.
 
@@ -113,7 +142,7 @@ def pytest_options(excluded: Iterable[str], without: str) -> list[str]:
     without : str
         A marker of tests to leave out as well; empty if there is none.
     """
-    markers = ["integration", "transformers", *([without] if without else [])]
+    markers = ["integration", "transformers", "engines", *([without] if without else [])]
     marked = ["-m", " and ".join(f"not {marker}" for marker in markers)]
     return [*marked, *(f"--deselect={test}" for test in excluded), *PARALLEL]
 

@@ -87,9 +87,15 @@ def test_a_model_that_cannot_be_installed_is_done_without_but_for_ci(
 
 def test_what_is_not_at_hand_everywhere_is_left_out() -> None:
     options = pytest_options(["tests/a.py::one", "tests/b.py"], "stress")
-    assert options[:2] == ["-m", "not integration and not transformers and not stress"]
+    assert options[:2] == [
+        "-m",
+        "not integration and not transformers and not engines and not stress",
+    ]
     assert options[2:4] == ["--deselect=tests/a.py::one", "--deselect=tests/b.py"]
-    assert pytest_options([], "")[:2] == ["-m", "not integration and not transformers"]
+    assert pytest_options([], "")[:2] == [
+        "-m",
+        "not integration and not transformers and not engines",
+    ]
 
 
 def test_pages_are_those_of_the_root_and_of_the_docs_but_for_what_a_build_made(

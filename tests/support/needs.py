@@ -69,6 +69,14 @@ def openai() -> Any:
         missing("transformers", f"openai cannot be imported: {error}")
 
 
+def llama_cpp() -> Any:
+    """Return the module llama_cpp."""
+    try:
+        return importlib.import_module("llama_cpp")
+    except ImportError as error:
+        missing("llama_cpp", f"llama-cpp-python cannot be imported: {error}")
+
+
 def small_model() -> Path:
     """Return the GGUF file of the small model; see the group `model` in pyproject.toml."""
     file = small_model_file()

@@ -1,0 +1,67 @@
+"""`model_id_of`: a name for all that the state of a context depends on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import llama_cpp
+
+__all__ = ["model_id_of"]
+
+_SAMPLES: Final = 64
+_SAMPLE_BYTES: Final = 64 << 10
+
+# Parameters of a context that change what a state means, or how its bytes lie.
+_PARAMETERS: Final = (
+    "rope_scaling_type",
+    "rope_freq_base",
+    "rope_freq_scale",
+    "yarn_ext_factor",
+    "yarn_attn_factor",
+    "yarn_beta_fast",
+    "yarn_beta_slow",
+    "yarn_orig_ctx",
+    "attention_type",
+    "flash_attn_type",
+    "type_k",
+    "type_v",
+    "offload_kqv",
+    "swa_full",
+)
+
+
+def model_id_of(llama: llama_cpp.Llama) -> str:
+    """Return a hash of the model's file, its adapter, the parameters, and the version.
+
+    Of a file its size is hashed, and 64 samples of 64 KiB that are spread over it: the whole of a
+    large model would take as long as reading it.
+
+    Parameters
+    ----------
+    llama : llama_cpp.Llama
+    """
+    digest = hashlib.sha256(b"kvpool llama.cpp 1")
+    digest.update(llama_cpp.__version__.encode())
+    parameters: Any = llama.context_params
+    for name in _PARAMETERS:
+        digest.update(f"{name}={getattr(parameters, name, None)!r};".encode())
+    digest.update(_sampled(Path(llama.model_path)))
+    if llama.lora_path:
+        digest.update(f"lora_scale={llama.lora_scale!r};".encode())
+        digest.update(_sampled(Path(llama.lora_path)))
+    return f"llama.cpp {digest.hexdigest()}"
+
+
+def _sampled(path: Path) -> bytes:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        digest.update(size.to_bytes(8, "little"))
+        step = max((size - _SAMPLE_BYTES) // (_SAMPLES - 1), _SAMPLE_BYTES)
+        for start in range(0, size, step):
+            file.seek(start)
+            digest.update(file.read(_SAMPLE_BYTES))
+    return digest.digest()
