@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from kvpool.cli._top.view import NAMES
 from kvpool.manager import KVCacheManager
 from kvpool.server import SaltFrom
 from tests.server.conftest import Serve
@@ -256,12 +255,10 @@ def test_metrics_tell_what_was_done(served: Served, manager: KVCacheManager) -> 
     assert value("kvpool_pool_memory_bytes", state="used") == stats.used_memory
 
 
-def test_metrics_have_conventional_names_and_all_that_top_shows(served: Served) -> None:
+def test_metrics_have_conventional_names(served: Served) -> None:
     served.post(CHAT, HELLO | {"max_tokens": 2})
     found = families(served.get("/metrics").content.decode())
     assert list(problems(found.values())) == []
-    names = {sample.name for metric in found.values() for sample in metric.samples}
-    assert set(NAMES) <= names
 
 
 def test_metrics_are_open_metrics_if_that_is_asked_for(served: Served) -> None:
