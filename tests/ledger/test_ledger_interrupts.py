@@ -95,7 +95,6 @@ def injected(call: Callable[[], object], injection: Injection, kind: Kind) -> No
         call()
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("step", ["emit", "flush", "close"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", get_args(Kind))

@@ -10,8 +10,6 @@ import pytest
 from kvpool.eviction.registry import registry as policies
 from tests.support.interrupted import POOLS, InterruptedSessions
 
-pytestmark = pytest.mark.no_cover
-
 
 @pytest.fixture(autouse=True)
 def views_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:

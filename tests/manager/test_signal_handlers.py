@@ -97,7 +97,6 @@ class Questions:
             self.inexact += 1
 
 
-@pytest.mark.no_cover
 @pytest.mark.parametrize("name", CALLS)
 def test_a_handler_may_ask_for_figures_at_any_place_of_a_call(
     backend: str, name: str, tmp_path: Path
