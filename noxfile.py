@@ -37,6 +37,7 @@ NEWEST = interpreters.newest(os.environ.get("KVPOOL_PYTHON", "").split() or inte
 BACKENDS = ("numpy", "mmap", "ctypes")
 WITH_TORCH = ("docs/serving.md", "docs/transformers.md")  # `transformers` runs their examples
 WITH_LLAMA = ("docs/llama-cpp.md",)  # `engine_llama` runs them
+TYPED_PAGES = ("docs/tutorial.md",)  # whose examples are a program that passes mypy --strict
 MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
 
 COVERAGE = ("--cov", "--cov-report=term")
@@ -105,6 +106,8 @@ def test(session: nox.Session) -> None:
 def lint(session: nox.Session) -> None:
     """Gate: ruff, mypy --strict over every Python file, shellcheck over every shell script.
 
+    mypy also checks the examples of the tutorial, as a user's program.
+
     A comment that silences a finding is a failure.
 
     It runs on the oldest Python, whose syntax and standard library are what all code must
@@ -117,7 +120,9 @@ def lint(session: nox.Session) -> None:
     if problems:
         session.error("\n".join(problems))
     session.run("shellcheck", *sources.shell_files(ROOT))
-    session.run("mypy", *sources.python_files(ROOT))
+    with tempfile.TemporaryDirectory(prefix="kvpool-lint-") as scratch:
+        typed = [sources.write_program(ROOT / page, Path(scratch)) for page in TYPED_PAGES]
+        session.run("mypy", *sources.python_files(ROOT), *typed)
 
 
 @nox.session(name="format", tags=["gate", "quick"])

@@ -19,6 +19,7 @@ __all__ = [
     "shell_files",
     "shell_problems",
     "silencing_problems",
+    "write_program",
 ]
 
 # Comments that keep a tool from saying what it has found.
@@ -87,6 +88,31 @@ def examples_problems(pages: Iterable[Path], oldest: str) -> list[str]:
                 line = text.count("\n", 0, block.start(1)) + (error.lineno or 1)
                 problems.append(f"{page}:{line}: not for Python {oldest}: {error.msg}")
     return problems
+
+
+def write_program(page: Path, folder: Path) -> str:
+    """Write the Python blocks of a page as one program, each on the lines that it has there.
+
+    Parameters
+    ----------
+    page : Path
+        A Markdown file whose blocks go on from each other.
+    folder : Path
+        Where the program is written.
+
+    Returns
+    -------
+    str
+        The path of the program.
+    """
+    text = page.read_text(encoding="utf-8")
+    program = ""
+    for block in _FENCE.finditer(text):
+        before = text.count("\n", 0, block.start(1)) - program.count("\n")
+        program += "\n" * before + block[1]
+    file = folder / f"{page.stem}_page.py"
+    file.write_text(program, encoding="utf-8")
+    return str(file)
 
 
 def _files(root: Path) -> list[str]:

@@ -11,6 +11,7 @@ from scripts.gates.sources import (
     shell_files,
     shell_problems,
     silencing_problems,
+    write_program,
 )
 from tests.support.scratch_gates import ROOT
 
@@ -94,3 +95,13 @@ def test_an_example_that_the_oldest_python_cannot_read_is_found(tree: Path) -> N
 def test_this_repository_has_none_of_these() -> None:
     assert silencing_problems(ROOT) == []
     assert shell_problems(ROOT) == []
+
+
+def test_the_examples_of_a_page_are_one_program(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n```python\na = 1\n```\nText\n```python\nb = a\n```\n", "utf-8")
+    program = Path(write_program(page, tmp_path))
+    assert program.name == "page_page.py"
+    lines = program.read_text("utf-8").splitlines()
+    assert (lines[3], lines[7]) == ("a = 1", "b = a")  # where they stand in the page
+    assert "".join(lines) == "a = 1b = a"
