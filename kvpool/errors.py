@@ -35,6 +35,7 @@ The tree, with the built-in exception that each class is as well::
         ContextOverflowError            ValueError
         EntryRemovedError               LookupError
         SharedTokensError               ValueError
+        TokenFileError                  ValueError
         EntryExistsError                ValueError
           CacheInUseError
         EntryNotFoundError              KeyError
@@ -97,6 +98,7 @@ __all__ = [
     "SharedTokensError",
     "StaleBlockError",
     "TierError",
+    "TokenFileError",
     "UnbatchableModelError",
     "UnknownPluginError",
     "UnsupportedError",
@@ -310,6 +312,10 @@ class SharedTokensError(EntryError, ValueError):
 
 
 # -- manager -----------------------------------------------------------------------------
+
+
+class TokenFileError(EntryError, ValueError):
+    """A file of keys and values cannot be read or written; the text names the file."""
 
 
 class EntryExistsError(EntryError, ValueError):

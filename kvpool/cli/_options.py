@@ -22,6 +22,7 @@ __all__ = [
     "TRACE",
     "BackendOption",
     "CapacityOption",
+    "CsvOption",
     "ElasticOption",
     "HashBlockTokensOption",
     "JsonOption",
@@ -139,5 +140,8 @@ SkipBadOption = Annotated[
         rich_help_panel=TRACE,
         help="Count malformed lines instead of stopping at the first.",
     ),
+]
+CsvOption = Annotated[
+    bool, typer.Option("--csv", rich_help_panel=OUTPUT, help="Print one row of figures, as CSV.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON.")]

@@ -17,6 +17,7 @@ from kvpool.cli._options import (
     RESERVED_TOKENS,
     BackendOption,
     CapacityOption,
+    CsvOption,
     ElasticOption,
     HashBlockTokensOption,
     JsonOption,
@@ -33,7 +34,7 @@ from kvpool.cli._replay_loop import serve_all
 from kvpool.cli._replay_outcome import conclude, print_report
 from kvpool.layout import DTYPES, KVLayout, Packing
 from kvpool.ledger import LedgerSink
-from kvpool.replay import BlockReplay, Replay, ReplayReport, TraceReader
+from kvpool.replay import BlockReplay, Replay, ReplayReport, TraceReader, to_csv
 
 __all__ = ["replay"]
 
@@ -41,7 +42,7 @@ __all__ = ["replay"]
 # Those that mean something in a replay by blocks; typer knows the others by their parameters.
 _OF_BLOCKS = {
     "trace", "backend", "policy", "max_requests", "trace_format", "hash_block_tokens",
-    "capacity_blocks", "skip_bad", "as_json",
+    "capacity_blocks", "skip_bad", "as_json", "as_csv",
 }  # fmt: skip
 
 
@@ -124,6 +125,7 @@ def replay(
         ),
     ] = None,
     as_json: JsonOption = False,
+    as_csv: CsvOption = False,
 ) -> None:
     """Serve the requests of a trace; write, read back and check each token.
 
@@ -131,6 +133,8 @@ def replay(
     --capacity-blocks, prompts share the blocks that they begin with, and a few bytes stand for
     each block.
     """
+    if as_json and as_csv:
+        raise typer.BadParameter("give --json or --csv, not both")
     if capacity_blocks is not None:
         _refuse_others(context)
         with (
@@ -139,7 +143,7 @@ def replay(
             ) as requests,
             BlockReplay(capacity_blocks, policy, backend) as blocks,
         ):
-            replay_blocks(blocks, requests, max_requests, as_json=as_json)
+            replay_blocks(blocks, requests, max_requests, as_json=as_json, as_csv=as_csv)
         return
     layout = KVLayout(layers, kv_heads, head_dim, dtype, packing)
     with (
@@ -165,6 +169,8 @@ def replay(
         report = run.report()
     if as_json:
         typer.echo(json.dumps(_document(report, requests), indent=2))
+    elif as_csv:
+        typer.echo(to_csv([report]), nl=False)
     else:
         console = Console(markup=False, highlight=False, emoji=False)
         title = f"{trace.name}, layout {report.layout}, policy {report.policy}"

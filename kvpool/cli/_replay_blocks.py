@@ -10,13 +10,13 @@ from rich.console import Console
 from kvpool.cli._interrupts import EXIT_CODE
 from kvpool.cli._replay_loop import serve_all
 from kvpool.cli._tables import Figures
-from kvpool.replay import BlockReplay, BlockReport, TraceReader
+from kvpool.replay import BlockReplay, BlockReport, TraceReader, to_csv
 
 __all__ = ["replay_blocks"]
 
 
 def replay_blocks(
-    run: BlockReplay, requests: TraceReader, limit: int | None, *, as_json: bool
+    run: BlockReplay, requests: TraceReader, limit: int | None, *, as_json: bool, as_csv: bool
 ) -> None:
     """Serve a trace by its blocks, and print the figures.
 
@@ -26,13 +26,15 @@ def replay_blocks(
     requests : TraceReader
     limit : int or None
         Stop after this many requests.
-    as_json : bool
+    as_json, as_csv : bool
     """
     is_interrupted = serve_all(run, requests, limit)
     report = run.report()
     if as_json:
         head = {"trace": requests.path, "skipped_lines": requests.skipped}
         typer.echo(json.dumps({**head, **report.as_dict()}, indent=2))
+    elif as_csv:
+        typer.echo(to_csv([report]), nl=False)
     else:
         _print(report, requests)
     if report.checksum_failures:

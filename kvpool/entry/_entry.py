@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import threading
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,6 +22,7 @@ from kvpool._process import ForkAware, forget_forks, watch_forks
 from kvpool._sizes import format_size
 from kvpool._uncopyable import Uncopyable
 from kvpool.entry._keeper import STANDALONE, Keeper, Room, Standalone
+from kvpool.entry._token_files import read_tokens, write_tokens
 from kvpool.entry._tokens import TokenCount, as_token_arrays
 from kvpool.errors import (
     ContextOverflowError,
@@ -1150,6 +1153,67 @@ class KVCacheEntry(PoolEntry, ForkAware):
         view: NDArray[Any] = both[region]
         view.setflags(write=writeable)
         return view
+
+    # -- files ---------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the tokens that every layer holds to a file of safetensors; a use.
+
+        The file has two tensors, ``keys`` and ``values``, of shape (layers, kv_heads, tokens,
+        head_dim), and the layout and the session in its header. It is written as a whole or not
+        at all. Needs ``kvpool[safetensors]``.
+
+        Parameters
+        ----------
+        path : path
+            A file that is there is replaced.
+
+        Raises
+        ------
+        TokenFileError
+            The file cannot be written.
+        MissingExtraError
+            The package safetensors is not installed.
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        keys, values = self.keys(), self.values()
+        count = min(keys.shape[2], values.shape[2])  # another thread may append in between
+        notes = {"session": self.session_id, "layout": str(self.layout)}
+        write_tokens(Path(path), (keys[:, :, :count], values[:, :, :count]), notes)
+
+    def load(self, path: str | os.PathLike[str]) -> int:
+        """Append the tokens of a file that `save` wrote.
+
+        Needs ``kvpool[safetensors]``.
+
+        Parameters
+        ----------
+        path : path
+
+        Returns
+        -------
+        int
+            Tokens that the entry now holds.
+
+        Raises
+        ------
+        TokenFileError
+            The file cannot be read, or has no keys and values.
+        MissingExtraError
+            The package safetensors is not installed.
+        InvalidTokensError
+            The tokens of the file do not fit the layout.
+        LayerMismatchError
+            Some layers hold more tokens than the others.
+        ContextOverflowError
+            The entry would hold more than `max_context_length` tokens.
+        PoolExhaustedError
+            The pool lacks pages, and evicting every entry that may be evicted is not enough.
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        return self.extend(*read_tokens(Path(path)))
 
     # -- checks --------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from kvpool.replay._blocks import BlockReplay, BlockReport
 from kvpool.replay._content import Span, TokenTape, request_spans
 from kvpool.replay._driver import Replay
 from kvpool.replay._errors import BrokenLineError, TraceError
+from kvpool.replay._export import to_arrow, to_csv, to_rows
 from kvpool.replay._formats import TraceFormat
 from kvpool.replay._generated import HASH_BLOCK_TOKENS, conversations
 from kvpool.replay._reader import TraceReader
@@ -32,6 +33,9 @@ __all__ = [
     "Utilization",
     "conversations",
     "request_spans",
+    "to_arrow",
+    "to_csv",
+    "to_rows",
 ]
 
 _exports.publish(__name__)

@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 
 from kvpool._closing import Closing
+from kvpool._sizes import as_capacity
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import InvalidSizeError, PoolExhaustedError
@@ -47,8 +48,8 @@ class Replay(Closing):
     Parameters
     ----------
     layout : KVLayout
-    capacity : int
-        Bytes of the pool.
+    capacity : int or str
+        Bytes of the pool, or a text like ``"4GiB"``.
     backend : str, optional
         Name of the backend. By default ``$KVPOOL_BACKEND``, else ``"mmap"`` on Linux and
         ``"numpy"`` on other systems.
@@ -101,7 +102,7 @@ class Replay(Closing):
     def __init__(
         self,
         layout: KVLayout,
-        capacity: int,
+        capacity: int | str,
         backend: str | None = None,
         *,
         ttl: float | None = None,
@@ -114,6 +115,7 @@ class Replay(Closing):
     ) -> None:
         if max_context_length is not None:
             layout.geometry(max_context_length)  # refuses what is no length
+        capacity = as_capacity("capacity", capacity)
         if layout.bytes_per_token > capacity:
             raise InvalidSizeError(
                 f"one token of the layout {layout} takes {layout.bytes_per_token} bytes, more than "

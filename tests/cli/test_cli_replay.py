@@ -325,6 +325,16 @@ def test_blocks(backend: str) -> None:
     assert shown["blocks_held"] <= 9
 
 
+@pytest.mark.parametrize("options", [(), ("--capacity-blocks", "9")])
+def test_csv_is_one_row(options: tuple[str, ...]) -> None:
+    done = run("replay", MOONCAKE, *options, "--csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    names, row = done.stdout.splitlines()
+    assert names.startswith("backend,") or "policy" in names
+    assert len(names.split(",")) == len(row.split(","))
+    assert "not both" in refused(MOONCAKE, "--csv", "--json", code=2)
+
+
 def test_the_table_of_blocks() -> None:
     done = run("replay", MOONCAKE, "--capacity-blocks", "1000")
     assert (done.returncode, done.stderr) == (0, "")

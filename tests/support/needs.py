@@ -44,6 +44,22 @@ def transformers() -> Any:
         missing("transformers", f"torch and transformers cannot be imported: {error}")
 
 
+def safetensors() -> None:
+    """Return if the package safetensors is here."""
+    try:
+        importlib.import_module("safetensors.numpy")
+    except ImportError as error:
+        missing("safetensors", f"safetensors cannot be imported: {error}")
+
+
+def pyarrow() -> Any:
+    """Return the module pyarrow."""
+    try:
+        return importlib.import_module("pyarrow")
+    except ImportError as error:
+        missing("pyarrow", f"pyarrow cannot be imported: {error}")
+
+
 def moto() -> Any:
     """Return the module moto.server, which serves S3."""
     try:

@@ -1,0 +1,87 @@
+"""Figures of replays as tables: CSV, and Arrow."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Protocol
+
+from kvpool import _optional_imports
+
+__all__ = ["Report", "to_arrow", "to_csv", "to_rows"]
+
+
+class Report(Protocol):
+    """Figures of a run, as `ReplayReport` and `BlockReport` have them."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return all figures as JSON values."""
+
+
+def to_rows(reports: Iterable[Report]) -> list[dict[str, Any]]:
+    """Return a row for each report, for tables and data frames.
+
+    Parameters
+    ----------
+    reports : iterable of Report
+
+    Returns
+    -------
+    list of dict
+        All rows have the same columns, in the order in which the reports have them. A figure in a
+        group has the names of both, such as ``tokens.written``; lists are left out.
+
+    Examples
+    --------
+    >>> from kvpool import KVLayout
+    >>> from kvpool.replay import HASH_BLOCK_TOKENS, Replay, conversations
+    >>> with Replay(KVLayout(1, 1, 8), 1 << 20, hash_block_tokens=HASH_BLOCK_TOKENS) as run:
+    ...     for request in conversations(5):
+    ...         _ = run.serve(request)
+    >>> to_rows([run.report()])[0]["tokens.generated"]
+    1000
+    """
+    rows = [dict(_flat(report.as_dict())) for report in reports]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
+def to_csv(reports: Iterable[Report]) -> str:
+    """Return the rows of `to_rows` as CSV, with a line of names; a figure without a value is empty.
+
+    Parameters
+    ----------
+    reports : iterable of Report
+    """
+    rows = to_rows(reports)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    if rows:
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()
+
+
+def to_arrow(reports: Iterable[Report]) -> Any:
+    """Return the rows of `to_rows` as a ``pyarrow.Table``. Needs ``kvpool[arrow]``.
+
+    Parameters
+    ----------
+    reports : iterable of Report
+
+    Raises
+    ------
+    MissingExtraError
+        The package pyarrow is not installed.
+    """
+    library = _optional_imports.load("pyarrow", "arrow", "a table of Arrow")
+    return library.Table.from_pylist(to_rows(reports))
+
+
+def _flat(figures: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{group}{name}.")
+        elif not isinstance(value, list):
+            yield f"{group}{name}", value
