@@ -49,6 +49,11 @@ exclude_patterns = ["_build"]
 templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"kvpool {version}"
+html_theme_options = {
+    "source_repository": "https://github.com/kvpool/kvpool/",  # a link on each page
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -61,7 +66,7 @@ nitpick_ignore_regex = [(r"py:.*", r"(?!kvpool).*"), (r"py:.*", r"kvpool.*\.[A-Z
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_mock_imports = ["llama_cpp", "tokenizers", "torch", "transformers"]
+autodoc_mock_imports = ["llama_cpp", "mooncake", "tokenizers", "torch", "transformers"]
 numpydoc_show_class_members = False
 
 

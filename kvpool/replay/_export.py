@@ -5,26 +5,21 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from kvpool import _optional_imports
+from kvpool.replay._blocks import BlockReport
+from kvpool.replay._report import ReplayReport
 
-__all__ = ["Report", "to_arrow", "to_csv", "to_rows"]
-
-
-class Report(Protocol):
-    """Figures of a run, as `ReplayReport` and `BlockReport` have them."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return all figures as JSON values."""
+__all__ = ["to_arrow", "to_csv", "to_rows"]
 
 
-def to_rows(reports: Iterable[Report]) -> list[dict[str, Any]]:
+def to_rows(reports: Iterable[ReplayReport | BlockReport]) -> list[dict[str, Any]]:
     """Return a row for each report, for tables and data frames.
 
     Parameters
     ----------
-    reports : iterable of Report
+    reports : iterable of ReplayReport or BlockReport
 
     Returns
     -------
@@ -47,12 +42,12 @@ def to_rows(reports: Iterable[Report]) -> list[dict[str, Any]]:
     return [{name: row.get(name) for name in columns} for row in rows]
 
 
-def to_csv(reports: Iterable[Report]) -> str:
+def to_csv(reports: Iterable[ReplayReport | BlockReport]) -> str:
     """Return the rows of `to_rows` as CSV, with a line of names; a figure without a value is empty.
 
     Parameters
     ----------
-    reports : iterable of Report
+    reports : iterable of ReplayReport or BlockReport
     """
     rows = to_rows(reports)
     text = io.StringIO()
@@ -63,12 +58,12 @@ def to_csv(reports: Iterable[Report]) -> str:
     return text.getvalue()
 
 
-def to_arrow(reports: Iterable[Report]) -> Any:
+def to_arrow(reports: Iterable[ReplayReport | BlockReport]) -> Any:
     """Return the rows of `to_rows` as a ``pyarrow.Table``. Needs ``kvpool[arrow]``.
 
     Parameters
     ----------
-    reports : iterable of Report
+    reports : iterable of ReplayReport or BlockReport
 
     Raises
     ------
