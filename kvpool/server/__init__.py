@@ -1,4 +1,4 @@
-"""An engine behind OpenAI's API over HTTP, as `kvpool serve` runs it.
+"""An engine behind OpenAI's API over HTTP, as ``kvpool serve`` runs it.
 
 Needs the extra ``kvpool[serve]``; the guide is the page "server".
 """
