@@ -288,6 +288,22 @@ def bench_first_token(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", "first_token", "--json", record, *session.posargs)
 
 
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def bench_ragged(session: nox.Session) -> None:
+    """Run the benchmark of many sessions in one step, as `bench` runs all others.
+
+    It needs torch and a real model, and takes about half an hour; `-- --quick` shows that it works.
+    The record is in `.nox/.cache/bench-ragged.json`. With `-- --publish` it goes to the performance
+    page. pip makes this environment, as that of `integration`.
+    """
+    steps.require(session, OLDEST)
+    steps.install_editable(session, "requirements/bench.txt", "transformers")
+    if not steps.install_model(session) and "--quick" not in session.posargs:
+        session.error("the benchmark measures a real model, and pip cannot install its weights")
+    record = str(session.cache_dir / "bench-ragged.json")
+    session.run("python", "-m", "benchmarks", "ragged", "--json", record, *session.posargs)
+
+
 @nox.session(python=OLDEST.for_nox)
 def nightly(session: nox.Session) -> None:
     """Make 200,000 random calls, verify 1,000 ledgers, interrupt 50,000 calls, and soak.
