@@ -60,9 +60,13 @@ myst_heading_anchors = 3
 
 # `name` in a docstring links to what it names, where there is such a thing. What the text
 # calls kvpool.something must be there; other names may be parameters or another library's.
-# A type variable (one capital letter) has no page.
+# A type variable (one capital letter) has no page, and neither has what is internal.
 default_role = "py:obj"
-nitpick_ignore_regex = [(r"py:.*", r"(?!kvpool).*"), (r"py:.*", r"kvpool.*\.[A-Z]")]
+nitpick_ignore_regex = [
+    (r"py:.*", r"(?!kvpool).*"),
+    (r"py:.*", r"kvpool.*\.[A-Z]"),
+    (r"py:.*", r"kvpool\..*\b_.*"),
+]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

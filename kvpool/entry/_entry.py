@@ -1213,6 +1213,7 @@ class KVCacheEntry(PoolEntry, ForkAware):
         EntryRemovedError
             The entry was removed or evicted.
         """
+        self._current()  # before the file is read: is the entry there, and of this process?
         return self.extend(*read_tokens(Path(path)))
 
     # -- checks --------------------------------------------------------------------------

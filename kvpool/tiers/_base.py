@@ -28,7 +28,7 @@ MAX_KEY_BYTES: Final = 255
 Part: TypeAlias = bytes | bytearray | memoryview
 """Contiguous bytes: a part of a value. For an array, its attribute `data`, which is not copied."""
 
-Item: TypeAlias = tuple[bytes, Sequence[Part]]
+Item: TypeAlias = "tuple[bytes, Sequence[Part]]"
 """A key and its value; the value in parts, so that none is copied just to join them."""
 
 

@@ -21,7 +21,10 @@ _SUITES = {"kvpool.testing": "pytest"}
 # Distributions whose module is not called as they are.
 _MODULES = {
     "backports-zstd": "backports",
+    "llama-cpp-python": "llama_cpp",
+    "mooncake-transfer-engine-non-cuda": "mooncake",
     "opentelemetry-api": "opentelemetry",
+    "pyzmq": "zmq",
     "vl-convert-python": "vl_convert",
 }
 

@@ -79,6 +79,7 @@ def test_publish_writes_the_record_and_its_page(
 ) -> None:
     monkeypatch.setattr(page, "RECORD", tmp_path / "performance.json")
     monkeypatch.setattr(page, "PAGE", tmp_path / "performance.md")
+    monkeypatch.setattr(page, "PAGES", ())  # the pages of the repository have no such figures
     assert main(["--publish"], make_package(fast=MEASURES)) == 0
     assert read(page.RECORD).with_status("measured")
     assert page.check(page.RECORD, page.PAGE) == ""
@@ -90,6 +91,7 @@ def test_one_that_is_published_by_itself_goes_before_the_full_run(
 ) -> None:
     monkeypatch.setattr(page, "RECORD", tmp_path / "performance.json")
     monkeypatch.setattr(page, "PAGE", tmp_path / "performance.md")
+    monkeypatch.setattr(page, "PAGES", ())  # the pages of the repository have no such figures
     assert main(["--publish"], make_package(fast=SKIPS)) == 0
     before = page.RECORD.read_bytes()
     assert main(["fast", "--publish"], make_package(fast=MEASURES)) == 0

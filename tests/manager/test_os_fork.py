@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ from tests.support.sessions import LAYOUT, Clock, bits, key_of, random_tokens
 pytestmark = needs_fork
 
 NO_ENTRY: Any = None
+NO_TOKENS: Any = None
 
 MORE_CALLS: dict[str, Callable[[KVCacheManager], object]] = {
     **CALLS,
@@ -34,6 +36,11 @@ MORE_CALLS: dict[str, Callable[[KVCacheManager], object]] = {
     "get_session_tokens": lambda manager: manager.get_session_tokens(key_of(1)),
     "close_session": lambda manager: manager.close_session(NO_ENTRY, [1]),
     "stats": KVCacheManager.stats,
+    "clear": KVCacheManager.clear,
+    "items": KVCacheManager.items,
+    "keys": KVCacheManager.keys,
+    "resize": lambda manager: manager.resize(1 << 19),
+    "when_room": lambda manager: asyncio.run(manager.when_room(manager.make_room, 64)),
 }
 SILENT = {"close", "remove_later"}
 
@@ -42,12 +49,17 @@ ENTRY_CALLS: dict[str, Callable[[KVCacheEntry], object]] = {
     "create": lambda entry: KVCacheEntry.create(entry.pool, LAYOUT, CONTEXT, "chat/9"),
     "data": KVCacheEntry.data,
     "extend": lambda entry: entry.extend(*random_tokens(LAYOUT, 1)),
+    "extend_staged": lambda entry: entry.extend_staged(NO_TOKENS),
     "fork": lambda entry: entry.fork("4"),
     "key": lambda entry: entry.key(0),
     "keys": KVCacheEntry.keys,
     "lease": KVCacheEntry.lease,
+    "load": lambda entry: entry.load("missing.safetensors"),
+    "save": lambda entry: entry.save("never.safetensors"),
+    "stage": lambda entry: entry.stage(1),
     "trim": KVCacheEntry.trim,
     "truncate": lambda entry: entry.truncate(1),
+    "unstage": KVCacheEntry.unstage,
     "value": lambda entry: entry.value(0),
     "values": KVCacheEntry.values,
     "writing": lambda entry: entry.writing(0, 1).__enter__(),

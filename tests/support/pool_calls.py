@@ -29,6 +29,7 @@ POOL_CALLS: dict[str, Callable[[MemoryPool, MemoryBlock], object]] = {
     "reclaim": lambda pool, block: pool.reclaim(block),
     "reserve": lambda pool, _: pool.reserve(_GEOMETRY),
     "reserve_evicting": lambda pool, block: pool.reserve_evicting(_GEOMETRY, [block]),
+    "resize": lambda pool, _: pool.resize(1 << 19),
     "stats": lambda pool, _: pool.stats(),
     "trim": lambda pool, block: pool.trim(block, 4),
     "usage": lambda pool, _: pool.usage(),

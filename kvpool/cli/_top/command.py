@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from kvpool.cli._interrupts import EXIT_CODE
+from kvpool.cli._interrupts import EXIT_CODE, Interrupts
 from kvpool.cli._options import with_default
 from kvpool.cli._top.history import History
 from kvpool.cli._top.scrape import Scrape, ScrapeError, Source, metrics_url
@@ -68,7 +68,8 @@ def top(
         console.print(View(history, title))
         return
     try:
-        _watch(console, source, history, title, interval)
+        with Interrupts():
+            _watch(console, source, history, title, interval)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_CODE) from None
 

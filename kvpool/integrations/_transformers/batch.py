@@ -37,7 +37,7 @@ class BatchStep(NamedTuple):
 
 
 class PooledBatch:
-    """Any number of `PooledCache`s whose sessions go on together, each by tokens of its own.
+    """Any number of `PooledCache` objects, whose sessions go on together.
 
     The new tokens of all sessions go through the model in one row, so that its weights are read
     once. The tokens of each session are written behind those that it holds, and attend to these
