@@ -34,8 +34,9 @@ def to_rows(reports: Iterable[ReplayReport | BlockReport]) -> list[dict[str, Any
     >>> with Replay(KVLayout(1, 1, 8), 1 << 20, hash_block_tokens=HASH_BLOCK_TOKENS) as run:
     ...     for request in conversations(5):
     ...         _ = run.serve(request)
-    >>> to_rows([run.report()])[0]["tokens.generated"]
-    1000
+    ...     report = run.report()
+    >>> to_rows([report])[0]["requests"]
+    5
     """
     rows = [dict(_flat(report.as_dict())) for report in reports]
     columns = dict.fromkeys(name for row in rows for name in row)
