@@ -82,7 +82,7 @@ class Server:
 def main() -> None:
     """Let five sessions have three turns each, in a pool with room for three."""
     model = LlamaForCausalLM(CONFIG).eval()
-    with KVCacheManager(3 * 256 << 10) as manager:
+    with KVCacheManager("256KiB") as manager:
         server = Server(model, manager)
         for turn in range(3):
             for session in ("ada", "bo", "cy", "di", "eve"):

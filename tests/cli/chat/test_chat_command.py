@@ -81,7 +81,8 @@ def test_the_small_model_is_the_default(small_model_directory: Path) -> None:
 
 
 def test_errors_make_the_exit_code_1_in_the_end() -> None:
-    done = chat("--tiny", "--capacity", "8KiB", lines="/nothing\nhello\n/stats\n")
+    options = "--tiny", "--backend", "numpy", "--capacity", "8KiB"
+    done = chat(*options, lines="/nothing\nhello\n/stats\n")
     assert done.returncode == 1
     unknown, full = done.stderr.splitlines()
     assert unknown == "kvpool: unknown command /nothing; /help lists all"
