@@ -2,9 +2,10 @@
 
 A figure stands between two comments that Markdown does not show::
 
-    <!-- figure: BENCHMARK | WHAT | THEIRS -->4.9<!-- /figure -->
+    <!-- figure: BENCHMARK :: WHAT :: OURS beside THEIRS -->4.9<!-- /figure -->
 
-It says how many times kvpool's side is as fast, as full, … as `THEIRS`.
+It says how many times `OURS` is as fast, as full, … as `THEIRS`. Such a comment must not begin a
+line, where Markdown would end the paragraph; and a ``|`` in it would end a cell of a table.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ __all__ = ["PAGES", "FigureError", "filled", "short"]
 PAGES: tuple[Path, ...] = (ROOT / "README.md", ROOT / "docs/why.md")
 """The pages that have such figures."""
 
-_FIGURE = re.compile(r"(<!-- figure: ([^|]+) \| ([^|]+) \| ([^|]+) -->)([^<]*)(<!-- /figure -->)")
+_FIGURE = re.compile(r"(<!-- figure: (.+?) :: (.+?) :: (.+?) -->)[^<]*(<!-- /figure -->)")
 
 
 class FigureError(RecordError):
@@ -38,7 +39,7 @@ def filled(text: str, outcomes: Iterable[Outcome]) -> str:
         No record has such a ratio.
     """
     ratios = {
-        (outcome.name, ratio.what, ratio.theirs.subject): ratio
+        (outcome.name, ratio.what, ratio.subject): ratio
         for outcome in outcomes
         if outcome.report
         for ratio in outcome.report.ratios
@@ -47,8 +48,8 @@ def filled(text: str, outcomes: Iterable[Outcome]) -> str:
     def figure(match: re.Match[str]) -> str:
         name = match[2], match[3], match[4]
         if name not in ratios:
-            raise FigureError(f"no record has the figure {' | '.join(name)}")
-        return f"{match[1]}{short(ratios[name])}{match[6]}"
+            raise FigureError(f"no record has the figure {' :: '.join(name)}")
+        return f"{match[1]}{short(ratios[name])}{match[5]}"
 
     return _FIGURE.sub(figure, text)
 

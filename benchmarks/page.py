@@ -104,7 +104,7 @@ def _figures(record_path: Path) -> Iterator[tuple[Path, str]]:
 
     Only the published records have figures in other pages.
     """
-    if record_path != RECORD:
+    if record_path.resolve() != RECORD.resolve():
         return
     outcomes = merged(read(record_path), _beside(record_path))
     for page in PAGES:
@@ -121,9 +121,9 @@ def write(record_path: Path = RECORD, page_path: Path = PAGE) -> None:
     ------
     RecordError
     """
-    text = render_files(record_path)
+    text, figures = render_files(record_path), list(_figures(record_path))
     page_path.write_text(text, encoding="utf-8", newline="\n")
-    for page, changed in _figures(record_path):
+    for page, changed in figures:
         page.write_text(changed, encoding="utf-8", newline="\n")
 
 
@@ -140,7 +140,7 @@ def check(record_path: Path = RECORD, page_path: Path = PAGE) -> str:
     if page_path.read_text(encoding="utf-8") != text:
         return f"{page_path} is not what {record_path} says: python -m benchmarks.page writes it"
     for page, _ in _figures(record_path):
-        return f"figures of {page} are not those of {record_path}: python -m benchmarks.page writes"
+        return f"{page} has other figures than the records: python -m benchmarks.page writes them"
     return ""
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from markdown_it import MarkdownIt
 
 from benchmarks.figures import PAGES, FigureError, filled, short
 from benchmarks.page import RECORD, check
@@ -55,11 +57,49 @@ def test_a_figure_is_written_from_a_record() -> None:
     (outcome, *_) = [one for one in record().benchmarks if one.report and one.report.ratios]
     assert outcome.report is not None
     ratio = outcome.report.ratios[0]
-    name = f"{outcome.name} | {ratio.what} | {ratio.theirs.subject}"
+    name = f"{outcome.name} :: {ratio.what} :: {ratio.subject}"
     text = f"It is <!-- figure: {name} -->0<!-- /figure --> times as fast."
     assert filled(text, record().benchmarks) == text.replace("-->0<", f"-->{short(ratio)}<")
-    with pytest.raises(FigureError, match=r"no record has the figure a \| b \| c"):
-        filled("<!-- figure: a | b | c -->1<!-- /figure -->", record().benchmarks)
+    with pytest.raises(FigureError, match=r"no record has the figure a :: b :: c"):
+        filled("<!-- figure: a :: b :: c -->1<!-- /figure -->", record().benchmarks)
+
+
+def readable_figures(text: str) -> int:
+    """Return how many figures a reader of the rendered page finds in a sentence or in a cell."""
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    return sum(
+        inside.type == "html_inline" and inside.content.startswith("<!-- figure: ")
+        for token in tokens
+        for inside in token.children or ()
+    )
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_figures_stand_where_their_sentences_are(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert readable_figures(text) == text.count("<!-- figure: ") > 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["A page is\n{}\ntimes as fast.", "| a | b |\n| --- | --- |\n| c | {} times |\n"],
+    ids=["a line", "a cell"],
+)
+def test_a_figure_that_no_reader_would_find_is_seen(text: str) -> None:
+    figure = "<!-- figure: a | b | c -->1<!-- /figure -->"
+    assert readable_figures(text.format(figure)) == 0
+
+
+def test_both_sides_of_a_figure_are_named() -> None:
+    """Two of our sides may be measured beside the same other one."""
+    outcome = next(one for one in record().benchmarks if one.report and one.report.ratios)
+    assert outcome.report is not None
+    ratio = outcome.report.ratios[0]
+    other = replace(ratio, ours=replace(ratio.ours, subject="another"), value=7 * ratio.value)
+    both = replace(outcome, report=replace(outcome.report, ratios=[ratio, other]))
+    name = f"{outcome.name} :: {ratio.what} :: {ratio.subject}"
+    text = f"<!-- figure: {name} -->{short(ratio)}<!-- /figure -->"
+    assert filled(text, [both]) == text
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks share pages on Linux")
