@@ -90,7 +90,7 @@ class EventQueue(ForkAware):
 
     def _enter_child(self) -> None:
         self._lock = threading.Lock()
-        self._is_lost = True
+        self._is_lost = self._is_asked = True  # nobody is woken for what never comes
         self._changes = deque()
 
     # -- for those who want the events ---------------------------------------------------
@@ -146,11 +146,13 @@ class EventQueue(ForkAware):
 
     def put(self, change: Change) -> None:
         """Note a change, under the manager's lock."""
-        if not self._is_lost:
+        if not self._is_lost and len(self._changes) < self._most:
             self._changes.append(change)
-            if len(self._changes) > self._most:
-                self._is_lost = True
-                self._changes.clear()
+        elif isinstance(change, Cleared):  # what is lost is void, too
+            self.restart(())
+        else:
+            self._is_lost = True
+            self._changes.clear()
 
     def restart(self, changes: Iterable[Change]) -> None:
         """Note all segments anew, under the manager's lock, in place of what is queued."""
@@ -160,14 +162,14 @@ class EventQueue(ForkAware):
         self._is_asked = self._is_lost = False
 
     def deliver(self) -> None:
-        """Call `wake` if there are events."""
-        if not self._changes:
+        """Call `wake` if there are events, or the reader has to ask for those that are lost."""
+        if not self._changes and (self._is_asked or not self._is_lost):
             return
         me = threading.get_ident()
         if me in self._waking:  # `wake` calls the manager
             return
-        self._waking.add(me)
         try:
+            self._waking.add(me)  # in here: an interrupt right after it must not leave it behind
             self.wake()
         except Exception:
             if not self._has_failed:

@@ -137,8 +137,12 @@ class ZmqPublisher(EventQueue):
     def wake(self) -> None:
         """Have the thread take the events."""
         if not self._is_awake and current.pid == self._owner_pid:
-            self._is_awake = True
-            self._sender.wake()
+            try:
+                self._is_awake = True
+                self._sender.wake()
+            except BaseException:  # an interrupt: the thread may sleep still
+                self._is_awake = False
+                raise
 
     def close(self) -> None:
         """Send what is queued, and end the thread and its sockets; a second call does nothing."""

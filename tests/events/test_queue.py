@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.prefix import Identity, chunk_names, token_bytes
 from tests.support.children import in_child, needs_fork
+from tests.support.injection import every_place
 from tests.support.sessions import key_of
 
 LAYOUT = KVLayout(layers=1, kv_heads=1, head_dim=4, dtype="float16")
@@ -28,7 +30,9 @@ def made(events: EventQueue | None, **options: Any) -> KVCacheManager:
     )
 
 
-def serve(manager: KVCacheManager, tokens: Sequence[int], number: int = 1, **options: Any) -> None:
+def serve(
+    manager: KVCacheManager, tokens: Sequence[int], number: int | str = 1, **options: Any
+) -> None:
     entry, left = manager.open_session(tokens, key_of(number), **options)
     new = np.zeros((1, 1, left, 4), "float16")
     entry.extend(new, new)
@@ -158,11 +162,24 @@ def test_the_end_of_a_manager_is_told() -> None:
     assert events.take() == []
 
 
+@pytest.mark.parametrize("waiting", [1, 2, 3])
+def test_the_end_of_a_manager_is_told_however_much_is_lost(waiting: int) -> None:
+    events = EventQueue(limit=2)
+    manager = made(events)
+    serve(manager, range(8))
+    events.take()
+    for number in range(waiting):
+        serve(manager, [number] * 8, number + 2)
+    manager.close()
+    assert events.take()[-1] == AllBlocksCleared()
+    assert events.take() == []
+
+
 class Waking(EventQueue):
     """Takes its events when it is woken, and looks at the manager."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, limit: int = 100) -> None:
+        super().__init__(limit=limit)
         self.manager: KVCacheManager | None = None
         self.taken: list[Event] = []
         self.fails = False
@@ -180,6 +197,32 @@ def test_the_lock_is_free_when_events_are_delivered() -> None:
     with made(events) as events.manager:
         serve(events.manager, range(8))
         assert len(events.taken) == 1
+
+
+def test_who_is_woken_asks_for_what_one_call_lost() -> None:
+    events = Waking(limit=3)
+    with made(events) as events.manager:
+        for number in range(5):
+            serve(events.manager, [number] * 4, number)
+        events.manager.clear()  # 5 changes
+        assert len(events.taken) == 5
+        serve(events.manager, range(4))
+        assert events.taken[5] == AllBlocksCleared()
+        assert isinstance(events.taken[-1], BlockStored)
+
+
+def test_an_interrupt_of_a_delivery_silences_nobody() -> None:
+    events = Waking()
+    with made(events) as events.manager:
+        for number, injection in enumerate(every_place("interrupt")):
+            serve(events.manager, [number] * 4, number)
+            with suppress(KeyboardInterrupt), injection:
+                events.manager.remove_cache_entry(key_of(number))
+            events.manager.session_keys()  # tells all, if `take` was interrupted
+            events.taken = []
+            serve(events.manager, [number + 1000] * 4, "next")
+            assert any(isinstance(event, BlockStored) for event in events.taken), injection.where
+            events.manager.remove_cache_entry(key_of("next"))
 
 
 def test_a_sink_that_raises_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:

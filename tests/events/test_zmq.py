@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import logging
@@ -31,6 +32,7 @@ from kvpool.events import (
 )
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
+from tests.support.injection import every_place
 from tests.support.sessions import key_of
 
 LAYOUT = KVLayout(layers=1, kv_heads=1, head_dim=4, dtype="float16")
@@ -308,6 +310,16 @@ def test_a_full_queue_begins_anew_by_itself(subscribe: Subscribe) -> None:
             if AllBlocksCleared() in told:
                 break
         assert AllBlocksCleared() in told
+
+
+def test_an_interrupt_of_a_call_does_not_let_the_thread_sleep(subscribe: Subscribe) -> None:
+    with made(events := publisher()) as manager:
+        subscriber = subscribe(events)
+        wait_until_heard(manager, subscriber)
+        for injection in every_place("interrupt"):
+            with contextlib.suppress(KeyboardInterrupt), injection:
+                events.wake()
+            publish(manager, subscriber, [next(MARKS)] * 4)
 
 
 def test_ipc_endpoints(tmp_path: Path, subscribe: Subscribe) -> None:
