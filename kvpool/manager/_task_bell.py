@@ -26,5 +26,6 @@ class TaskBell:
     async def wait(self, seconds: float) -> None:
         """Wait until it is rung, or the seconds have passed."""
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._rung.wait(), seconds)
+            async with asyncio.timeout(seconds):  # `wait_for` may lose a cancellation, up to 3.11
+                await self._rung.wait()
         self._rung.clear()

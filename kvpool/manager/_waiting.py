@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from importlib import import_module
 from numbers import Real
 from typing import Any, Protocol, TypeVar
@@ -87,15 +87,55 @@ class Waiters:
         PoolExhaustedError
             There was no room at the end either.
         """
+        bell = threading.Lock()
+        bell.acquire(blocking=False)
+        with contextlib.closing(self._attempts(bell, call, seconds)) as attempts:
+            try:
+                while True:
+                    bell.acquire(timeout=next(attempts))
+            except StopIteration as done:
+                made: T = done.value
+                return made
+
+    async def retry_later(self, call: Callable[[], T], seconds: float) -> T:
+        """Make a call again and again until it finds room, as `retry` does, in an event loop.
+
+        Raises
+        ------
+        PoolExhaustedError
+            There was no room at the end either.
+        """
+        bell = import_module("kvpool.manager._task_bell").TaskBell()  # asyncio is slow to import
+        with contextlib.closing(self._attempts(bell, call, seconds)) as attempts:
+            try:
+                while True:
+                    await bell.wait(next(attempts))
+            except StopIteration as done:
+                made: T = done.value
+                return made
+
+    def _attempts(
+        self, bell: Bell, call: Callable[[], T], seconds: float
+    ) -> Generator[float, None, T]:
+        """Make a call until it finds room; before each attempt, yield how long to wait for a bell.
+
+        Returns
+        -------
+        object
+            What the call returns.
+
+        Raises
+        ------
+        PoolExhaustedError
+            There was no room at the end either.
+        """
         now = time.monotonic()
         deadline = now + seconds
         pause = 0.0  # what was freed before this was heard of woke nobody
-        bell = threading.Lock()
-        bell.acquire(blocking=False)
         try:
             self._bells.append(bell)
             while True:
-                bell.acquire(timeout=max(0.0, min(pause, deadline - now)))
+                yield max(0.0, min(pause, deadline - now))
                 start = time.monotonic()
                 try:
                     return call()
@@ -107,33 +147,6 @@ class Waiters:
         finally:
             if bell in self._bells:
                 self._bells.remove(bell)
-
-    async def retry_later(self, call: Callable[[], T], seconds: float) -> T:
-        """Make a call again and again until it finds room, as `retry` does, in an event loop.
-
-        Raises
-        ------
-        PoolExhaustedError
-            There was no room at the end either.
-        """
-        now = time.monotonic()
-        deadline = now + seconds
-        pause = 0.0
-        bell = import_module("kvpool.manager._task_bell").TaskBell()  # asyncio is slow to import
-        try:
-            self._bells.append(bell)
-            while True:
-                await bell.wait(max(0.0, min(pause, deadline - now)))
-                start = time.monotonic()
-                try:
-                    return call()
-                except PoolExhaustedError:
-                    now = time.monotonic()
-                    if start >= deadline:
-                        raise
-                    pause = max(POLL, SHARE * (now - start))
-        finally:
-            self._bells.remove(bell)
 
 
 def check_timeout(timeout: Any) -> None:

@@ -22,6 +22,7 @@ from kvpool.errors import (
 )
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
+from kvpool.manager._task_bell import TaskBell
 from kvpool.pool import ElasticPool, MemoryPool
 from tests.support.managers import MakeManager
 from tests.support.sessions import key_of, random_tokens
@@ -266,6 +267,23 @@ def test_a_task_that_is_cancelled_changes_nothing(make_manager: MakeManager) -> 
 
     asyncio.run(serve())
     assert manager.keys() == [key_of(0)]
+
+
+def test_a_task_that_is_cancelled_as_it_is_woken_is_cancelled() -> None:
+    async def serve(steps: int) -> bool:
+        bell = TaskBell()
+        waiting = asyncio.create_task(bell.wait(60))
+        for _ in range(3):
+            await asyncio.sleep(0)
+        bell.release()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        is_cancelled = waiting.cancel()
+        await asyncio.wait([waiting])
+        assert waiting.cancelled() == is_cancelled
+        return is_cancelled
+
+    assert {asyncio.run(serve(steps)) for steps in range(8)} == {True, False}
 
 
 def test_a_task_does_not_wait_in_vain(make_manager: MakeManager) -> None:
