@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import threading
 import time
@@ -132,8 +133,10 @@ class Stream:
         self.error: Exception | None = None
         self._owner = current.pid
         self._pieces: list[TokenPiece] = []
-        self._changed = threading.Condition()
-        self._wakers: list[Callable[[], None]] = []  # of readers in event loops
+        # Not a condition: one that Ctrl-C interrupts as a reader enters it is never left, and the
+        # engine's thread would wait for it.
+        self._lock = threading.Lock()
+        self._wakers: list[Callable[[], object]] = []  # of readers that wait
 
     @property
     def is_done(self) -> bool:
@@ -142,12 +145,12 @@ class Stream:
 
     def put(self, piece: TokenPiece) -> None:
         """Add a piece, and wake all readers."""
-        with self._changed:
+        with self._lock:
             self._pieces.append(piece)
             wakers, self._wakers = self._wakers, []
-            self._changed.notify_all()
         for wake in wakers:
-            wake()
+            with contextlib.suppress(RuntimeError):  # it is awake, or its event loop is closed
+                wake()
 
     def pieces(self) -> list[TokenPiece]:
         """Return all pieces so far."""
@@ -155,19 +158,56 @@ class Stream:
 
     def wait(self, number: float, timeout: float | None = None) -> bool:
         """Wait for more than `number` pieces, or the last one; return False if time is up."""
-        self._check_process(number)
+        if self._has(number):
+            return True
+        self._check_process()
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while not self._has(number):
-                left = None if deadline is None else deadline - time.monotonic()
-                if left is not None and left <= 0:
+        bell = threading.Lock()
+        bell.acquire(blocking=False)
+        try:
+            while self._waits(number, bell.release):
+                left = -1 if deadline is None else deadline - time.monotonic()
+                if deadline is not None and left <= 0:
                     return False
-                self._changed.wait(left)
+                bell.acquire(timeout=left)
+        finally:
+            self._forget(bell.release)
         return True
 
-    def _check_process(self, number: float) -> None:
+    async def wait_in_loop(self, number: float) -> None:
+        """Wait as `wait` does, and let the event loop go on meanwhile."""
+        if self._has(number):
+            return
+        self._check_process()
+        loop = asyncio.get_running_loop()
+        while True:
+            woken = loop.create_future()
+            wake = functools.partial(loop.call_soon_threadsafe, _resolve, woken)
+            try:
+                if not self._waits(number, wake):
+                    return
+                await woken
+            finally:
+                self._forget(wake)
+
+    def _waits(self, number: float, wake: Callable[[], object]) -> bool:
+        """Return whether a reader must wait; if so, the next piece wakes it."""
+        with self._lock:
+            if self._has(number):
+                return False
+            if wake not in self._wakers:
+                self._wakers.append(wake)
+        return True
+
+    def _forget(self, wake: Callable[[], object]) -> None:
+        """Wake a reader no more."""
+        with self._lock:
+            if wake in self._wakers:
+                self._wakers.remove(wake)
+
+    def _check_process(self) -> None:
         """Refuse to wait in a child of `os.fork`, which has no thread of an engine."""
-        if self._owner != current.pid and not self._has(number):
+        if self._owner != current.pid:
             raise in_child_of(self._owner, "engine")
 
     def _has(self, number: float) -> bool:
@@ -186,28 +226,6 @@ class Stream:
         if self.error is not None:
             raise self.error
         return None
-
-    async def wait_in_loop(self, number: float) -> None:
-        """Wait as `wait` does, and let the event loop go on meanwhile."""
-        self._check_process(number)
-        loop = asyncio.get_running_loop()
-        while True:
-            woken = loop.create_future()
-
-            def wake(woken: asyncio.Future[None] = woken) -> None:
-                with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                    loop.call_soon_threadsafe(_resolve, woken)
-
-            with self._changed:
-                if self._has(number):
-                    return
-                self._wakers.append(wake)
-            try:
-                await woken
-            finally:
-                with self._changed:
-                    if wake in self._wakers:
-                        self._wakers.remove(wake)
 
 
 def _resolve(woken: asyncio.Future[None]) -> None:
