@@ -36,4 +36,4 @@ class QueueFullError(KVPoolError):
 
 
 class ModelFailedError(KVPoolError, RuntimeError):
-    """The model, or what chooses its tokens, raised: the ``__cause__`` is what it raised."""
+    """The model, what chooses its tokens, or an eviction policy raised: see the ``__cause__``."""

@@ -295,7 +295,7 @@ class Generation:
         TimeoutError
             It is not finished in this time. It goes on.
         ModelFailedError
-            The model raised.
+            The model raised, or an eviction policy of the manager.
         KVPoolError
             Another error ended it.
         """
@@ -309,7 +309,7 @@ class Generation:
         Raises
         ------
         ModelFailedError
-            The model raised.
+            The model raised, or an eviction policy of the manager.
         KVPoolError
             Another error ended it.
         """

@@ -328,14 +328,17 @@ class Loop:
         """Let others begin with the prompt of a job, which goes on."""
         job.is_awaited = False
         self._close(job)
+        if job.stream.error is not None:
+            self._finish(job, "error")
+            return
         try:
             self._open(job)
         except PoolExhaustedError:
             self._preempt(job)
         except PoolClosedError:
             raise
-        except KVPoolError as error:
-            self._fail(job, error)
+        except Exception as error:
+            self._fail(job, _failure("the end of a session", error))
 
     # -- losing a place ------------------------------------------------------------------
 
@@ -356,6 +359,9 @@ class Loop:
     def _preempt(self, job: Job) -> None:
         """Take the place of a job. Its tokens stay in the pool until their bytes are needed."""
         self._close(job)
+        if job.stream.error is not None:
+            self._finish(job, "error")
+            return
         job.is_preempted = True
         with self.lock:
             self.running.remove(job)
@@ -365,11 +371,18 @@ class Loop:
     # -- ends ----------------------------------------------------------------------------
 
     def _close(self, job: Job) -> None:
-        """Close the session of a job, with the tokens that it holds."""
+        """Close the session of a job, with the tokens that it holds.
+
+        An error there, such as one of an eviction policy, becomes that of the job.
+        """
         cache, job.cache = job.cache, None
-        if cache is not None:
+        if cache is None:
+            return
+        job.held = 0
+        try:
             self._model.close(cache, job.all_tokens())
-            job.held = 0
+        except Exception as error:
+            job.stream.error = _failure("the end of a session", error)
 
     def _fail(self, job: Job, error: Exception) -> None:
         job.stream.error = error
@@ -378,6 +391,8 @@ class Loop:
     def _finish(self, job: Job, reason: FinishReason, text: str = "") -> None:
         """End a job; its session is closed before its last piece is sent."""
         self._close(job)
+        if job.stream.error is not None:
+            reason = "error"
         with self.lock:
             if job in self.running:
                 self.running.remove(job)

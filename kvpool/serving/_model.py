@@ -190,13 +190,25 @@ class ServedModel:
     def close(self, cache: PooledCache, tokens: NDArray[np.int64]) -> None:
         """Close a session with its tokens, of which the pool keeps those that were computed.
 
-        It may be gone: removed by its key, or with the whole pool.
+        It may be gone: removed by its key, or with the whole pool. If it cannot be closed, it is
+        removed, because no other caller would close it.
+
+        Raises
+        ------
+        Exception
+            An eviction policy raised.
         """
         if cache in self._batch:
             self._batch.remove(cache)
-        with contextlib.suppress(EntryRemovedError, PoolClosedError):
-            cache.close(tokens)
-        cache.release()
+        try:
+            with contextlib.suppress(EntryRemovedError, PoolClosedError):
+                cache.close(tokens)
+        except Exception:
+            with contextlib.suppress(Exception):  # of the same policy
+                self._manager.remove_cache_entry(cache.key)
+            raise
+        finally:
+            cache.release()
 
     # -- computing -----------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from kvpool.errors import (
     InvalidLayoutError,
     PoolClosedError,
 )
+from kvpool.eviction.lru import LruPolicy
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.serving import (
@@ -26,6 +27,7 @@ from kvpool.serving import (
     Request,
     Sampling,
 )
+from tests.support.managers import MakeManager
 
 pytestmark = pytest.mark.transformers
 
@@ -124,6 +126,113 @@ def test_a_session_that_is_open_elsewhere_is_refused(
         engine.submit(Request(tokens=[2, 3], session=key)).result(60)
     manager.close_session(entry, [])
     assert engine.submit(Request(tokens=[2, 3], session=key, max_tokens=1)).result(60).text
+
+
+class Moody(LruPolicy):
+    """Raises when a session is closed, as long as it is told to."""
+
+    is_cross = False
+
+    def split(self, *parts: Any) -> None:
+        self._complain()
+        super().split(*parts)
+
+    def admit(self, *entry: Any) -> None:
+        self._complain()
+        super().admit(*entry)
+
+    def _complain(self) -> None:
+        if self.is_cross:
+            raise RuntimeError("not today")
+
+
+CROSS = r"the end of a session failed \(RuntimeError: not today\)"
+
+
+def test_a_policy_that_raises_at_the_end_of_a_session_fails_its_request(
+    lab: Any, make_engine: MakeEngine, make_manager: MakeManager, gate: Any
+) -> None:
+    policy = Moody()
+    engine = make_engine(make_manager(policy=policy), max_sessions=2)
+    gate.shut()
+    requests = [
+        Request(tokens=[2, 3], max_tokens=3),
+        Request(tokens=[4, 5], max_tokens=3, session="ada"),
+        Request(tokens=[6, 7], max_tokens=3000),
+    ]
+    generations = [engine.submit(request) for request in requests]
+    gate.wait()
+    policy.is_cross = True
+    generations[2].cancel()
+    gate.open()
+    for generation in generations[:2]:
+        with pytest.raises(ModelFailedError, match=CROSS):
+            generation.result(60)
+        assert generation.usage.completion_tokens == 3
+    assert generations[2].result(60).finish_reason == "cancelled"
+    policy.is_cross = False
+    # The session is not open for ever.
+    assert engine.submit(requests[1]).result(60).token_ids == lab.alone([4, 5], 3)
+
+
+def test_a_policy_that_raises_at_the_end_of_an_engine_leaves_no_reader_waiting(
+    make_engine: MakeEngine, make_manager: MakeManager, gate: Any
+) -> None:
+    policy = Moody()
+    engine = make_engine(make_manager(policy=policy))
+    gate.shut()
+    generations = [engine.submit(Request(tokens=[2, n], max_tokens=3000)) for n in (3, 4, 5)]
+    gate.wait()
+    policy.is_cross = True
+    gate.open()
+    engine.close(0)
+    for generation in generations:
+        with pytest.raises(ModelFailedError, match=CROSS):
+            generation.result(60)
+    policy.is_cross = False
+
+
+def test_a_policy_that_raises_when_a_place_is_given_up(
+    make_engine: MakeEngine, make_manager: MakeManager, gate: Any
+) -> None:
+    policy = Moody()
+    manager = make_manager(3 * 8 * 4096, "mmap", policy=policy)
+    engine = make_engine(manager, overcommit=10)
+    prompts = [[n + 2, *range(3 + n, 43 + n)] for n in range(3)]
+    gate.shut()
+    generations = [engine.submit(Request(tokens=prompt, max_tokens=60)) for prompt in prompts]
+    gate.wait()
+    gate.let(10)
+    gate.wait(10)
+    policy.is_cross = True
+    gate.open()
+    with pytest.raises(ModelFailedError, match=CROSS):
+        generations[2].result(60)
+    assert 0 < generations[2].usage.completion_tokens < 60
+    policy.is_cross = False
+    assert engine.submit(Request(tokens=[2], max_tokens=2)).result(60).token_ids
+
+
+def test_a_policy_that_raises_when_a_prompt_is_shown_to_others(
+    lab: Any, make_engine: MakeEngine, make_manager: MakeManager, gate: Any
+) -> None:
+    policy = Moody()
+    engine = make_engine(make_manager(policy=policy), prefill_tokens=30)
+    prompt = list(range(2, 62))
+    gate.shut()
+    first = engine.submit(Request(tokens=prompt, max_tokens=9))
+    gate.wait()
+    second = engine.submit(Request(tokens=[*prompt, 3], max_tokens=2))
+    gate.let()
+    gate.wait()
+    policy.is_cross = True
+    gate.let()
+    with pytest.raises(ModelFailedError, match=CROSS):
+        first.result(60)
+    policy.is_cross = False
+    gate.open()
+    assert first.usage.completion_tokens == 1
+    assert second.result(60).token_ids == lab.alone([*prompt, 3], 2)
 
 
 def test_an_engine_ends_with_its_manager(lab: Any, gate: Any) -> None:
