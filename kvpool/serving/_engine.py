@@ -234,7 +234,14 @@ class Engine(Closing):
     # -- the whole -----------------------------------------------------------------------
 
     def stats(self) -> EngineStats:
-        """Return the figures of the engine."""
+        """Return the figures of the engine.
+
+        Raises
+        ------
+        ForkedProcessError
+            Another process made the engine.
+        """
+        self._check_process()
         with self._loop.lock:
             now = {
                 "queued": len(self._loop.waiting),

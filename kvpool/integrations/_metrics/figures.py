@@ -14,7 +14,7 @@ from kvpool.manager import KVCacheManager
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:  # an engine imports integrations
-    from kvpool.serving import EngineStats, Histogram
+    from kvpool.serving import Engine, EngineStats, Histogram
 
 __all__ = [
     "ENGINE_FIGURES",
@@ -24,6 +24,7 @@ __all__ = [
     "Kind",
     "Times",
     "Values",
+    "engine_stats_of",
     "stats_of",
 ]
 
@@ -75,6 +76,16 @@ def stats_of(manager: KVCacheManager | None) -> PoolStats | None:
     try:
         return manager.get_stats()
     except (ForkedProcessError, PoolClosedError):
+        return None
+
+
+def engine_stats_of(engine: Engine | None) -> EngineStats | None:
+    """Return the figures of an engine; None if it is gone, or of the parent process."""
+    if engine is None:
+        return None
+    try:
+        return engine.stats()
+    except ForkedProcessError:
         return None
 
 

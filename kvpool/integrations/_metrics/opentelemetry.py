@@ -14,6 +14,7 @@ from kvpool.integrations._metrics.figures import (
     FIGURES,
     Figure,
     Kind,
+    engine_stats_of,
     stats_of,
 )
 from kvpool.manager import KVCacheManager
@@ -26,7 +27,7 @@ except ImportError as error:
     ) from error
 
 if TYPE_CHECKING:  # an engine imports integrations, so that these cannot derive from its classes
-    from kvpool.serving import Engine, EngineObserver, EngineStats, FinishReason, Usage
+    from kvpool.serving import Engine, EngineObserver, FinishReason, Usage
 else:
     EngineObserver = object
 
@@ -72,12 +73,7 @@ def observe_engine(engine: Engine, provider: MeterProvider | None = None) -> Non
     times themselves: let the engine tell them to a `TokenTimes`.
     """
     reference = weakref.ref(engine)
-
-    def stats() -> EngineStats | None:
-        found = reference()
-        return None if found is None else found.stats()
-
-    _observe(ENGINE_FIGURES, stats, provider)
+    _observe(ENGINE_FIGURES, lambda: engine_stats_of(reference()), provider)
 
 
 class TokenTimes(EngineObserver):

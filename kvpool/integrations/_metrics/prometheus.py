@@ -15,6 +15,7 @@ from kvpool.integrations._metrics.figures import (
     Figure,
     Kind,
     Times,
+    engine_stats_of,
     stats_of,
 )
 from kvpool.manager import KVCacheManager
@@ -103,10 +104,9 @@ class EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
-        engine = self._engine()
-        if engine is None:
+        stats = engine_stats_of(self._engine())
+        if stats is None:
             return
-        stats = engine.stats()
         for figure in ENGINE_FIGURES:
             yield _filled(figure, stats)
         for times in ENGINE_TIMES:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from kvpool.integrations.otel import TokenTimes, observe_engine
 from kvpool.manager import KVCacheManager
 from kvpool.serving import Engine, Request
 from tests.support import needs
+from tests.support.forked import Child
 from tests.support.prometheus import samples
 
 pytestmark = pytest.mark.transformers
@@ -129,3 +131,21 @@ def test_an_engine_that_is_gone_has_no_metrics(
     del engine
     assert samples(registry) == {}
     assert points(reader) == {}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_an_engine_of_the_parent_process_has_no_metrics(
+    engine: Engine, provider: MeterProvider, reader: InMemoryMetricReader
+) -> None:
+    registry = CollectorRegistry()
+    registry.register(EngineCollector(engine))
+    observe_engine(engine, provider)
+    assert samples(registry)
+    assert "kvpool.steps" in points(reader)
+
+    def scrape(say: Callable[[str], None]) -> None:
+        say(f"{samples(registry)} {'kvpool.steps' in points(reader)}")
+
+    with Child(scrape) as child:
+        assert child.line() == "{} False"
+        assert child.wait() == 0
