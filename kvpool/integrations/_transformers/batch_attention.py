@@ -22,6 +22,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from kvpool._process import ForkAware, forget_forks, watch_forks
 from kvpool.errors import UnbatchableModelError
 from kvpool.integrations._transformers.attention import grouped_attention
 from kvpool.integrations._transformers.ragged import MaskRule, RaggedStep
@@ -49,46 +50,53 @@ def attending_by(step: RaggedStep, model: Any) -> Iterator[None]:
     configurations = _configurations.get(model)
     if configurations is None:
         configurations = _configurations.setdefault(model, _Configurations(model))
-    configurations.switch()
     before = getattr(_here, "step", None)
-    _here.step = step
     try:
+        configurations.enter(step)
+        _here.step = step
         yield
     finally:
         _here.step = before
-        configurations.switch_back()
+        configurations.leave(step)
 
 
-class _Configurations:
+class _Configurations(ForkAware):
     """The configurations that the parts of a model read: they name its attention function."""
 
     def __init__(self, model: Any) -> None:
         parts = (getattr(part, "config", None) for part in model.modules())
         self._all = list({id(one): one for one in parts if hasattr(one, _NAME)}.values())
-        self._lock = threading.Lock()
-        self._steps = 0  # that run now
-        self._names: list[str] = []
+        self._enter_child()
+        watch_forks(weakref.ref(self, forget_forks))
 
-    def switch(self) -> None:
+    def _enter_child(self) -> None:
+        """Forget the steps of other threads, which do not run in a child."""
+        self._lock = threading.Lock()
+        # That run now. Weak, so that one whose end was interrupted goes by itself.
+        self._steps: weakref.WeakSet[RaggedStep] = weakref.WeakSet()
+
+    def enter(self, step: RaggedStep) -> None:
         """Name the functions of this module."""
         with self._lock:
-            if not self._steps:
-                names = [getattr(one, _NAME) or "eager" for one in self._all]
-                for name in set(names):
-                    _register(name)
-                self._names = names
-                self._set(PREFIX)
-            self._steps += 1
+            names = self._names()
+            for name in set(names):
+                _register(name)
+            self._steps.add(step)
+            self._set(names, PREFIX)
 
-    def switch_back(self) -> None:
-        """Name those from before, if this was the last step."""
+    def leave(self, step: RaggedStep) -> None:
+        """Name those of the model again, if this was the last step or none began."""
         with self._lock:
-            self._steps -= 1
+            self._steps.discard(step)
             if not self._steps:
-                self._set("")
+                self._set(self._names(), "")
 
-    def _set(self, prefix: str) -> None:
-        for config, name in zip(self._all, self._names, strict=True):
+    def _names(self) -> list[str]:
+        """Return how the model names its functions; after an interrupt some may be ours still."""
+        return [(getattr(one, _NAME) or "eager").removeprefix(PREFIX) for one in self._all]
+
+    def _set(self, names: list[str], prefix: str) -> None:
+        for config, name in zip(self._all, names, strict=True):
             setattr(config, _NAME, {"": prefix + name})  # in this one, not in those in it
 
 
