@@ -52,6 +52,7 @@ class BatchRunner:
         self._check_positions(model)
         self._keeps_logits = "logits_to_keep" in taken
         self._rope = _Rope(model)
+        self._attends = False  # whether a step has shown that attention comes here
 
     def _check_positions(self, model: Any) -> None:
         """Refuse a model that does not do with positions what it does without them.
@@ -158,11 +159,12 @@ class BatchRunner:
         except UnbatchableModelError:
             raise
         except Exception as error:
-            if step.has_attended:
+            if self._attends or step.has_attended:
                 raise
             raise self._refusal("attends by code of its own") from error
         if not step.is_complete:
             raise self._refusal("attends by code of its own")
+        self._attends = True
         logits = output.logits[0]
         return list(logits if len(logits) == len(rows) else logits[ends])
 
