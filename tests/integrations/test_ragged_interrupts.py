@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
 import pytest
 
+from kvpool.errors import InvalidTokensError, PoolExhaustedError
 from kvpool.manager import KVCacheManager
 from tests.support.forked import Child
-from tests.support.managers import MakeManager
+from tests.support.injection import Kind, error_of, every_place
+from tests.support.managers import MakeManager, entry_of
 
 pytestmark = pytest.mark.transformers
 
@@ -27,6 +30,80 @@ def batch_of(hf: Any, manager: KVCacheManager, model: Any) -> Any:
 
 def lengths(batch: Any) -> list[int]:
     return [cache.get_seq_length() for cache in batch]
+
+
+def leased(manager: KVCacheManager, batch: Any) -> list[bool]:
+    return [entry_of(manager, cache.key).block.is_leased for cache in batch]
+
+
+@pytest.mark.parametrize(("kind", "backend"), [("interrupt", "mmap"), ("memory", "numpy")])
+def test_a_step_that_ends_anywhere_leaves_all_sessions_as_they_were(
+    hf: Any, make_manager: MakeManager, monkeypatch: pytest.MonkeyPatch, kind: Kind, backend: str
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", id)  # the end of a view may be interrupted
+    model, manager = hf.model("heads of their own"), make_manager(backend=backend)
+    batch = batch_of(hf, manager, model)
+    tokens = [[5], hf.words(300)[0]]
+    expected = batch.step(model, tokens).logits
+    for cache, count in zip(batch, HELD, strict=True):
+        cache.crop(count)
+    before = [[one.clone() for one in hf.states(cache)] for cache in batch]
+    used = manager.pool.stats().used
+    for injection in every_place(kind):
+        try:
+            with injection:
+                batch.step(model, tokens)
+        except type(error_of(kind)):
+            assert lengths(batch) == list(HELD), injection.where
+        for cache, count, states in zip(batch, HELD, before, strict=True):
+            cache.crop(count)
+            assert all(map(hf.torch.equal, hf.states(cache), states)), injection.where
+            cache.release()
+        assert manager.pool.stats().used == used, injection.where
+        assert manager.get_stats().pinned_entries == 0, injection.where
+        assert leased(manager, batch) == [False, False], injection.where
+    assert all(map(hf.torch.equal, batch.step(model, tokens).logits, expected))
+    assert getattr(model.config, NAME) == "sdpa"
+
+
+def test_a_session_that_fails_takes_no_lease(hf: Any, make_manager: MakeManager) -> None:
+    model, manager = hf.model(), make_manager()
+    batch = batch_of(hf, manager, model)
+    for cache in batch:
+        cache.release()
+    step = batch.step(model, [[5], []])
+    assert isinstance(step.errors[1], InvalidTokensError)
+    assert leased(manager, batch) == [True, False]
+
+
+def test_an_error_that_is_kept_keeps_no_lease(hf: Any, make_manager: MakeManager) -> None:
+    model, manager = hf.model(), make_manager(1 << 20)
+    batch = batch_of(hf, manager, model)
+    step = batch.step(model, [[5], hf.words(20_000)[0]])
+    assert isinstance(step.errors[1], PoolExhaustedError)
+    assert isinstance(step.errors[1].__context__, PoolExhaustedError)  # of a traceback of its own
+    for cache in batch:
+        cache.release()
+    assert leased(manager, batch) == [False, False]
+
+
+def test_a_model_that_raises_leaves_no_leases(hf: Any, make_manager: MakeManager) -> None:
+    model, manager = hf.model(), make_manager(backend="mmap")
+    batch = batch_of(hf, manager, model)
+    batch.caches[0].release()
+
+    def fail(*_anything: Any) -> None:
+        raise ZeroDivisionError
+
+    hook = model.model.layers[1].register_forward_hook(fail)
+    try:
+        batch.step(model, [[5], [6]])
+    except ZeroDivisionError:
+        pass
+    finally:
+        hook.remove()
+    assert leased(manager, batch) == [False, True]
+    assert lengths(batch) == list(HELD)
 
 
 def test_a_child_that_was_forked_during_a_step_has_a_model_of_its_own(

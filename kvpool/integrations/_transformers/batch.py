@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -181,47 +182,48 @@ class PooledBatch:
         self._check_model(runner)
         taken: dict[int, tuple[Member, list[int]]] = {}
         try:
-            for index, error in self._take(runner, tokens, taken):
-                result.errors[index] = error
+            self._take(runner, tokens, taken, result.errors)
             if taken:
                 logits = runner.run(model, list(taken.values()))
                 for index, one in zip(list(taken), logits, strict=True):
-                    member, _ = taken.pop(index)
+                    member, _ = taken[index]
                     try:
                         member.finish()
                     except KVPoolError as error:  # the session was removed meanwhile
-                        result.errors[index] = error.with_traceback(None)
+                        del taken[index]
+                        member.give_up()
+                        result.errors[index] = _without_frames(error)
                     else:
                         result.logits[index] = one
-        finally:
+        except BaseException:
             for member, _ in taken.values():
-                member.give_up()
+                member.undo()
+            raise
         return result
 
     def _take(
-        self, runner: BatchRunner, tokens: Sequence[Any], taken: dict[int, tuple[Member, list[int]]]
-    ) -> Iterator[tuple[int, Exception]]:
-        """Take the room for the tokens of each session; yield those that fail, and why.
-
-        A traceback that is kept would keep the leases of all sessions, so errors have none.
-        """
-        failed = set()
-        for index, cache in enumerate(self._caches):  # first: none is evicted for another one
-            try:
-                cache.parts[0].hold()
-            except KVPoolError as error:
-                failed.add(index)
-                yield index, error.with_traceback(None)
-        for index, cache in enumerate(self._caches):
-            if index in failed:
-                continue
-            session = cache.parts[0]
-            try:
-                row = runner.row_of(tokens[index], str(cache.key))
-                runner.check_length(session.token_count + len(row), str(cache.key))
-                taken[index] = Member(session, *session.stage(len(row))), row
-            except KVPoolError as error:
-                yield index, error.with_traceback(None)
+        self,
+        runner: BatchRunner,
+        tokens: Sequence[Any],
+        taken: dict[int, tuple[Member, list[int]]],
+        errors: list[Exception | None],
+    ) -> None:
+        """Take the room for the tokens of each session; note those that fail, and why."""
+        leases = []
+        try:
+            for cache in self._caches:  # first: none is evicted for another one
+                with contextlib.suppress(KVPoolError):  # it is met again below
+                    leases.append(cache.parts[0].lease())
+            for index, cache in enumerate(self._caches):
+                session = cache.parts[0]
+                try:
+                    row = runner.row_of(tokens[index], str(cache.key))
+                    runner.check_length(session.token_count + len(row), str(cache.key))
+                    taken[index] = Member(session, len(row)), row
+                except KVPoolError as error:
+                    errors[index] = _without_frames(error)
+        finally:
+            leases.clear()  # a traceback that is kept must not keep them
 
     def _check_model(self, runner: BatchRunner) -> None:
         measured = runner.measured
@@ -233,6 +235,15 @@ class PooledBatch:
                 measured.weights,
             }:
                 raise EntryKindError(f"{cache!r} is not of the model that the batch is to run")
+
+
+def _without_frames(error: Exception) -> Exception:
+    """Return an error that is to be kept, without what would keep the leases of all sessions."""
+    one: BaseException | None = error
+    while one is not None:
+        one.__traceback__ = None
+        one = one.__cause__ or one.__context__
+    return error
 
 
 def _shape(layout: KVLayout) -> tuple[object, ...]:

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from kvpool.entry import StagedTokens
 from kvpool.errors import InvalidTokensError, KVPoolError, UnbatchableModelError
 from kvpool.integrations._transformers.session import PooledSession
-from kvpool.integrations._transformers.tensors import EntryTensors, dtype_name, is_held_as
+from kvpool.integrations._transformers.tensors import dtype_name, is_held_as
 from kvpool.layout import KVLayout
 
 __all__ = ["MaskRule", "Member", "RaggedStep"]
@@ -63,24 +62,38 @@ class Member:
     Parameters
     ----------
     session : PooledSession
-    staged : StagedTokens
-    tensors : EntryTensors
+    count : int
+        New tokens, for which the room is taken.
 
     Attributes
     ----------
     session
     start, count : int
         Position of the first new token, and how many there are.
+
+    Raises
+    ------
+    KVPoolError
+        Of `PooledSession.stage`; the session is as it was.
     """
 
-    __slots__ = ("_new", "_shown", "_staged", "_tensors", "count", "session", "start")
+    __slots__ = (
+        "_new",
+        "_shown",
+        "_staged",
+        "_tensors",
+        "_was_leased",
+        "count",
+        "session",
+        "start",
+    )
 
-    def __init__(self, session: PooledSession, staged: StagedTokens, tensors: EntryTensors) -> None:
+    def __init__(self, session: PooledSession, count: int) -> None:
         self.session = session
-        self.start, self.count = staged.start, staged.count
-        self._staged = staged
-        self._tensors = tensors
-        self._new = tensors.all_layers(self.start, self.count)
+        self._was_leased = session.is_leased
+        self._staged, self._tensors = session.stage(count)
+        self.start, self.count = self._staged.start, count
+        self._new = self._tensors.all_layers(self.start, count)
         self._shown: dict[int, tuple[Any, Any]] = {}
 
     def first_shown(self, window: int | None) -> int:
@@ -106,10 +119,19 @@ class Member:
         self.session.extend_staged(self._staged)
 
     def give_up(self) -> None:
-        """Leave the session as it was; the tensors of this member cannot be used any more."""
+        """Give the room of tokens back that do not count; the tensors cannot be used any more."""
         del self._staged, self._tensors, self._new, self._shown
         with contextlib.suppress(KVPoolError):  # the session was removed meanwhile
             self.session.unstage()
+            if not self._was_leased:
+                self.session.release()
+
+    def undo(self) -> None:
+        """Leave the session as it was, whether its new tokens count already or not."""
+        with contextlib.suppress(KVPoolError):
+            if self.session.token_count > self.start:
+                self.session.truncate(self.start)
+        self.give_up()
 
 
 class States(NamedTuple):

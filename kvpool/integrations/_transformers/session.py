@@ -192,16 +192,20 @@ class PooledSession:
 
     # -- steps of many sessions ----------------------------------------------------------
 
-    def hold(self) -> None:
-        """Take the lease, if there is an entry.
+    @property
+    def is_leased(self) -> bool:
+        """Whether this object keeps the entry from being evicted."""
+        return self._root is not None
+
+    def lease(self) -> Lease | None:
+        """Return a lease of the entry, if there is an entry and this object has none.
 
         Raises
         ------
         EntryRemovedError
             The entry went while there was no lease.
         """
-        if self.entry is not None and self._root is None:
-            self._root = self.entry.lease()
+        return None if self.entry is None or self.is_leased else self.entry.lease()
 
     def stage(self, count: int) -> tuple[StagedTokens, EntryTensors]:
         """Take the room for the next tokens of all layers; `extend_staged` counts them.
