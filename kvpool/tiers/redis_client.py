@@ -225,6 +225,20 @@ class RedisTier(RemoteTier):
                 yield
             except _FAILURES as error:
                 raise self._error(what, commands, error) from error
+            except BaseException:
+                self._drop_connections()
+                raise
+
+    def _drop_connections(self) -> None:
+        """Close the connections that no call has: an answer may be on its way to one of them.
+
+        The client takes a connection for idle when an interrupt has come between a command and its
+        answer, and the next call would read the answer to another one.
+        """
+        nodes = self._client.get_nodes() if self._is_cluster else ()
+        for client in [node.redis_connection for node in nodes] or [self._client]:
+            if client is not None:
+                client.connection_pool.disconnect(inuse_connections=False)
 
     def _error(self, what: str, commands: Sequence[_Command], error: Exception) -> TierError:
         values = f" {len(commands)} values" if commands else ""

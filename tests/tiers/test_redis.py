@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ import redis
 from kvpool.errors import InvalidTierError, TierError
 from kvpool.testing import TierSuite
 from kvpool.tiers import Tier, open_tier
+from tests.support.injection import Injection
 from tests.support.redis_server import RedisServer
 
 pytestmark = pytest.mark.integration
@@ -175,6 +178,30 @@ def test_a_server_that_does_not_answer_is_an_error_after_the_timeout(tmp_path: P
         server.go_on()
         with tier.read([b"key"]) as (value,):
             assert bytes(value or b"") == b"value"
+
+
+def test_an_interrupt_mixes_no_answers_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that comes after the interrupt is not taken for that of the next call."""
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # of the client's finalizers
+    keys = [b"a", b"b", b"c"]
+    places = 0
+    with RedisServer(tmp_path) as server, open_tier(f"{server.url}?timeout=0.05") as tier:
+        tier.write([(key, [key * 100]) for key in keys])
+        while True:
+            with tier.read(keys[:1]):
+                pass  # the next call has a connection
+            server.pause()
+            injection = Injection(places + 1, "interrupt", in_libraries=True)
+            with contextlib.suppress(KeyboardInterrupt, TierError), injection, tier.read(keys[:2]):
+                pass
+            server.go_on()
+            if injection.where is None:
+                break
+            places += 1
+            for key in reversed(keys):
+                with tier.read([key]) as (value,):
+                    assert bytes(value or b"") == key * 100, injection.where
+    assert places > 100
 
 
 def test_a_server_that_is_restarted_is_used_again_at_once(tmp_path: Path) -> None:
