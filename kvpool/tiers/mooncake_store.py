@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -21,8 +22,11 @@ __all__ = ["MooncakeTier", "open_url"]
 # Error codes of the client.
 _NO_ROOM: Final = frozenset({-200, -600})  # no segment has room; the value is too large
 _MISSING: Final = -704
+_BUSY: Final = frozenset({-703, -706})  # it is being written; it is leased to who has read it
 
 _SECONDS: Final = 5.0
+_LEASE_SECONDS: Final = 8.0  # somewhat more than the master leases a value for, by default
+_RETRY_SECONDS: Final = 0.05
 
 
 class MooncakeTier(RemoteTier):
@@ -43,6 +47,8 @@ class MooncakeTier(RemoteTier):
     Notes
     -----
     *Room* is the cluster's. It evicts by itself; what it refuses is counted.
+
+    *Removal* waits until nobody has read a value for some seconds, as the master's lease says.
 
     *Views* show the client's buffer for what is under way, as long as that has room.
     """
@@ -108,16 +114,25 @@ class MooncakeTier(RemoteTier):
     def remove(self, keys: Sequence[bytes], /) -> int:
         """Remove values; return how many of them were there."""
         check_keys(keys)
-        removed = 0
-        for name in self._names(keys):
-            with self._call():
-                # By force, because the cluster leases what was read for some seconds.
-                code = self._store.remove(name, force=True)
-            if code not in (0, _MISSING):
-                raise self._error("remove a value", code)
-            removed += code == 0
+        removed = sum([self._remove(name) for name in self._names(keys)])
         self._check_open()
         return removed
+
+    def _remove(self, name: str) -> bool:
+        """Remove a value, once nobody reads or writes it; return whether it was there.
+
+        The cluster leases a value to who reads it, for some seconds. A removal by force would let
+        the reader see the bytes of another value.
+        """
+        until = time.monotonic() + _LEASE_SECONDS
+        while True:
+            with self._call():
+                code = self._store.remove(name)
+            if code in (0, _MISSING):
+                return bool(code == 0)
+            if code not in _BUSY or time.monotonic() > until:
+                raise self._error("remove a value", code)
+            time.sleep(_RETRY_SECONDS)
 
     def keys(self, prefix: bytes = b"", /) -> Iterator[bytes]:
         """Return an iterator of the keys that begin with some bytes; see `Tier.keys`.

@@ -29,6 +29,7 @@ class Master:
         arguments = [
             *(f"--rpc_port={self.port}", "--rpc_address=127.0.0.1"),
             *(f"--metrics_port={self.admin}", "--metrics_host=127.0.0.1"),
+            "--default_kv_lease_ttl=100",  # milliseconds
         ]
         with (folder / "master.log").open("wb") as log:
             self.process = subprocess.Popen([program, *arguments], stdout=log, stderr=log)
