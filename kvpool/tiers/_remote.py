@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
 from kvpool.errors import InvalidTierError, TierError
 from kvpool.tiers._base import Tier
+from kvpool.tiers._gate import Gate
 
 __all__ = ["RemoteTier", "positive_option"]
 
@@ -31,14 +31,15 @@ class RemoteTier(Tier, ForkAware):
         self._name = name
         self._patience = patience
         self._refused = 0
-        self._calls = 0
         self._is_closed = False
         self._pid = current.pid
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._gate = Gate()
         watch_forks(weakref.ref(self, forget_forks))
 
     def _enter_child(self) -> None:
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._gate = Gate()
 
     @property
     def name(self) -> str:
@@ -49,14 +50,11 @@ class RemoteTier(Tier, ForkAware):
         """Let go of the store, after calls of other threads have ended."""
         if self._pid != current.pid:
             return
-        until = time.monotonic() + self._patience
-        with self._changed:
-            if self._is_closed:
-                return
-            self._is_closed = True
-            while self._calls and (left := until - time.monotonic()) > 0:
-                self._changed.wait(left)
-        self._disconnect()
+        with self._lock:
+            was_closed, self._is_closed = self._is_closed, True
+        if not was_closed:
+            with self._gate.alone(self._patience):
+                self._disconnect()
 
     @abstractmethod
     def _disconnect(self) -> None:
@@ -66,15 +64,12 @@ class RemoteTier(Tier, ForkAware):
     def _call(self) -> Iterator[None]:
         """Make one call of the client."""
         self._check_open()
-        with self._changed:
-            self._check_open()
-            self._calls += 1
+        entered = self._gate.enter()
         try:
+            self._check_open()
             yield
         finally:
-            with self._changed:
-                self._calls -= 1
-                self._changed.notify_all()
+            self._gate.leave(entered)
 
     def _check_open(self) -> None:
         if self._pid != current.pid:
@@ -83,7 +78,7 @@ class RemoteTier(Tier, ForkAware):
             raise TierError(f"the tier {self._name!r} is closed")
 
     def _count_refused(self, count: int) -> None:
-        with self._changed:
+        with self._lock:
             self._refused += count
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -253,6 +256,15 @@ def _local(url: str, endpoint: str | None, region: str | None) -> Any:
             raise InvalidTierError(f"the option {name!r} is for buckets, not for {url!r}")
     path = path_of(url)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    mode = os.lstat(path).st_mode
+    if stat.S_ISLNK(mode):
+        raise InvalidTierError(f"{path} is a symbolic link; name the directory itself")
+    # The client makes files as the umask says, so the directory has to keep others out.
+    if sys.platform != "win32" and mode & 0o077:
+        raise InvalidTierError(
+            f"{path} can be used by others than its owner (mode {stat.S_IMODE(mode):o}); "
+            f"take that right away with: chmod 700 {path}"
+        )
     return LocalStore(path)
 
 

@@ -40,6 +40,16 @@ def test_the_directory_is_for_the_user_alone(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "new" / "tier").stat().st_mode) == 0o700
 
 
+def test_a_directory_that_others_may_use_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    with pytest.raises(InvalidTierError, match=f"mode 755.*chmod 700 {tmp_path}"):
+        open_tier(f"file:{tmp_path}")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(InvalidTierError, match="symbolic link"):
+        open_tier(f"file:{tmp_path}/link")
+    assert [path.name for path in tmp_path.iterdir()] == ["link"]
+
+
 def test_files_of_others_are_no_keys(tmp_path: Path) -> None:
     with open_tier(f"file:{tmp_path}") as tier:
         tier.write([(b"key", [b"value"])])
