@@ -226,8 +226,8 @@ def transformers(session: nox.Session) -> None:
 def engine_llama(session: nox.Session) -> None:
     """Run the tests and examples of the caches of llama.cpp.
 
-    llama-cpp-python is compiled the first time, with two jobs in about 15 minutes. Its wheel stays
-    in `~/.cache/kvpool/wheels`, or below KVPOOL_CACHE. Where it cannot be compiled, the session is
+    llama-cpp-python is compiled the first time, which takes long. Its wheel stays in
+    `~/.cache/kvpool/wheels`, or below KVPOOL_CACHE. Where it cannot be compiled, the session is
     skipped and says so; with CI set in the environment that is a failure.
     """
     steps.require(session, OLDEST)

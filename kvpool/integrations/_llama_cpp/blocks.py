@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Iterator
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
-from kvpool.errors import InvalidArgumentError
+from kvpool.errors import InvalidArgumentError, KVPoolError
 from kvpool.integrations._llama_cpp.sequence import Sequence
 from kvpool.layout import KVLayout
-from kvpool.manager import KVCacheManager
+from kvpool.manager import NAMELESS, KVCacheManager
 from kvpool.prefix import Identity, chunk_names, token_bytes
 
-__all__ = ["BlockCache", "OpenBlocks"]
+__all__ = ["BlockCache", "NotSavedError", "OpenBlocks"]
 
 _HEADER_BYTES: Final = 8  # how many bytes of a record are the state
 _ALIGNMENT: Final = 64
@@ -61,21 +64,26 @@ class BlockCache:
         self._layout = KVLayout(1, 1, half, "int8", packing="token")
         self._identity = Identity(model_id, salt, self._layout)
 
-    def open(self, tokens: NDArray[np.int64]) -> OpenBlocks:
+    def open(self, key: CacheKey, tokens: NDArray[np.int64]) -> KVCacheEntry:
         """Open a session that holds the first blocks of some tokens, as many as the pool has."""
         opened = self._manager.open_session(
             self._ids(tokens),
+            key,
             model_id=self._identity.model_id,
             salt=self._identity.salt,
             layout=self._layout,
             ttl=self._ttl,
             min_left=0,
         )
-        return OpenBlocks(self, opened.entry)
+        return opened.entry
 
     def close(self, entry: KVCacheEntry, tokens: NDArray[np.int64]) -> None:
         """Keep what an entry holds of the blocks of some tokens."""
         self._manager.close_session(entry, self._ids(tokens))
+
+    def remove(self, key: CacheKey) -> None:
+        """Remove a session, if it is there."""
+        self._manager.remove_cache_entry(key)
 
     def _ids(self, tokens: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return an id for each whole block; it has 63 bits of a cryptographic hash."""
@@ -92,18 +100,27 @@ class BlockCache:
 
     def write(
         self, entry: KVCacheEntry, tokens: NDArray[np.int64], state: Sequence, start: int
-    ) -> bool:
-        """Append the block of the main sequence from a position on; return whether that went."""
+    ) -> None:
+        """Append the block of the main sequence from a position on.
+
+        Raises
+        ------
+        NotSavedError
+            Its state has another size than those of other blocks.
+        PoolExhaustedError
+            There is no room.
+        """
         with entry.writing(0, 1) as (keys, values):
             record = _joined(keys, values)
             size = self._state_bytes
             record[:_HEADER_BYTES].view(np.int64)[0] = size
             end = _HEADER_BYTES + 8 * self._block_tokens
             record[_HEADER_BYTES:end].view(np.int64)[:] = tokens
-            saved = state.save(start, start + self._block_tokens, record[end : end + size])
-        if not saved:
-            entry.drop(entry.token_count - 1)
-        return saved
+            if not state.save(start, start + self._block_tokens, record[end : end + size]):
+                raise NotSavedError(
+                    f"llama.cpp gave a state of another size than {size} bytes for the tokens from "
+                    f"{start} on"
+                )
 
     def read(
         self, entry: KVCacheEntry, at: int, tokens: NDArray[np.int64]
@@ -116,44 +133,62 @@ class BlockCache:
         return record[end : end + size] if same and size == self._state_bytes else None
 
 
+class NotSavedError(KVPoolError):
+    """llama.cpp did not give the state of a block as it does for others."""
+
+
 class OpenBlocks:
-    """A session of blocks, from its opening to its close.
+    """A session of blocks, for one prompt.
 
     Parameters
     ----------
     cache : BlockCache
-    entry : KVCacheEntry
+    tokens : ndarray of int64
+        The prompt.
     """
 
-    def __init__(self, cache: BlockCache, entry: KVCacheEntry) -> None:
+    # Whoever makes this has it before the session is open, so that an interrupt in `open` leaves
+    # no open session that nobody knows.
+
+    def __init__(self, cache: BlockCache, tokens: NDArray[np.int64]) -> None:
         self._cache = cache
-        self._entry = entry
+        self._tokens = tokens
+        # In this namespace a session is without a name: the next one may go on from it in place.
+        self._key = CacheKey(NAMELESS, uuid.uuid4().hex)
+        self._entry: KVCacheEntry | None = None
+
+    def open(self) -> None:
+        """Open the session, which then holds what the pool has of the prompt."""
+        self._entry = self._cache.open(self._key, self._tokens)
 
     @property
     def token_count(self) -> int:
         """Tokens of the model whose state the session holds."""
-        return self._entry.token_count * self._cache.block_tokens
+        entry = self._entry
+        return 0 if entry is None else entry.token_count * self._cache.block_tokens
 
-    def restore(self, state: Sequence, tokens: NDArray[np.int64], start: int) -> int:
-        """Add what the session holds to the main sequence; return up to which position.
+    def blocks(self, start: int) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """Yield where each block of the prompt ends that the session holds, and its state.
 
         Parameters
         ----------
-        state : Sequence
-        tokens : ndarray of int64
-            Of the prompt.
         start : int
-            Where the main sequence ends; a multiple of the block.
+            Where the first one begins: a multiple of the block.
         """
         size = self._cache.block_tokens
         for at in range(start, self.token_count, size):
-            block = self._cache.read(self._entry, at // size, tokens[at : at + size])
-            if block is None or not state.restore(block):
-                self._entry.drop(at // size)  # it is of no use to anyone
-                return at
-        return max(start, self.token_count)
+            tokens = self._tokens[at : at + size]
+            block = self._cache.read(self._entered, at // size, tokens)
+            if block is None:
+                self.cut(at)
+                return
+            yield at + size, block
 
-    def save(self, state: Sequence, tokens: NDArray[np.int64]) -> None:
+    def cut(self, end: int) -> None:
+        """Drop the blocks from a position on, which are of no use to anyone."""
+        self._entered.drop(end // self._cache.block_tokens)
+
+    def close(self, state: Sequence, tokens: NDArray[np.int64]) -> None:
         """Append the blocks of the main sequence that the session does not hold, and close it.
 
         Parameters
@@ -162,13 +197,25 @@ class OpenBlocks:
         tokens : ndarray of int64
             All tokens of the main sequence.
         """
-        size = self._cache.block_tokens
+        if self._entry is None:
+            self._cache.remove(self._key)
+            return
+        size, held = self._cache.block_tokens, self.token_count
+        if not np.array_equal(tokens[:held], self._tokens[:held]):
+            # An interrupt came before the context had what the session holds.
+            self._cache.close(self._entry, self._tokens)
+            return
         try:
-            for start in range(self.token_count, len(tokens) - size + 1, size):
-                if not self._cache.write(self._entry, tokens[start : start + size], state, start):
-                    break
+            for start in range(held, len(tokens) - size + 1, size):
+                self._cache.write(self._entry, tokens[start : start + size], state, start)
         finally:
             self._cache.close(self._entry, tokens)
+
+    @property
+    def _entered(self) -> KVCacheEntry:
+        if self._entry is None:
+            raise InvalidArgumentError("the session of blocks is not open")
+        return self._entry
 
 
 def _joined(keys: NDArray[np.int8], values: NDArray[np.int8]) -> NDArray[np.uint8]:

@@ -105,6 +105,7 @@ class PooledLlama(llama_cpp.Llama):
         self._blocks = BlockCache(
             manager, block_tokens, self._block_bytes(block_tokens), name, salt, ttl
         )
+        self._opened: OpenBlocks | None = None  # the session of the prompt under way
         self.restored_tokens = 0
 
     # The wrapper makes its context from this attribute. Blocks need a second sequence, which
@@ -138,29 +139,47 @@ class PooledLlama(llama_cpp.Llama):
         prompt = np.asarray(list(tokens), np.int64)
         parameters = inspect.signature(super().generate)
         given = parameters.bind(prompt, *arguments, **options).arguments
-        opened = self._restore(prompt) if given.get("reset", True) else None
+        self.restored_tokens = 0
+        if self._opened is not None:  # an interrupt left it
+            self._keep()
         try:
+            if given.get("reset", True):
+                self._restore(prompt)
             yield from super().generate(prompt.tolist(), *arguments, **options)
         finally:
-            self._save(opened, prompt)
+            self._keep()
 
-    def _restore(self, prompt: NDArray[np.int64]) -> OpenBlocks | None:
+    def close(self) -> None:
+        """Free the model; the blocks stay in the pool."""
+        if vars(self).get("_opened") is not None:  # an interrupt left it, or a half-made model ends
+            self._keep()
+        super().close()
+
+    def _restore(self, prompt: NDArray[np.int64]) -> None:
         """Open a session with a prompt, and copy what it holds to the context."""
-        self.restored_tokens = 0
+        self._opened = opened = OpenBlocks(self._blocks, prompt)
         try:
-            opened = self._blocks.open(prompt)
+            opened.open()
         except KVPoolError as error:
             _log.warning("the blocks of a prompt are not used: %s", error)
-            return None
+            self._opened = None
+            return
         held = self._held(prompt)
         size = self._blocks.block_tokens
         start = held // size * size
-        if opened.token_count > held and self._state.cut(start):
-            end = opened.restore(self._state, prompt, start)
-            self.input_ids[start:end] = prompt[start:end]
+        if opened.token_count <= held:
+            return
+        # The context is never taken to hold more than it does, whenever an interrupt comes.
+        self.n_tokens = start
+        if not self._state.cut(start):
+            return
+        for end, block in opened.blocks(start):
+            if not self._state.restore(block):
+                opened.cut(end - size)
+                break
+            self.input_ids[end - size : end] = prompt[end - size : end]
             self.n_tokens = end
-            self.restored_tokens = end - start
-        return opened
+            self.restored_tokens += size
 
     def _held(self, prompt: NDArray[np.int64]) -> int:
         """Return how many tokens of a prompt the context has already."""
@@ -169,12 +188,14 @@ class PooledLlama(llama_cpp.Llama):
         (unlike,) = np.nonzero(present[:count] != prompt[:count])
         return int(unlike[0]) if len(unlike) else count
 
-    def _save(self, opened: OpenBlocks | None, prompt: NDArray[np.int64]) -> None:
-        """Keep the blocks of the context."""
+    def _keep(self) -> None:
+        """Keep the blocks of the context, and close the session of the last prompt."""
         tokens = self.input_ids[: self.n_tokens].astype(np.int64)
         try:
-            if opened is None:
-                opened = self._blocks.open(tokens)
-            opened.save(self._state, tokens)
+            if self._opened is None:  # what went before was not looked for in the pool
+                self._opened = OpenBlocks(self._blocks, tokens)
+                self._opened.open()
+            self._opened.close(self._state, tokens)
         except KVPoolError as error:
-            _log.warning("the blocks of a prompt of %d tokens are not kept: %s", len(prompt), error)
+            _log.warning("blocks of %d tokens are not kept: %s", len(tokens), error)
+        self._opened = None

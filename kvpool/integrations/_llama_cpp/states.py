@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
+import contextlib
 import logging
 import threading
+import uuid
 from collections.abc import Hashable, Iterator, Sequence
 from typing import Any, Final
 
@@ -33,6 +34,8 @@ _IDENTITY: Final = Identity("", "", KVLayout(1, 1, 1, "int8"))  # one tree has o
 class LlamaPoolCache(BaseLlamaCache):
     """A cache for ``Llama.set_cache`` whose states lie in a pool: they are all that it holds.
 
+    Each model has to have a cache of its own.
+
     A state is found by the longest prefix that it has in common with a prompt, in the time that
     comparing the prefix takes. When a conversation goes on, its new state replaces the one before.
 
@@ -41,8 +44,7 @@ class LlamaPoolCache(BaseLlamaCache):
     manager : KVCacheManager
         Its policy, its time to live and its receipts hold for states as for any session.
     namespace : str, default "llama.cpp"
-        Namespace of the keys of the states. Each model has to have a cache and a namespace of its
-        own.
+        Namespace of the keys of the states, for listings and receipts.
     ttl : float, optional
         Seconds without a use until a state expires. [default: the manager's]
     keep_scores : bool, default False
@@ -83,21 +85,16 @@ class LlamaPoolCache(BaseLlamaCache):
         self._ttl = ttl
         self._keep_scores = keep_scores
         self._lock = threading.Lock()
-        self._numbers = itertools.count(1)
         self._tree = PrefixTree(_Unranked(), 1)
-        self._sizes: dict[CacheKey, int] = {}  # of the states in the tree, in bytes
+        self._own = self._tree.ends  # the keys of the states, with some that were evicted
 
     @property
     def cache_size(self) -> int:
         """Bytes of all states that are there."""
-        with self._lock:
-            self._forget_evicted()
-            return sum(self._sizes.values())
+        return sum(entry.size_bytes for key, entry in self._manager.items() if key in self._own)
 
     def __len__(self) -> int:
-        with self._lock:
-            self._forget_evicted()
-            return len(self._sizes)
+        return sum(key in self._own for key in self._manager)
 
     def __bool__(self) -> bool:  # `Llama` asks whether it has a cache in this way
         return True
@@ -127,22 +124,25 @@ class LlamaPoolCache(BaseLlamaCache):
             return
         parts = _parts(value, self._keep_scores)
         nbytes = sum(part.nbytes for part in parts)
+        name = CacheKey(self._namespace, uuid.uuid4().hex)
         with self._lock:
-            self._remove_covered(tokens)
-            name = CacheKey(self._namespace, next(self._numbers))
             try:
                 entry = self._manager.allocate_entry(name, nbytes, ttl=self._ttl)
                 _pack(entry.data(), parts)
+                self._forget_evicted()
+                self._remove_covered(tokens)  # not before: a state that does not fit costs none
+                self._tree.hold(name, _IDENTITY, tokens)
             except KVPoolError as error:
                 _log.warning("a state of llama.cpp of %d bytes is not kept: %s", nbytes, error)
-                return
-            self._tree.hold(name, _IDENTITY, tokens)
-            self._sizes[name] = nbytes
+            finally:
+                if name not in self._own:  # also after an interrupt
+                    with contextlib.suppress(KVPoolError):
+                        self._manager.remove_cache_entry(name)
 
     def clear(self) -> None:
         """Remove all states."""
         with self._lock:
-            for key in list(self._sizes):
+            for key in list(self._own):
                 self._remove(key)
 
     def _find(self, tokens: bytes) -> NDArray[np.uint8] | None:
@@ -158,7 +158,7 @@ class LlamaPoolCache(BaseLlamaCache):
                     return entry.data()
             except EntryRemovedError:  # between the two calls
                 pass
-            self._forget(key)
+            self._tree.drop(key)
 
     def _remove_covered(self, tokens: bytes) -> None:
         """Remove the states that a state of these tokens makes needless."""
@@ -170,17 +170,13 @@ class LlamaPoolCache(BaseLlamaCache):
             self._remove(key)
 
     def _forget_evicted(self) -> None:
-        for key in list(self._sizes):
-            if key not in self._manager:
-                self._forget(key)
+        present = set(self._manager)
+        for key in [key for key in self._own if key not in present]:
+            self._tree.drop(key)
 
     def _remove(self, key: CacheKey) -> None:
         self._manager.remove_cache_entry(key)
-        self._forget(key)
-
-    def _forget(self, key: CacheKey) -> None:
         self._tree.drop(key)
-        del self._sizes[key]
 
 
 class _Unranked(EvictionPolicy):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
+import sys
 import time
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from kvpool import KVCacheManager
 from kvpool.errors import InvalidArgumentError, PoolExhaustedError
 from tests.integrations.llama_cpp.test_pooled_llama import TEXT, words
+from tests.support.injection import every_place
 
 pytestmark = pytest.mark.engines
 
@@ -110,6 +113,36 @@ def test_a_state_that_does_not_fit_is_not_kept(
         assert small.session_keys() == []
         small.check_integrity()
     assert "is not kept" in caplog.text
+
+
+def test_a_state_that_does_not_fit_costs_no_other(
+    llama: Any, cached: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    state = cached.save_state()
+    with KVCacheManager(len(state.llama_state) + 8192, backend="numpy") as small:
+        cache = llama.LlamaPoolCache(small)
+        cache[[1, 2, 3]] = state
+        assert len(cache) == 1
+        words(cached, TEXT, 1)
+        cache[[1, 2, 3, 4]] = cached.save_state()  # it is larger, and never fits
+        assert "is not kept" in caplog.text
+        assert len(cache) == 1
+        assert [1, 2] in cache
+
+
+def test_an_interrupt_leaves_no_entry_that_nobody_finds(
+    llama: Any, cached: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # interrupts of finalizers
+    state = cached.save_state()
+    with KVCacheManager(64 << 20, backend="numpy") as manager:
+        cache = llama.LlamaPoolCache(manager)
+        for number, injection in enumerate(every_place("interrupt")):
+            with contextlib.suppress(KeyboardInterrupt), injection:
+                cache[[number, 2, 3]] = state
+            manager.check_integrity()
+            assert len(cache) == len(manager)
 
 
 def test_states_expire(llama: Any, cached: Any, manager: KVCacheManager) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
+import sys
 import time
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from kvpool import KVCacheEntry, KVCacheManager
 from kvpool.errors import InvalidArgumentError
 from tests.integrations.llama_cpp.conftest import MakeModel
+from tests.support.injection import every_place
 
 pytestmark = pytest.mark.engines
 
@@ -149,6 +152,39 @@ def test_an_answer_that_is_left_in_the_middle_is_kept_so_far(
     other = make_model(manager)
     assert words(other, TEXT) == words(plain, TEXT)
     assert other.restored_tokens > 0
+
+
+def test_after_an_interrupt_the_words_are_the_same(
+    manager: KVCacheManager, make_model: MakeModel, plain: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # interrupts of finalizers
+    expected = {}
+    for prompt in (TEXT, TEXT[:40] + "other words"):
+        plain.reset()
+        expected[prompt] = words(plain, prompt, 4)
+    words(make_model(manager), TEXT, 4)
+    model, places = make_model(manager), 0
+    for injection in every_place("interrupt"):
+        model.reset()
+        with contextlib.suppress(KeyboardInterrupt), injection:
+            words(model, TEXT, 4)
+        for prompt, said in reversed(expected.items()):
+            assert words(model, prompt, 4) == said, injection.where
+        assert not any(map(manager.is_open, manager)), injection.where
+        manager.check_integrity()
+        places += injection.where is not None
+    assert places > 40
+
+
+def test_a_model_that_is_closed_in_the_middle_leaves_no_session_open(
+    manager: KVCacheManager, make_model: MakeModel
+) -> None:
+    model = make_model(manager)
+    stream = model.generate(model.tokenize(TEXT.encode()), temp=0)
+    next(stream)
+    assert any(map(manager.is_open, manager))
+    model.close()
+    assert not any(map(manager.is_open, manager))
 
 
 def test_two_models_with_other_weights_take_turns(
