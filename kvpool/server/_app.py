@@ -22,7 +22,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kvpool import serving
@@ -96,7 +96,7 @@ def create_app(
         engine, model_id, accepted, salt_from, max_body, body_seconds, deadline, metrics
     )
     routes = endpoints.routes()
-    counting = _Counting(model_id, [route.path for route in routes])
+    counting = _Counting(model_id, routes)
     metrics.register(counting)
     middleware = [Middleware(_Counted, counting)]
     if hosts:
@@ -284,14 +284,15 @@ def _json(
 class _Counting(Collector):
     """The responses by path and status, and the name of the model, for Prometheus."""
 
-    def __init__(self, model_id: str, paths: Sequence[str]) -> None:
+    def __init__(self, model_id: str, routes: Sequence[Route]) -> None:
         self._model_id = model_id
-        self._paths = frozenset(paths)
+        self._routes = routes
         self._counts: collections.Counter[tuple[str, str]] = collections.Counter()
 
-    def count(self, path: str, status: int) -> None:
+    def count(self, scope: Scope, status: int) -> None:
         """Count a response."""
-        self._counts[path if path in self._paths else _UNKNOWN_PATH, str(status)] += 1
+        paths = (one.path_format for one in self._routes if one.matches(scope)[0] is not Match.NONE)
+        self._counts[next(paths, _UNKNOWN_PATH), str(status)] += 1
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -314,9 +315,18 @@ class _Counted:
         self._counting = counting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
         async def counted(message: Message) -> None:
+            nonlocal has_begun
             if message["type"] == "http.response.start":
-                self._counting.count(scope["path"], message["status"])
+                has_begun = True
+                self._counting.count(scope, message["status"])
             await send(message)
 
-        await self._app(scope, receive, counted)
+        try:
+            await self._app(scope, receive, counted)
+        except Exception:
+            if not has_begun:
+                self._counting.count(scope, 500)  # which Starlette answers, outside of this
+            raise

@@ -255,6 +255,40 @@ def test_metrics_tell_what_was_done(served: Served, manager: KVCacheManager) -> 
     assert value("kvpool_pool_memory_bytes", state="used") == stats.used_memory
 
 
+def responses(served: Served, path: str = "/metrics") -> dict[tuple[str, str], float]:
+    """The responses that were counted, by path and status."""
+    found = families(served.get(path).content.decode())["kvpool_http_responses_total"].samples
+    return {(one.labels["path"], one.labels["code"]): one.value for one in found}
+
+
+def test_responses_are_counted_by_the_path_that_answers(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    served = serve()
+    served.get("/v1/models/tiny")
+    served.get("/v1/models/other")
+    served.get(CHAT)
+
+    def fail(_request: object) -> None:
+        raise RuntimeError("an error of the engine itself")
+
+    monkeypatch.setattr(served.engine, "submit", fail)
+    assert served.post(CHAT, HELLO).status == 500
+    assert responses(served) == {
+        ("/v1/models/{model}", "200"): 1,
+        ("/v1/models/{model}", "404"): 1,
+        (CHAT, "405"): 1,
+        (CHAT, "500"): 1,
+    }
+
+
+def test_responses_are_counted_in_an_application_that_mounts_it(serve: Serve) -> None:
+    served = serve(mounted_at="/llm")
+    assert served.get("/llm/health").status == 200
+    assert served.get("/health").status == 404  # not of this application
+    assert responses(served, "/llm/metrics") == {("/health", "200"): 1}
+
+
 def test_metrics_have_conventional_names(served: Served) -> None:
     served.post(CHAT, HELLO | {"max_tokens": 2})
     found = families(served.get("/metrics").content.decode())

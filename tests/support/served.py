@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from kvpool.integrations.metrics import EngineCollector, PoolCollector
 from kvpool.manager import KVCacheManager
@@ -113,16 +115,20 @@ def serving(
     manager: KVCacheManager,
     drain_seconds: float = 60.0,
     send_buffer: int | None = None,
+    mounted_at: str = "",
     **options: Any,
 ) -> Iterator[Served]:
     """Serve an engine under the name ``tiny``; at the end of the block the server ends at once.
 
     With `send_buffer` the system keeps no more bytes than it must for clients that do not read.
+    With `mounted_at` the application is a part of another one, at this path.
     """
     registry = CollectorRegistry()
     registry.register(PoolCollector(manager))
     registry.register(EngineCollector(engine))
     app = create_app(engine, "tiny", registry=registry, **options)
+    if mounted_at:
+        app = Starlette(routes=[Mount(mounted_at, app)])
     started = threading.Event()
     listener = bound_socket("127.0.0.1", 0)
     if send_buffer is not None:
