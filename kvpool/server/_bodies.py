@@ -1,4 +1,4 @@
-"""The bodies of requests: what they may hold, and and errors that show what is wrong."""
+"""The bodies of requests: what they may hold, and errors that show what is wrong."""
 
 from __future__ import annotations
 
