@@ -68,8 +68,8 @@ def top(
         console.print(View(history, title))
         return
     try:
-        with Interrupts():
-            _watch(console, source, history, title, interval)
+        with Interrupts() as interrupts:
+            _watch(console, source, history, title, interval, interrupts)
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_CODE) from None
 
@@ -91,10 +91,20 @@ def _key(file: Path | None) -> str | None:
         raise typer.BadParameter(f"{file} has no key", param_hint="--api-key-file") from None
 
 
-def _watch(console: Console, source: Source, history: History, title: str, interval: float) -> None:
+def _watch(
+    console: Console,
+    source: Source,
+    history: History,
+    title: str,
+    interval: float,
+    interrupts: Interrupts,
+) -> None:
     """Draw until Ctrl-C; while the server does not answer, the last figures stay."""
     trouble = ""
-    with Live(console=console, screen=True, auto_refresh=False) as live:
+    live = Live(console=console, screen=True, auto_refresh=False)
+    try:
+        with interrupts.step():  # else the terminal may keep the other screen, without a cursor
+            live.start()
         while True:
             clock = datetime.now().astimezone().strftime("%H:%M:%S")
             live.update(View(history, title, clock, trouble), refresh=True)
@@ -104,3 +114,6 @@ def _watch(console: Console, source: Source, history: History, title: str, inter
                 trouble = ""
             except ScrapeError as error:
                 trouble = f"{error}; last read {time.monotonic() - history.now.seconds:.0f} s ago"
+    finally:
+        with interrupts.step():
+            live.stop()
