@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kvpool.cli._interrupts import EXIT_CODE, Interrupts
+from kvpool.cli._keys import VARIABLE, keys_of
 from kvpool.cli._models import (
     DtypeOption,
     ModelArgument,
@@ -21,7 +22,7 @@ from kvpool.cli._models import (
     load_model,
 )
 from kvpool.cli._options import BackendOption, CapacityOption, alternatives, with_default
-from kvpool.cli._serve.keys import VARIABLE, check_exposure, keys_of, local_names
+from kvpool.cli._serve.exposure import check_exposure, local_names
 from kvpool.cli._sizes import counted, format_size, parse_size
 from kvpool.errors import MissingExtraError
 from kvpool.manager import KVCacheManager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.live import Live
 
 from kvpool.cli._interrupts import EXIT_CODE, Interrupts
+from kvpool.cli._keys import VARIABLE, keys_of
 from kvpool.cli._options import with_default
 from kvpool.cli._top.history import History
 from kvpool.cli._top.scrape import Scrape, ScrapeError, Source, metrics_url
@@ -50,7 +50,7 @@ def top(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help=with_default("File with the key of the server.", "$KVPOOL_API_KEY"),
+            help=with_default("File with a key of the server.", f"${VARIABLE}"),
         ),
     ] = None,
 ) -> None:
@@ -79,16 +79,14 @@ def _read(source: Source) -> Scrape:
 
 
 def _key(file: Path | None) -> str | None:
-    if file is None:
-        return os.environ.get("KVPOOL_API_KEY") or None
-    try:
-        return file.read_text(encoding="utf-8").split()[0]
-    except (OSError, UnicodeDecodeError) as error:
+    """Return the first key of a file or of the environment: any key of a server will do."""
+    key = next(iter(keys_of((), file)), None)
+    if key is not None and not (key.isascii() and key.isprintable()):
         raise typer.BadParameter(
-            f"cannot read {file}: {error}", param_hint="--api-key-file"
-        ) from error
-    except IndexError:
-        raise typer.BadParameter(f"{file} has no key", param_hint="--api-key-file") from None
+            "the key has a character that is not printable ASCII, so that no server has it",
+            param_hint=f"--api-key-file or ${VARIABLE}",
+        )
+    return key
 
 
 def _watch(

@@ -11,6 +11,7 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from kvpool._escaping import printable
+from kvpool.cli._keys import is_loopback
 from kvpool.errors import KVPoolError
 
 __all__ = ["Scrape", "ScrapeError", "Source", "metrics_url"]
@@ -19,7 +20,6 @@ _LINE = re.compile(r"([A-Za-z_:][\w:]*)(?:\{(.*)\})?[ \t]+(\S+)(?:[ \t]+-?\d+)?"
 _LABEL = re.compile(r'([A-Za-z_]\w*)="((?:[^"\\]|\\.)*)"')
 _ESCAPE = re.compile(r"\\(.)")
 _MOST_BYTES = 16 << 20
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
 class ScrapeError(KVPoolError):
@@ -146,7 +146,7 @@ class Source:
             headers["Authorization"] = f"Bearer {key}"
         self._request = urllib.request.Request(url, headers=headers)
         handlers: list[urllib.request.BaseHandler] = [_NoRedirects()]
-        if urlsplit(url).hostname in _LOOPBACK:
+        if is_loopback(urlsplit(url).hostname or ""):
             handlers.append(urllib.request.ProxyHandler(proxies={}))
         self._opener = urllib.request.build_opener(*handlers)
         self._timeout = timeout

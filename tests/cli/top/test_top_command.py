@@ -55,13 +55,14 @@ def test_a_bad_address_is_bad_usage() -> None:
 
 
 @pytest.mark.parametrize("how", ["file", "variable"])
-def test_the_key_is_sent(how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keys", ["abc\n", "abc second"])
+def test_the_first_key_is_sent(how: str, keys: str, tmp_path: Path) -> None:
     def answer(headers: Mapping[str, str]) -> Answer:
         return Answer(POOL) if headers.get("Authorization") == "Bearer abc" else Answer(b"", 401)
 
-    (tmp_path / "key").write_text("abc\n", encoding="utf-8")
+    (tmp_path / "key").write_text(keys, encoding="utf-8")
     options = ["--api-key-file", str(tmp_path / "key")] if how == "file" else []
-    variables = {"KVPOOL_API_KEY": "abc"} if how == "variable" else {}
+    variables = {"KVPOOL_API_KEY": keys} if how == "variable" else {}
     with AnsweringServer(answer) as server:
         assert terminal.run("top", server.url, *options, **variables).returncode == 0
         assert terminal.run("top", server.url).returncode == 1
@@ -74,6 +75,14 @@ def test_a_file_without_a_key_is_bad_usage(text: str | None, tmp_path: Path) -> 
     done = terminal.run("top", "host", "--api-key-file", str(tmp_path / "key"))
     assert done.returncode == 2
     assert "--api-key-file" in done.stderr
+
+
+@pytest.mark.parametrize("key", ["schl\u00fcssel", "\u65e5\u672c", "a\x7fb"])
+def test_a_key_that_no_server_has_is_bad_usage_and_not_shown(key: str) -> None:
+    done = terminal.run("top", "host", KVPOOL_API_KEY=key)
+    assert done.returncode == 2
+    assert "KVPOOL_API_KEY" in done.stderr
+    assert key not in done.stderr
 
 
 @needs_terminal
