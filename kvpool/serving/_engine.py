@@ -190,6 +190,7 @@ class Engine(Closing):
             self._check_open()
             self._check_queue()
             self._loop.waiting.add(job)
+            self._meter.accepted(now)
         self._meter.queued()
         self._loop.wake()
         return Generation(self, job.stream, tuple(prompt.tolist()), job.cancel)

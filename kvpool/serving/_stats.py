@@ -145,12 +145,18 @@ class Meter:
         self._completion_tokens = 0
         self._finished: dict[FinishReason, int] = dict.fromkeys(REASONS, 0)
         self._first, self._between = _Times(), _Times()
-        self._last_end: float | None = None
+        self._last_end = 0.0  # or since when there is something to do, if that is later
         self._pace = 1.0  # seconds between two ends, a moving average
 
+    def accepted(self, now: float) -> None:
+        """Count an accepted request, before it can be finished."""
+        with self._lock:
+            if self._counts["accepted"] == sum(self._finished.values()):
+                self._last_end = now  # while there was nothing to do, nothing could end
+            self._counts["accepted"] += 1
+
     def queued(self) -> None:
-        """Count an accepted request."""
-        self._count(accepted=1)
+        """Tell the observer of an accepted request."""
         self._tell(self._observer.on_queued)
 
     def began(self, usage: Usage) -> None:
@@ -178,14 +184,13 @@ class Meter:
         """Count a generation that is finished."""
         with self._lock:
             self._finished[reason] += 1
-            if self._last_end is not None:
-                self._pace += 0.2 * (now - self._last_end - self._pace)
+            self._pace += 0.2 * (now - self._last_end - self._pace)
             self._last_end = now
         self._tell(self._observer.on_finished, reason, usage)
 
     @property
     def pace(self) -> float:
-        """Seconds between the ends of two generations of late; 1 at first."""
+        """Seconds between the ends of two generations of late, without idle time; 1 at first."""
         return self._pace
 
     def stats(self, **now: int) -> EngineStats:

@@ -36,9 +36,22 @@ def test_a_histogram_counts_each_time_in_its_class(times: list[float]) -> None:
 def test_the_pace_follows_the_ends() -> None:
     meter = Meter(EngineObserver())
     assert meter.pace == 1
+    for _ in range(50):
+        meter.accepted(7.0)
     for number in range(50):
         meter.finished("length", Usage(1), 10.0 + 3 * number)
     assert meter.pace == pytest.approx(3, abs=0.01)
+
+
+def test_the_pace_is_not_that_of_an_engine_without_work() -> None:
+    """Else the first clients after a quiet night would be told to come again in an hour."""
+    meter = Meter(EngineObserver())
+    for now in (10.0, 10.5, 36_000.0, 72_000.0):
+        meter.accepted(now)
+        meter.accepted(now)
+        meter.finished("length", Usage(1), now + 2)
+        meter.finished("stop", Usage(1), now + 4)
+    assert meter.pace == pytest.approx(2, abs=0.5)
 
 
 @pytest.mark.transformers
