@@ -363,7 +363,10 @@ def test_a_model_that_raises_leaves_all_sessions_as_they_were(
     assert getattr(model.config, NAME) == "sdpa"
     for cache, states in zip(caches, before, strict=True):
         assert all(map(hf.torch.equal, hf.states(cache), states))
-    assert manager.pool.stats().used >= used
+    for cache in caches:
+        cache.crop(0)  # the traceback, which is gone, kept pages from being given back
+    if manager.pool.is_elastic:  # in a rigid pool the entry of 700 tokens has grown for them
+        assert manager.pool.stats().used == used
     step = batch.step(model, prompts(hf, (1, 1, 3), 1))
     assert step.errors == [None] * 3
 
@@ -403,8 +406,15 @@ def test_a_step_takes_tokens_for_each_cache(hf: Any, make_manager: MakeManager) 
     batch = hf.PooledBatch(caches_of(hf, make_manager(), model, 2))
     with pytest.raises(InvalidArgumentError, match="each of the 2 caches, not of 1"):
         batch.step(model, [[5]])
+    bad: Any
+    for bad in (None, 5, iter([[5], [6]])):
+        with pytest.raises(InvalidArgumentError, match="a sequence with the tokens of each cache"):
+            batch.step(model, bad)
     with pytest.raises(EntryKindError, match="not of the model"):
         batch.step(hf.model(seed=1), [[5], [6]])
+    unknown = hf.PooledCache(make_manager(), "c", config=model.config, dtype="float32")
+    with pytest.raises(EntryKindError, match="not of the model"):
+        hf.PooledBatch([unknown]).step(hf.model("one head"), [[5]])
 
 
 def test_a_session_that_became_a_batch_of_its_own_is_refused(

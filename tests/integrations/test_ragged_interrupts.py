@@ -87,23 +87,27 @@ def test_an_error_that_is_kept_keeps_no_lease(hf: Any, make_manager: MakeManager
     assert leased(manager, batch) == [False, False]
 
 
-def test_a_model_that_raises_leaves_no_leases(hf: Any, make_manager: MakeManager) -> None:
+def test_a_model_that_raises_leaves_neither_leases_nor_pages(
+    hf: Any, make_manager: MakeManager
+) -> None:
     model, manager = hf.model(), make_manager(backend="mmap")
     batch = batch_of(hf, manager, model)
     batch.caches[0].release()
+    used = manager.pool.stats().used
 
     def fail(*_anything: Any) -> None:
         raise ZeroDivisionError
 
     hook = model.model.layers[1].register_forward_hook(fail)
     try:
-        batch.step(model, [[5], [6]])
+        batch.step(model, [[5], hf.words(300)[0]])
     except ZeroDivisionError:
         pass
     finally:
         hook.remove()
     assert leased(manager, batch) == [False, True]
     assert lengths(batch) == list(HELD)
+    assert manager.pool.stats().used == used
 
 
 def test_a_child_that_was_forked_during_a_step_has_a_model_of_its_own(

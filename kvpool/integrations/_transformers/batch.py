@@ -157,7 +157,7 @@ class PooledBatch:
         Raises
         ------
         InvalidArgumentError
-            There are not as many `tokens` as caches.
+            `tokens` is not a sequence, or there are not as many as caches.
         UnbatchableModelError
             The model cannot run several sessions in one step.
         InvalidLayoutError
@@ -170,7 +170,11 @@ class PooledBatch:
         Room is made for the new tokens of all sessions before the model runs. If the call raises,
         all sessions are as they were. No gradient flows through a batch.
         """
-        if len(tokens) != len(self._caches):
+        if not hasattr(tokens, "__len__"):
+            raise InvalidArgumentError(
+                f"a step takes a sequence with the tokens of each cache, not {tokens!r}"
+            )
+        if len(tokens) != len(self):
             raise InvalidArgumentError(
                 f"a step takes the tokens of each of the {len(self)} caches, not of {len(tokens)}"
             )
@@ -227,13 +231,10 @@ class PooledBatch:
 
     def _check_model(self, runner: BatchRunner) -> None:
         measured = runner.measured
+        layout = self._caches[0].parts[1].layout  # `add` has seen that it is the one of all
+        fits = _shape(measured.layout(layout.dtype)) == _shape(layout)
         for cache in self._caches:
-            _, parts = cache.parts
-            layout = measured.layout(parts.layout.dtype)
-            if _shape(layout) != _shape(parts.layout) or parts.weights not in {
-                None,
-                measured.weights,
-            }:
+            if not fits or cache.parts[1].weights not in {None, measured.weights}:
                 raise EntryKindError(f"{cache!r} is not of the model that the batch is to run")
 
 
