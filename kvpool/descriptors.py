@@ -44,8 +44,11 @@ class Descriptor(Closing):
         self.number = next(self._owner)
 
     def close(self) -> None:
-        """Close it; a second call does nothing."""
-        self._owner.close()
+        """Close it; a second call does nothing, also while the first one is at it."""
+        try:
+            self._owner.close()
+        except ValueError:  # the generator runs: another thread closes it, or what was interrupted
+            return
 
 
 def _opened(make: Callable[..., int], arguments: tuple[object, ...]) -> Generator[int]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pickle
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -51,6 +53,37 @@ def test_it_is_closed_once(path: Path) -> None:
     del opened
     assert is_open(other)
     os.close(other)
+
+
+def test_a_signal_handler_may_close_it_as_well(path: Path) -> None:
+    for at in itertools.count(1):
+        opened = Descriptor(os.open, path, os.O_RDONLY)
+        with Injection(at, "interrupt", opened.close, in_libraries=True) as injection:
+            opened.close()
+        assert not is_open(opened.number), injection.where
+        if injection.where is None:
+            return
+
+
+def test_threads_may_close_it_at_once(path: Path) -> None:
+    errors: list[BaseException] = []
+
+    def close(opened: Descriptor, together: threading.Barrier) -> None:
+        together.wait()
+        try:
+            opened.close()
+        except BaseException as error:
+            errors.append(error)
+
+    for _ in range(200):
+        arguments = Descriptor(os.open, path, os.O_RDONLY), threading.Barrier(4)
+        threads = [threading.Thread(target=close, args=arguments) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert not is_open(arguments[0].number)
+    assert errors == []
 
 
 def test_an_error_is_that_of_the_system(path: Path) -> None:
