@@ -55,6 +55,8 @@ def chosen_layout(layout: str | None, model: Path | None, dtype: str | None) -> 
     if layout is not None and model is not None:
         raise typer.BadParameter("give --layout or --model, not both")
     if model is not None:
+        if dtype is not None:
+            KVLayout(1, 1, 1, dtype)  # raises if the name is wrong, which is not the file's fault
         try:
             return _layout_of(model, dtype)
         except InvalidLayoutError as error:  # what is wrong is in a file, not on the command line

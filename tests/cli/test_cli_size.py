@@ -155,6 +155,14 @@ def test_a_bad_model_is_refused(talks: str, tmp_path: Path, text: str, reason: s
     assert error.count("\n") == 1
 
 
+def test_a_wrong_dtype_is_not_blamed_on_the_model(talks: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(CONFIG), encoding="utf-8")
+    error = refused(talks, "--model", str(file), "--dtype", "x", code=2)
+    assert error.startswith("kvpool: unsupported dtype 'x'; use ")
+    assert "config.json" not in error
+
+
 def test_a_model_that_is_not_there(talks: str, tmp_path: Path) -> None:
     error = refused(talks, "--model", str(tmp_path / "no.json"))
     assert error == f"kvpool: cannot read {tmp_path / 'no.json'}: No such file or directory\n"
