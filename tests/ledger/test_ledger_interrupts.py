@@ -86,7 +86,7 @@ def everywhere(kind: Kind) -> Iterator[Injection]:
     for injection in every_place(kind):
         yield injection
         places += injection.where is not None
-    assert places > (10 if sys.version_info < (3, 12) else 0)  # later ones skip many places
+    assert places > 10
 
 
 def injected(call: Callable[[], object], injection: Injection, kind: Kind) -> None:

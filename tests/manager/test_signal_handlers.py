@@ -125,7 +125,7 @@ def test_a_handler_may_ask_for_figures_at_any_place_of_a_call(
         missed = missed + 1 if injection.where is None else 0
         sessions.manager.check_integrity()
     sessions.close()
-    if name != "remove later" and sys.version_info < (3, 12):  # later ones skip many places
+    if name != "remove later":
         assert questions.inexact
         assert questions.exact
 

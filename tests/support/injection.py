@@ -9,6 +9,7 @@ container is built. So those are the places, and no others: an exception between
 from __future__ import annotations
 
 import dis
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -45,7 +46,6 @@ _PACKAGE = (
     str(Path(kvpool.__file__).parent) + os.sep
 )  # not the tests, whatever the checkout is called
 _BACKENDS = f"{os.sep}kvpool_"
-_MANY = 60  # places; more than most calls have
 _LIMIT = 10_000  # places; more than any call has
 
 
@@ -86,6 +86,9 @@ class Injection:
 
     def __enter__(self) -> Self:
         self._before = sys.gettrace()  # such as the one that measures coverage
+        # Python 3.12 traces instructions only if any frame wanted that before `settrace`.
+        if frame := inspect.currentframe():
+            frame.f_trace_opcodes = True
         sys.settrace(self._enter_frame)
         return self
 
@@ -103,6 +106,7 @@ class Injection:
         is_own = file.startswith(_PACKAGE) or _BACKENDS in file
         if not is_own and (not self._in_libraries or file == __file__):
             return None
+        frame.f_trace = self._step  # first: without it, Python 3.13 forgets what comes next
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
         return self._step
@@ -122,16 +126,11 @@ class Injection:
 
 
 def every_place(kind: Kind, *, in_libraries: bool = False) -> Iterator[Injection]:
-    """Yield injections, each one place further, until there is no such place.
-
-    From Python 3.12 on, the instructions of a function count only once it was traced before, so
-    places are missed there, and the end is not told by the first that is not found.
-    """
-    is_exact = sys.version_info < (3, 12)
+    """Yield injections, each one place further, until there is no such place."""
     for at in range(1, _LIMIT):
         injection = Injection(at, kind, in_libraries=in_libraries)
         yield injection
-        if injection.where is None and (is_exact or at > _MANY):
+        if injection.where is None:
             return
     raise AssertionError(f"a call has {_LIMIT} places, or it does not end")
 
