@@ -6,7 +6,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -96,16 +96,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             The file cannot be read, a setting is unknown, or has a value of another type.
         """
         variables = os.environ if environment is None else environment
-        path = _find(variables) if file == "" else file
-        where, table = ("the arguments", {}) if path is None else _read(Path(path))
-        read = _typed(table, where, strict=True)
-        given = {
-            name: value
-            for name in cls.__struct_fields__
-            if name not in _NOT_IN_ENVIRONMENT
-            and (value := variables.get(_variable(name), "").strip())
-        }
-        read |= _typed(given, "the environment", strict=False)
+        if file == "":
+            where, table = _search(variables)
+        else:
+            where, table = ("", None) if file is None else _read(Path(file))
+        read = {} if table is None else _typed(table, where, strict=True)
+        for name in cls.__struct_fields__:
+            variable = _PREFIX + name.upper()
+            value = variables.get(variable, "").strip()
+            if value and name not in _NOT_IN_ENVIRONMENT:
+                where = f"the environment: {variable}={value!r}"
+                read |= _typed({name: value}, where, strict=False)
         return cls(**(read | _typed(arguments, "the arguments", strict=True)))
 
     def open(self, layout: KVLayout | None = None, **arguments: Any) -> KVCacheManager:
@@ -134,10 +135,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 _NOT_IN_ENVIRONMENT = ("backend_options", "layout", "receipts")
 
 
-def _variable(name: str) -> str:
-    return _PREFIX + name.upper()
-
-
 def _typed(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, Any]:
     """Return settings with the types that they must have."""
     try:
@@ -147,26 +144,31 @@ def _typed(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, 
     return {name: getattr(made, name) for name in values}
 
 
-def _find(variables: Mapping[str, str]) -> Path | None:
-    """Return the file that the environment names, or the nearest one with settings."""
+Found: TypeAlias = tuple[str, dict[str, Any] | None]
+"""Where the settings of a file stand, and the settings; None if the file has none."""
+
+
+def _search(variables: Mapping[str, str]) -> Found:
+    """Read the file that the environment names, or the nearest one with settings."""
     if named := variables.get(f"{_PREFIX}CONFIG", "").strip():
-        return Path(named)
-    here = Path.cwd()
-    for folder in (here, *here.parents):
-        for name in _FILES:
-            file = folder / name
-            if file.is_file() and (name == _FILES[0] or "kvpool" in _toml(file).get("tool", {})):
-                return file
-    return None
+        return _read(Path(named))
+    try:
+        here = Path.cwd()
+        for folder in (here, *here.parents):
+            for file in map(folder.joinpath, _FILES):
+                if file.is_file() and (found := _read(file))[1] is not None:
+                    return found
+    except OSError as error:
+        raise SettingsError(f"cannot search for a file with settings: {error}") from error
+    return "", None
 
 
-def _read(file: Path) -> tuple[str, dict[str, Any]]:
-    """Return where the settings of a file stand, and the settings."""
+def _read(file: Path) -> Found:
     table = _toml(file)
     if file.name != "pyproject.toml":
         return str(file), table
-    found = table.get("tool", {}).get("kvpool", {})
-    return f"{file}, [tool.kvpool]", found
+    tools = table.get("tool")
+    return f"{file}, [tool.kvpool]", tools.get("kvpool") if isinstance(tools, dict) else None
 
 
 def _toml(file: Path) -> dict[str, Any]:

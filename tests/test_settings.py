@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,21 @@ def test_the_nearest_project(folder: Path) -> None:
     assert load(file=None).capacity == Settings().capacity
 
 
+@pytest.mark.parametrize("text", ["tool = 3", "tool = 'kvpool'", "tool = ['kvpool']"])
+def test_a_project_whose_tools_are_not_a_table_says_nothing(folder: Path, text: str) -> None:
+    (folder / "pyproject.toml").write_text(text, encoding="utf-8")
+    assert load().capacity == "1MiB"
+    assert load(file=folder / "pyproject.toml").capacity == Settings().capacity
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps the current directory")
+def test_a_current_directory_that_is_gone(folder: Path) -> None:
+    folder.rmdir()
+    with pytest.raises(SettingsError, match=r"cannot search for a file .*No such file"):
+        load()
+    assert load(file=None).capacity == Settings().capacity
+
+
 @pytest.mark.usefixtures("folder")
 def test_what_goes_before_what() -> None:
     told = {"KVPOOL_TTL": "5", "KVPOOL_SECURE": "true", "KVPOOL_CAPACITY": "2MiB"}
@@ -95,7 +111,7 @@ def test_a_file_that_is_wrong(tmp_path: Path, text: str, reason: str) -> None:
 
 
 def test_settings_that_are_wrong(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"the environment: .*ttl"):
+    with pytest.raises(SettingsError, match=r"the environment: KVPOOL_TTL='soon': .*ttl"):
         load({"KVPOOL_TTL": "soon"}, file=None)
     with pytest.raises(SettingsError, match=r"the arguments: .*polcy"):
         load(file=None, polcy="lru")
