@@ -132,16 +132,13 @@ class EventQueue(ForkAware):
         """Whether the manager is to tell all that it holds."""
         return self._is_asked
 
-    def attach(self) -> None:
-        """Note that a manager uses the queue.
+    @property
+    def is_attached(self) -> bool:
+        """Whether a manager uses the queue."""
+        return self._has_owner
 
-        Raises
-        ------
-        InvalidArgumentError
-            Another one does.
-        """
-        if self._has_owner:
-            raise InvalidArgumentError(f"events: {self!r} belongs to another manager")
+    def attach(self) -> None:
+        """Note that a manager uses the queue."""
         self._has_owner = True
 
     def put(self, change: Change) -> None:

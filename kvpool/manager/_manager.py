@@ -257,11 +257,11 @@ class KVCacheManager(Closing, ForkAware):
         self.pool = open_pool(capacity, backend, elastic, secure=secure, **backend_options)
         try:
             self.receipts = kvpool.receipts.open_emitter(receipts)
-            if self.events is not None:
-                self.events.attach()
         except BaseException:
             self.pool.close()
             raise
+        if self.events is not None:
+            self.events.attach()
         self.layout = layout
         self._removals: deque[CacheKey] = deque()  # keys to be removed by the next call
         uses: UseLog = deque()
@@ -1188,9 +1188,17 @@ class KVCacheManager(Closing, ForkAware):
 
 
 def _checked_events(events: Any) -> EventQueue | None:
-    """Return a queue of events, or None; raise InvalidArgumentError if it is neither."""
+    """Return a queue of events that no manager uses, or None.
+
+    Raises
+    ------
+    InvalidArgumentError
+        It is neither.
+    """
     if events is None:
         return None
     if not isinstance(events, kvpool.events.EventQueue):
         raise InvalidArgumentError(f"events must be an EventQueue, not {events!r}")
+    if events.is_attached:
+        raise InvalidArgumentError(f"events: {events!r} belongs to another manager")
     return events

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -238,10 +239,12 @@ def test_a_sink_that_raises_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
         assert len(events.taken) == 3  # nothing was lost
 
 
-def test_a_queue_belongs_to_one_manager() -> None:
+def test_a_queue_belongs_to_one_manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVPOOL_LEDGER", str(tmp_path / "ledger"))
     events = EventQueue()
     with made(events), pytest.raises(InvalidArgumentError, match="belongs to another manager"):
-        made(events)
+        KVCacheManager(1 << 20, "numpy", receipts="ledger", events=events)
+    assert not list(tmp_path.iterdir())  # nothing was opened
 
 
 @pytest.mark.parametrize("odd", [[], "zmq", EventQueue, 1])
