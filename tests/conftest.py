@@ -48,3 +48,9 @@ def frequent_switches() -> Iterator[None]:
     sys.setswitchinterval(1e-6)
     yield
     sys.setswitchinterval(interval)
+
+
+@pytest.fixture
+def views_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the end of a view be interrupted: Python prints that, and goes on."""
+    monkeypatch.setattr(sys, "unraisablehook", id)

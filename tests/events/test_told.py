@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -168,12 +167,6 @@ def test_the_events_are_what_the_pool_holds(backend: str, seed: int) -> None:
     events = talk.router.read()
     assert isinstance(events[-1], AllBlocksCleared)
     assert not talk.router.known
-
-
-@pytest.fixture
-def views_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the end of a view be interrupted: Python prints that, and goes on."""
-    monkeypatch.setattr(sys, "unraisablehook", id)
 
 
 @pytest.mark.usefixtures("views_may_be_interrupted")

@@ -10,11 +10,7 @@ import pytest
 from kvpool.eviction.registry import registry as policies
 from tests.support.interrupted import POOLS, InterruptedSessions
 
-
-@pytest.fixture(autouse=True)
-def views_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the end of a view be interrupted: Python prints that, and goes on."""
-    monkeypatch.setattr(sys, "unraisablehook", id)
+pytestmark = pytest.mark.usefixtures("views_may_be_interrupted")
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -14,6 +14,8 @@ from kvpool.layout import KVLayout
 from kvpool.pool import MemoryBlock, MemoryPool, open_pool
 from tests.support.injection import Injection, Kind, error_of
 
+pytestmark = pytest.mark.usefixtures("views_may_be_interrupted")
+
 LAYOUT = KVLayout(layers=2, kv_heads=1, head_dim=64, dtype="float32")
 CAPACITY = 1 << 20
 PLACES = 90  # in most calls there are fewer; then they end undisturbed
@@ -109,12 +111,6 @@ class InterruptedPool:
         assert (stats.used, stats.live_blocks, stats.parting_blocks, stats.forks) == (0, 0, 0, 0)
         assert stats.largest_free == stats.capacity
         self.pool.close()
-
-
-@pytest.fixture(autouse=True)
-def views_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the end of a view be interrupted: Python prints that, and goes on."""
-    monkeypatch.setattr(sys, "unraisablehook", id)
 
 
 @pytest.mark.parametrize("seed", range(3))
