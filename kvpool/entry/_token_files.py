@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +39,16 @@ def write_tokens(path: Path, arrays: tuple[NDArray[Any], ...], notes: dict[str, 
     library = _library()
     tensors = dict(zip(_NAMES, map(np.ascontiguousarray, arrays), strict=True))
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}-") as folder:
-            whole = Path(folder) / "whole"
-            library.save_file(tensors, whole, metadata=notes)
-            whole.replace(path)
-    except (OSError, _errors()) as error:
+        part = path.with_name(
+            f".kvpool-{os.urandom(8).hex()}"
+        )  # `path.name` may be as long as can be
+        try:
+            library.save_file(tensors, part, metadata=notes)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+    except (OSError, ValueError, _errors()) as error:  # ValueError: what no file is called
         raise TokenFileError(f"cannot write {path}: {_reason(error)}") from error
 
 
@@ -60,7 +65,8 @@ def read_tokens(path: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     library = _library()
     try:
         tensors = library.load_file(path)
-    except (OSError, _errors()) as error:
+    except (OSError, ValueError, AttributeError, _errors()) as error:
+        # ValueError: what no file is called; AttributeError: a dtype that numpy does not have.
         raise TokenFileError(f"cannot read {path}: {_reason(error)}") from error
     with contextlib.suppress(KeyError):
         return tensors[_NAMES[0]], tensors[_NAMES[1]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import sys
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from kvpool.errors import (
 from kvpool.layout import KVLayout, Packing
 from kvpool.manager import KVCacheManager
 from tests.support import needs
+from tests.support.injection import every_place
 from tests.support.sessions import key_of, random_tokens
 
 
@@ -86,6 +89,54 @@ def test_files_that_cannot_be_used(manager: KVCacheManager, tmp_path: Path) -> N
         entry.save(tmp_path / "a")
     with pytest.raises(EntryRemovedError):
         entry.load(tmp_path / "a")
+
+
+def test_names_that_are_odd(manager: KVCacheManager, tmp_path: Path) -> None:
+    needs.safetensors()
+    entry = new_entry(manager, 1, KVLayout(1, 1, 8), 4)
+    longest = tmp_path / ("x" * 255)
+    entry.save(longest)
+    assert entry.load(longest) == 8
+    for odd in ("a\0b", "a\ud800b"):
+        with pytest.raises(TokenFileError, match="cannot write"):
+            entry.save(tmp_path / odd)
+        with pytest.raises(TokenFileError, match="cannot read"):
+            entry.load(tmp_path / odd)
+    for odd in ("", "/"):
+        with pytest.raises(TokenFileError, match="cannot write"):
+            entry.save(odd)
+    assert list(tmp_path.iterdir()) == [longest]
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E8M0", "U8", "BOOL"])
+def test_a_dtype_that_no_layout_has(manager: KVCacheManager, dtype: str, tmp_path: Path) -> None:
+    needs.safetensors()
+    tensor = {"dtype": dtype, "shape": [1, 1, 2, 8]}
+    header = json.dumps(
+        {"keys": tensor | {"data_offsets": [0, 16]}, "values": tensor | {"data_offsets": [16, 32]}}
+    ).encode()
+    (tmp_path / "a").write_bytes(len(header).to_bytes(8, "little") + header + bytes(32))
+    entry = new_entry(manager, 1, KVLayout(1, 1, 8), 4)
+    with pytest.raises((TokenFileError, InvalidTokensError)):
+        entry.load(tmp_path / "a")
+    assert entry.token_count == 4
+
+
+@pytest.mark.usefixtures("views_may_be_interrupted")
+def test_a_file_is_whole_or_as_before_after_an_interrupt(tmp_path: Path) -> None:
+    needs.safetensors()
+    manager = KVCacheManager("4MiB", "numpy", receipts=False)
+    entry = new_entry(manager, 1, KVLayout(1, 1, 8), 4)
+    file = tmp_path / "a"
+    for injection in every_place("interrupt", in_libraries=True):
+        file.write_bytes(b"before")
+        with contextlib.suppress(KeyboardInterrupt), injection:
+            entry.save(file)
+        if file.read_bytes() != b"before":
+            assert entry.load(file) == 8
+            entry.truncate(4)
+        assert list(tmp_path.iterdir()) == [file], injection.where
+        assert not entry.block.is_leased
 
 
 def test_without_the_package(
