@@ -10,6 +10,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from kvpool.cli._sizes import format_size
 from kvpool.replay import TraceReader
 
 __all__ = ["TraceBar"]
@@ -95,7 +96,7 @@ class TraceBar:
         """Print a line, which a log may keep: nothing of it is drawn over."""
         self._next_update = now + _LINE_SECONDS
         parts = [f"{done / total:.0%}" if total else "", text]
-        shown = ", ".join(part for part in parts if part)
+        shown = ", ".join(part for part in parts if part) or format_size(done)
         self._console.print(f"kvpool: {what}: {shown}", soft_wrap=True)
 
     def __enter__(self) -> Self:
