@@ -38,9 +38,7 @@ def test_a_length_that_is_not_known(capsys: pytest.CaptureFixture[str], clock: C
     assert capsys.readouterr().err == "kvpool: replay: 5 requests\n"
 
 
-def test_a_line_always_says_how_far_it_is(
-    capsys: pytest.CaptureFixture[str], clock: Clock
-) -> None:
+def test_a_line_always_says_how_far_it_is(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
     reader: Any = SimpleNamespace(bytes_read=3 << 20, bytes_total=None)
     progress = TraceBar(reader, "read", clock=clock)
     clock.now += 10
