@@ -22,6 +22,7 @@ __all__ = ["ZmqPublisher"]
 _log = logging.getLogger(__name__)
 
 _MOST_EVENTS: Final = 1_000  # of a batch
+_MOST: Final = 1_000_000_000  # of what ZeroMQ counts in 32 bits
 
 
 class ZmqPublisher(EventQueue):
@@ -101,17 +102,20 @@ class ZmqPublisher(EventQueue):
         limit: int = 100_000,
     ) -> None:
         super().__init__(hashes=hashes, medium=medium, base_model=base_model, limit=limit)
-        for name, value in ("endpoint", endpoint), ("topic", topic):
-            if not isinstance(value, str):
-                raise InvalidArgumentError(f"{name} must be a str, not {value!r}")
-        if replay_endpoint is not None and not isinstance(replay_endpoint, str):
-            raise InvalidArgumentError(f"replay_endpoint must be a str, not {replay_endpoint!r}")
+        _check_text("endpoint", endpoint)
+        _check_text("topic", topic)
+        if replay_endpoint is not None:
+            _check_text("replay_endpoint", replay_endpoint)
         if form not in ("map", "array"):
             raise InvalidArgumentError(f"form must be 'map' or 'array', not {form!r}")
         if data_parallel_rank is not None:
-            whole_number("data_parallel_rank", data_parallel_rank, InvalidArgumentError, least=0)
-        steps = whole_number("buffer_steps", buffer_steps, InvalidArgumentError, least=0)
-        most = whole_number("hwm", hwm, InvalidArgumentError, least=1)
+            whole_number(
+                "data_parallel_rank", data_parallel_rank, InvalidArgumentError, least=0, most=_MOST
+            )
+        steps = whole_number(
+            "buffer_steps", buffer_steps, InvalidArgumentError, least=0, most=_MOST
+        )
+        most = whole_number("hwm", hwm, InvalidArgumentError, least=1, most=_MOST)
         sockets = _optional_imports.load(
             "kvpool.events._sockets", "events", "publishing events with ZeroMQ"
         )
@@ -161,6 +165,16 @@ class ZmqPublisher(EventQueue):
         except BaseException:
             self.resend()
             raise
+
+
+def _check_text(name: str, value: object) -> None:
+    """Raise InvalidArgumentError unless a value is a str that can be sent."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} must be a str, not {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{name} {value!r} is not text: {error}") from None
 
 
 def _run(publisher: weakref.ref[ZmqPublisher], sender: Sender) -> None:

@@ -274,11 +274,17 @@ def test_it_connects_to_a_router_that_is_bound(context: zmq.Context[zmq.Socket[b
     [
         ("endpoint", None),
         ("replay_endpoint", 5557),
+        ("endpoint", "ipc://\ud800"),
+        ("replay_endpoint", "\ud800"),
         ("topic", b"kv"),
+        ("topic", "\ud800"),
         ("form", "json"),
         ("data_parallel_rank", -1),
+        ("data_parallel_rank", 1 << 64),
         ("buffer_steps", 1.5),
+        ("buffer_steps", (1 << 31) - 1),
         ("hwm", 0),
+        ("hwm", 1 << 31),
         ("hashes", "md5"),
     ],
 )
