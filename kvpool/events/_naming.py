@@ -108,7 +108,8 @@ class Naming:
         if not names:
             return []
         is_first = before.last == root_name(identity)
-        model, salt = identity.model_id, identity.salt
+        salt = identity.salt
+        model = identity.model_id.encode("utf-8", "backslashreplace").decode()  # any str may be one
         return [
             BlockStored(
                 block_hashes=[self._hash_of(name) for name in names],

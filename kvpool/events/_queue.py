@@ -16,7 +16,7 @@ from kvpool.events._naming import Naming
 from kvpool.events._types import BlockHash, Event
 from kvpool.prefix import Change, Cleared
 
-__all__ = ["EventQueue", "Hashes"]
+__all__ = ["EventQueue", "Hashes", "check_text"]
 
 Hashes = Literal["int", "bytes"]
 
@@ -72,9 +72,9 @@ class EventQueue(ForkAware):
     ) -> None:
         if hashes not in _HASHES:
             raise InvalidArgumentError(f"hashes must be 'int' or 'bytes', not {hashes!r}")
-        for name, value in ("medium", medium or ""), ("base_model", base_model):
-            if not isinstance(value, str):
-                raise InvalidArgumentError(f"{name} must be a str, not {value!r}")
+        if medium is not None:
+            check_text("medium", medium)
+        check_text("base_model", base_model)
         self._limit = whole_number("limit", limit, InvalidArgumentError, least=1)
         self._most = self._limit
         self._naming = Naming(_HASHES[hashes], medium, base_model)
@@ -174,6 +174,16 @@ class EventQueue(ForkAware):
                 _log.exception("%r failed; it is not reported again", self)
         finally:
             self._waking.discard(me)
+
+
+def check_text(name: str, value: object) -> None:
+    """Raise InvalidArgumentError unless a value is a str that can be sent."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} must be a str, not {value!r}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(f"{name} {value!r} is not text: {error}") from None
 
 
 def _taken(changes: deque[Change]) -> Iterator[Change]:

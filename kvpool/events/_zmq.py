@@ -12,7 +12,7 @@ from kvpool._checks import whole_number
 from kvpool._process import current
 from kvpool.errors import InvalidArgumentError
 from kvpool.events._encoding import Form
-from kvpool.events._queue import EventQueue, Hashes
+from kvpool.events._queue import EventQueue, Hashes, check_text
 
 if TYPE_CHECKING:
     from kvpool.events._sockets import Sender
@@ -102,10 +102,10 @@ class ZmqPublisher(EventQueue):
         limit: int = 100_000,
     ) -> None:
         super().__init__(hashes=hashes, medium=medium, base_model=base_model, limit=limit)
-        _check_text("endpoint", endpoint)
-        _check_text("topic", topic)
+        check_text("endpoint", endpoint)
+        check_text("topic", topic)
         if replay_endpoint is not None:
-            _check_text("replay_endpoint", replay_endpoint)
+            check_text("replay_endpoint", replay_endpoint)
         if form not in ("map", "array"):
             raise InvalidArgumentError(f"form must be 'map' or 'array', not {form!r}")
         if data_parallel_rank is not None:
@@ -165,16 +165,6 @@ class ZmqPublisher(EventQueue):
         except BaseException:
             self.resend()
             raise
-
-
-def _check_text(name: str, value: object) -> None:
-    """Raise InvalidArgumentError unless a value is a str that can be sent."""
-    if not isinstance(value, str):
-        raise InvalidArgumentError(f"{name} must be a str, not {value!r}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidArgumentError(f"{name} {value!r} is not text: {error}") from None
 
 
 def _run(publisher: weakref.ref[ZmqPublisher], sender: Sender) -> None:

@@ -14,7 +14,17 @@ import numpy as np
 import pytest
 
 from kvpool.errors import InvalidArgumentError
-from kvpool.events import AllBlocksCleared, BlockHash, BlockRemoved, BlockStored, Event, EventQueue
+from kvpool.events import (
+    AllBlocksCleared,
+    BlockHash,
+    BlockRemoved,
+    BlockStored,
+    Event,
+    EventBatch,
+    EventQueue,
+    decode_batch,
+    encode_batch,
+)
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.prefix import Identity, chunk_names, token_bytes
@@ -114,6 +124,15 @@ def test_other_models_and_salts_are_told_apart() -> None:
         *names(range(4), "tuned"),
         *names(range(4), "", "s3cret"),
     ]
+
+
+def test_a_model_whose_name_is_not_text_can_be_sent() -> None:
+    events = EventQueue()
+    with made(events) as manager:
+        serve(manager, range(4), model_id="a\ud800")
+        (stored,) = stored_of(events)
+    assert stored.lora_name == "a\\ud800"
+    assert decode_batch(encode_batch(EventBatch(0.0, [stored]))).events == [stored]
 
 
 def test_a_queue_that_is_full_begins_anew() -> None:
@@ -255,7 +274,16 @@ def test_what_is_not_a_queue_is_refused(odd: Any) -> None:
 
 @pytest.mark.parametrize(
     ("option", "odd"),
-    [("hashes", "sha256"), ("medium", 1), ("base_model", None), ("limit", 0), ("limit", "many")],
+    [
+        ("hashes", "sha256"),
+        ("medium", 1),
+        ("medium", 0),
+        ("medium", "\ud800"),
+        ("base_model", None),
+        ("base_model", "\ud800"),
+        ("limit", 0),
+        ("limit", "many"),
+    ],
 )
 def test_odd_options_are_refused(option: str, odd: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=option):
