@@ -22,13 +22,13 @@ HOW: dict[str, Callable[[Any], Any]] = {
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_pools_managers_and_entries_are_not_copied(backend: str, how: str) -> None:
+def test_pools_managers_entries_and_leases_are_not_copied(backend: str, how: str) -> None:
     with KVCacheManager(1 << 20, backend, LAYOUT, receipts=False) as manager:
         tokens = random_tokens(LAYOUT, 4)
         entry = manager.create_cache_entry(key_of(1), 8)
         entry.extend(*tokens)
         raw = manager.allocate_entry(key_of(2), 64)
-        for original in (manager, manager.pool, entry, raw):
+        for original in (manager, manager.pool, entry, raw, entry.lease()):
             with pytest.raises(
                 NotCopyableError, match="cannot be copied, pickled or sent"
             ) as caught:

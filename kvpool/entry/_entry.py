@@ -173,7 +173,7 @@ class PoolEntry(Uncopyable):
         yield "leased", "yes" if self.block.is_leased else "no"
 
 
-class Lease:
+class Lease(Uncopyable):
     """Keeps an entry from being evicted, as a view of it does; `PoolEntry.lease` makes it.
 
     Examples
