@@ -48,7 +48,7 @@ class MooncakeTier(RemoteTier):
     -----
     *Room* is the cluster's. It evicts by itself; what it refuses is counted.
 
-    *Removal* waits until nobody has read a value for some seconds, as the master's lease says.
+    *Removal* waits until a value was not read for some seconds, as the master's lease says.
 
     *Views* show the client's buffer for what is under way, as long as that has room.
     """
@@ -119,7 +119,7 @@ class MooncakeTier(RemoteTier):
         return removed
 
     def _remove(self, name: str) -> bool:
-        """Remove a value, once nobody reads or writes it; return whether it was there.
+        """Remove a value, once it is not read or written; return whether it was there.
 
         The cluster leases a value to who reads it, for some seconds. A removal by force would let
         the reader see the bytes of another value.
