@@ -464,7 +464,10 @@ class Sessions:
         keys = self.keys()
         deallocations = self._departures.begin(EvictionReason.MANUAL)
         for key in keys:
-            self._pool.deallocate(self._by_key[key].entry.block, deallocations)
+            try:
+                self._pool.deallocate(self._by_key[key].entry.block, deallocations)
+            except StaleBlockError:  # the pool was used past the manager
+                self._departures.without_figures()
         self._departures.finish(keys)
         return keys
 

@@ -24,6 +24,7 @@ from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.manager._task_bell import TaskBell
 from kvpool.pool import ElasticPool, MemoryPool
+from kvpool.receipts import MemorySink
 from tests.support.managers import MakeManager
 from tests.support.sessions import key_of, random_tokens
 
@@ -85,6 +86,15 @@ def test_clear(make_manager: MakeManager, backend: str) -> None:
         entry.key(0)
     del view
     assert manager.get_stats().used_memory == 0
+    manager.check_integrity()
+
+
+def test_clear_after_the_pool_was_used_past_the_manager(make_manager: MakeManager) -> None:
+    sink = MemorySink()
+    manager = filled(make_manager, receipts=sink)
+    manager.pool.deallocate(manager[key_of(1)].block)
+    assert manager.clear() == [key_of(0), key_of(1), key_of(2)]
+    assert not manager.keys()
     manager.check_integrity()
 
 
