@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import pickle
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
@@ -16,7 +14,7 @@ import pytest
 
 from kvpool.descriptors import Descriptor
 from kvpool.errors import NotCopyableError
-from tests.support.injection import Injection, Kind, error_of, every_place
+from tests.support.injection import Injection, Kind, every_place, injected
 
 
 @pytest.fixture
@@ -106,11 +104,6 @@ def test_it_cannot_be_copied(path: Path) -> None:
         pickle.dumps(opened)
 
 
-def interrupted(call: Callable[[], object], injection: Injection, kind: Kind) -> None:
-    with contextlib.suppress(type(error_of(kind))), injection:
-        call()
-
-
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_no_interrupt_leaves_it_open(
     path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
@@ -125,7 +118,7 @@ def test_no_interrupt_leaves_it_open(
 
     places = 0
     for injection in every_place(kind, in_libraries=True):
-        interrupted(make, injection, kind)
+        injected(make, injection)
         assert [one.number for one in made] == [free] * len(made)
         made.clear()
         assert not is_open(free), injection.where
@@ -133,5 +126,5 @@ def test_no_interrupt_leaves_it_open(
     assert places > 1
     for injection in every_place("interrupt", in_libraries=True):
         make()
-        interrupted(made.clear, injection, "interrupt")
+        injected(made.clear, injection)
         assert not is_open(free), injection.where

@@ -6,7 +6,6 @@ modules that kvpool uses.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import sys
 from collections.abc import Callable, Iterator
@@ -18,7 +17,7 @@ import pytest
 
 from kvpool.arena import Arena
 from kvpool.backends import registry
-from tests.support.injection import Injection, Kind, error_of, every_place
+from tests.support.injection import Kind, every_place, injected
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -66,11 +65,6 @@ def ends_may_be_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "unraisablehook", id)
 
 
-def interrupted(call: Callable[[], object], injection: Injection, kind: Kind) -> None:
-    with contextlib.suppress(type(error_of(kind))), injection:
-        call()
-
-
 def make_into(made: list[object], make: Make) -> None:
     made.append(make())
 
@@ -82,7 +76,7 @@ def check_making(make: Make, kind: Kind) -> None:
     places = 0
     for injection in every_place(kind, in_libraries=True):
         made: list[object] = []
-        interrupted(partial(make_into, made, make), injection, kind)
+        injected(partial(make_into, made, make), injection)
         made.clear()
         assert more_than(before) == (0, 0), injection.where
         places += injection.where is not None
@@ -94,7 +88,7 @@ def check_ending(make: Make, kind: Kind) -> None:
     before = held()
     for injection in every_place(kind, in_libraries=True):
         made = [make()]
-        interrupted(made.clear, injection, kind)
+        injected(made.clear, injection)
         assert more_than(before) == (0, 0), injection.where
 
 

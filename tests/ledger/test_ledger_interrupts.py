@@ -6,7 +6,6 @@ of kvpool. Afterwards the ledger is written on as if nothing had happened.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache, partial
@@ -20,7 +19,7 @@ from kvpool.ledger.ed25519 import generate_key_files
 from kvpool.manager import KVCacheManager
 from kvpool.receipts import MemorySink, ReceiptEmitter, ReceiptStream
 from kvpool.stats import PoolStats
-from tests.support.injection import Injection, Kind, error_of, every_place
+from tests.support.injection import Injection, Kind, every_place, injected
 from tests.support.ledgers import PRIVATE
 from tests.support.process_usage import open_files
 
@@ -89,12 +88,6 @@ def everywhere(kind: Kind) -> Iterator[Injection]:
     assert places > 10
 
 
-def injected(call: Callable[[], object], injection: Injection, kind: Kind) -> None:
-    """Make a call that the injection may end."""
-    with contextlib.suppress(type(error_of(kind))), injection:
-        call()
-
-
 @pytest.mark.parametrize("step", ["emit", "flush", "close"])
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 @pytest.mark.parametrize("kind", get_args(Kind))
@@ -103,7 +96,7 @@ def test_ledger_goes_on(tmp_path: Path, kind: Kind, options: dict[str, Any], ste
         written = Written(tmp_path / f"{number}.jsonl", options)
         written.open()
         written.emit()
-        injected(getattr(written, step), injection, kind)
+        injected(getattr(written, step), injection)
         try:
             if step != "close":
                 written.emit()
@@ -125,7 +118,7 @@ def test_opening_can_be_repeated(tmp_path: Path, kind: Kind) -> None:
         with path.open("ab") as file:
             file.write(b"torn")
         written = Written(path, {"rotate_at": 2000})
-        injected(written.open, injection, kind)
+        injected(written.open, injection)
         written.stream.close()
         written = Written(path, {"rotate_at": 2000})
         try:
@@ -156,7 +149,7 @@ def test_no_file_stays_open_or_half_written(tmp_path: Path, call: Callable[[Path
     """Interrupts alone: a file is closed without memory, which the injection does not know."""
     for number, injection in enumerate(everywhere("interrupt")):
         path = tmp_path / f"{number}.jsonl"
-        injected(partial(call, path), injection, "interrupt")
+        injected(partial(call, path), injection)
         assert open_files(str(tmp_path)) == [], injection.where
         small = [file for file in tmp_path.glob(f"{number}.*") if file.suffix != ".jsonl"]
         assert all(file.read_bytes().endswith(b"\n") for file in small), injection.where
