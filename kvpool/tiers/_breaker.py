@@ -70,6 +70,10 @@ class _FailedError(Exception):
     """The store did not answer, or was not asked."""
 
 
+class _LateError(Exception):
+    """The store has not answered within the budget."""
+
+
 class Breaker(Tier, ForkAware):
     """Asks a tier in another thread, and no longer than a budget; leaves it alone while it fails.
 
@@ -183,6 +187,35 @@ class Breaker(Tier, ForkAware):
         except _FailedError:
             return missing
 
+    def count(
+        self, ask: Callable[[Tier], int], most: int, budget: float | None = None
+    ) -> int | None:
+        """Call a function with the tier that counts values, in the budget.
+
+        Parameters
+        ----------
+        ask : callable
+            Takes the tier. May run in another thread, also after this call has returned.
+        most : int
+            The most that it can count. An answer that is not a number from 0 to `most` is an error
+            of the tier, like any other.
+        budget : float, optional
+            Seconds, if the call may take longer than others.
+
+        Returns
+        -------
+        int or None
+            None if the tier fails or is not asked.
+
+        Raises
+        ------
+        TierError
+            The breaker is closed.
+        ForkedProcessError
+            It belongs to the parent of this process.
+        """
+        return self.call(lambda tier: _checked_count(ask(tier), most), None, budget=budget)
+
     def _call(
         self,
         ask: Callable[[Tier], T],
@@ -199,11 +232,9 @@ class Breaker(Tier, ForkAware):
         except _MISTAKES:
             self._note_success()  # the store has nothing to do with it
             raise
-        except TimeoutError as error:
+        except _LateError as error:
             self._note_failure(f"no answer in {budget} s", is_late=True)
-            raise _FailedError(
-                f"the tier {self.name!r} gave no answer in {self._budget} s"
-            ) from error
+            raise _FailedError(f"the tier {self.name!r} gave no answer in {budget} s") from error
         except TooManyCallsError as error:
             self._note_failure(f"{_MAX_CALLS} calls hang", is_late=True)
             raise _FailedError(
@@ -224,12 +255,14 @@ class Breaker(Tier, ForkAware):
     ) -> T:
         if self._budget is None:
             return ask(self._tier)
-        future: Future[T] = self._helpers.start(lambda: ask(self._tier))
+        future: Future[T] = self._helpers.start(lambda: _answer(ask, self._tier))
         try:
             return future.result(budget)
-        except BaseException:
+        except BaseException as error:
             if discard is not None:
                 future.add_done_callback(lambda done: _release(done, discard))
+            if isinstance(error, TimeoutError) and not future.done():
+                raise _LateError from error
             raise
 
     def _check_open(self) -> None:
@@ -241,23 +274,29 @@ class Breaker(Tier, ForkAware):
     # -- the state ---------------------------------------------------------------------------
 
     def _may_ask(self) -> bool:
-        """Return whether a call may be made; the first one after the wait is the probe."""
+        """Return whether a call may be made; the first one after the wait is the probe.
+
+        A probe that has told nothing for `_MAX_WAIT` seconds does not count any more: an interrupt
+        can end it before it tells.
+        """
         with self._lock:
-            if self._state is BreakerState.OPEN and self._clock() >= self._retry_at:
-                self._state = BreakerState.HALF_OPEN
-                _log.info("tier %s: one call is made to see whether it answers", self.name)
-                return True
             if self._state is BreakerState.CLOSED:
                 return True
-            self._refused += 1
-            return False
+            now = self._clock()
+            if now < self._retry_at:
+                self._refused += 1
+                return False
+            self._state, self._retry_at = BreakerState.HALF_OPEN, now + _MAX_WAIT
+        _log.info("tier %s: one call is made to see whether it answers", self.name)
+        return True
 
     def _note_success(self) -> None:
         with self._lock:
             self._in_a_row = 0
-            if self._state is BreakerState.HALF_OPEN:
-                self._state, self._wait = BreakerState.CLOSED, self._retry_after
-                _log.warning("tier %s: answers again", self.name)
+            if self._state is not BreakerState.HALF_OPEN:
+                return
+            self._state, self._wait = BreakerState.CLOSED, self._retry_after
+        _log.warning("tier %s: answers again", self.name)
 
     def _note_failure(self, why: str, *, is_late: bool = False) -> None:
         with self._lock:
@@ -273,21 +312,21 @@ class Breaker(Tier, ForkAware):
                 return
             if is_probe:
                 self._wait = min(2 * self._wait, _MAX_WAIT)
-            self._state = BreakerState.OPEN
-            self._retry_at = self._clock() + self._wait
-            _log.warning(
-                "tier %s: does not answer (%s); it is not asked for %g s, and its chunks count as "
-                "missing",
-                self.name,
-                why,
-                self._wait,
-            )
+            self._state, wait = BreakerState.OPEN, self._wait
+            self._retry_at = self._clock() + wait
+        _log.warning(
+            "tier %s: does not answer (%s); it is not asked for %g s, and its chunks count as "
+            "missing",
+            self.name,
+            why,
+            wait,
+        )
 
     def _note_interrupt(self) -> None:
         """Let the next call be the probe, if an interrupt ended this one."""
         with self._lock:
             if self._state is BreakerState.HALF_OPEN:
-                self._state = BreakerState.OPEN
+                self._state, self._retry_at = BreakerState.OPEN, self._clock()
 
     # -- the tier ----------------------------------------------------------------------------
 
@@ -307,17 +346,17 @@ class Breaker(Tier, ForkAware):
     def write(self, items: Sequence[Item], /) -> int:
         """Store values, and return how many of them are there now; 0 if the tier fails."""
         check_items(items)
-        return self.call(lambda tier: tier.write(items), 0)
+        return self.count(lambda tier: tier.write(items), len(items)) or 0
 
     def contains(self, keys: Sequence[bytes], /) -> int:
         """Return how many values are there, from the first key on; 0 if the tier fails."""
         check_keys(keys)
-        return self.call(lambda tier: tier.contains(keys), 0)
+        return self.count(lambda tier: tier.contains(keys), len(keys)) or 0
 
     def remove(self, keys: Sequence[bytes], /) -> int:
         """Remove values; return how many of them were there; 0 if the tier fails."""
         check_keys(keys)
-        return self.call(lambda tier: tier.remove(keys), 0)
+        return self.count(lambda tier: tier.remove(keys), len(keys)) or 0
 
     def keys(self, prefix: bytes = b"", /) -> Iterator[bytes]:
         """Return an iterator of the keys that begin with some bytes.
@@ -358,14 +397,13 @@ class Breaker(Tier, ForkAware):
         """Close the tier. One that does not end in the budget is left to end with the process."""
         if self._pid != current.pid:
             return
-        with self._lock:
-            self._is_closed = True
+        self._is_closed = True
         if self._budget is None:
             self._tier.close()
             return
         try:
-            self._helpers.start(self._tier.close).result(max(self._budget, 1.0))
-        except (TimeoutError, TooManyCallsError):
+            self._ask(lambda tier: tier.close(), None, max(self._budget, 1.0))
+        except (_LateError, TooManyCallsError):
             _log.warning("tier %s: does not close, and is left as it is", self.name)
         finally:
             self._helpers.close()
@@ -390,6 +428,35 @@ def _open(tier: Tier, keys: Sequence[bytes]) -> _Opened | None:
 def _close(opened: _Opened | None) -> None:
     if opened is not None:
         opened.close()
+
+
+def _answer(ask: Callable[[Tier], T], tier: Tier) -> T:
+    """Call a function with a tier, in a thread that no signal interrupts.
+
+    Raises
+    ------
+    TierError
+        The tier raised what is not an `Exception`: it would end a thread that asks.
+    """
+    try:
+        return ask(tier)
+    except Exception:
+        raise
+    except BaseException as error:
+        raise TierError(f"the tier {tier.name!r} raised {error!r}") from error
+
+
+def _checked_count(answer: Any, most: int) -> int:
+    """Return how many values a tier has counted.
+
+    Raises
+    ------
+    TierError
+        It is not a number that can be.
+    """
+    if not isinstance(answer, int) or not 0 <= answer <= most:
+        raise TierError(f"the tier counted {answer!r} values, not a number from 0 to {most}")
+    return int(answer)
 
 
 def _release(done: Future[Any], discard: Callable[[Any], object]) -> None:

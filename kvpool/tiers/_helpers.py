@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, Final
 
 __all__ = ["Helpers", "TooManyCallsError"]
 
 _IDLE: Final = 4
 """Threads that wait for a next call; further ones end with their call."""
+
+_REST: Final = 10.0
+"""Seconds that a thread waits for a next call before it ends."""
 
 _Jobs = SimpleQueue[tuple[Callable[[], Any], "Future[Any]"] | None]
 
@@ -35,13 +39,13 @@ class Helpers:
         self._limit, self._name = limit, name
         self._lock = threading.Lock()
         self._idle: list[_Jobs] = []
-        self._running = 0
+        self._calls: set[Future[Any]] = set()  # under way
         self._is_closed = False
 
     @property
     def running(self) -> int:
         """How many calls are under way, with those that hang."""
-        return self._running
+        return len(self._calls)
 
     def start(self, call: Callable[[], Any]) -> Future[Any]:
         """Run a call in a thread; the future has what it returns or raises.
@@ -52,20 +56,27 @@ class Helpers:
             As many calls as there may be are under way.
         """
         future: Future[Any] = Future()
-        with self._lock:
-            if self._running >= self._limit:
-                raise TooManyCallsError
-            self._running += 1
-            jobs = self._idle.pop() if self._idle else None
-        if jobs is None:
-            jobs = SimpleQueue()
-            threading.Thread(target=self._work, args=(jobs,), name=self._name, daemon=True).start()
-        jobs.put((call, future))
+        try:
+            with self._lock:
+                if len(self._calls) >= self._limit:
+                    raise TooManyCallsError
+                self._calls.add(future)
+                jobs = self._idle.pop() if self._idle else None
+            if jobs is None:
+                jobs = SimpleQueue()
+                thread = threading.Thread(
+                    target=self._work, args=(jobs,), name=self._name, daemon=True
+                )
+                thread.start()
+            jobs.put((call, future))
+        except BaseException:  # the system has no thread, or an interrupt
+            self._calls.discard(future)
+            raise
         return future
 
     def _work(self, jobs: _Jobs) -> None:
         goes_on = True
-        while goes_on and (job := jobs.get()):
+        while goes_on and (job := self._next(jobs)):
             call, future = job
             result, error = None, None
             try:
@@ -73,7 +84,7 @@ class Helpers:
             except BaseException as raised:
                 error = raised
             with self._lock:  # before the caller knows, because it may start the next call at once
-                self._running -= 1
+                self._calls.discard(future)
                 goes_on = not self._is_closed and len(self._idle) < _IDLE
                 if goes_on:
                     self._idle.append(jobs)
@@ -82,6 +93,19 @@ class Helpers:
             else:
                 future.set_exception(error)
             del job, call, future, result, error  # nothing is kept alive while waiting
+
+    def _next(self, jobs: _Jobs) -> tuple[Callable[[], Any], Future[Any]] | None:
+        """Wait for a call; return None if the thread is to end."""
+        with contextlib.suppress(Empty):
+            return jobs.get(timeout=_REST)
+        with self._lock:
+            if jobs in self._idle:
+                self._idle.remove(jobs)
+                return None
+        # A caller is about to give a call, unless an interrupt has ended it before that.
+        with contextlib.suppress(Empty):
+            return jobs.get(timeout=_REST)
+        return None
 
     def close(self) -> None:
         """Let the threads end; those that hang end with the process."""

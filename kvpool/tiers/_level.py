@@ -32,7 +32,6 @@ _BATCH: Final = 16 << 20
 _KNOWN: Final = 1 << 16
 _KNOWN_FOR: Final = 300.0
 _SMOOTHING: Final = 0.25
-_NOT_WRITTEN: Final = -1
 
 
 class Job:
@@ -192,7 +191,11 @@ class Level:
         self._queued = 0  # bytes, with those that are being written
         self._is_ending = False
         self._thread: threading.Thread | None = None
-        self._changed = threading.Condition()  # guards all of the above
+        # Guards all of the above. It is taken by itself: an interrupt in `Condition.__enter__`,
+        # which is written in Python, would keep it. It is an `RLock`, because `stop` may run in
+        # any thread, when a store is collected as garbage.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
 
     @property
     def name(self) -> str:
@@ -211,7 +214,7 @@ class Level:
 
     def stats(self) -> LevelStats:
         """Return the figures."""
-        with self._changed:
+        with self._lock:
             counts = self._counts
             return LevelStats(
                 name=self.name,
@@ -256,8 +259,7 @@ class Level:
     def run(self, chunks: Sequence[Chunk]) -> int | None:
         """Return how many chunks the tier has, from the first on; None if it does not answer."""
         keys = [chunk.key for chunk in chunks]
-        found = self.breaker.call(lambda tier: tier.contains(keys), _NOT_WRITTEN)
-        return None if found == _NOT_WRITTEN else found
+        return self.breaker.count(lambda tier: tier.contains(keys), len(keys))
 
     def declines(self, nbytes: int, seconds: float) -> bool:
         """Return whether to load this many bytes takes longer than to compute them anew.
@@ -273,7 +275,7 @@ class Level:
         -----
         Every 16th time it is tried all the same, because a store may have become faster.
         """
-        with self._changed:
+        with self._lock:
             if self._bandwidth is None or nbytes / self._bandwidth <= seconds:
                 return False
             self._declined += 1
@@ -282,7 +284,7 @@ class Level:
     def note_loads(self, chunks: Sequence[Chunk], tokens: int, seconds: float) -> None:
         """Count chunks that were loaded."""
         nbytes = sum(chunk.nbytes for chunk in chunks)
-        with self._changed:
+        with self._lock:
             self._counts.update(hits=len(chunks), tokens=tokens, nbytes=nbytes)
             self._seconds += seconds
             rate = nbytes / max(seconds, 1e-9)
@@ -293,20 +295,20 @@ class Level:
     def note_misses(self, reason: str, count: int = 1) -> None:
         """Count chunks that were not loaded."""
         if count:
-            with self._changed:
+            with self._lock:
                 self._misses[reason] += count
 
     # -- what is there already ---------------------------------------------------------------
 
     def knows(self, chunk: Chunk) -> bool:
         """Return whether the tier had a chunk not long ago, so that it need not be written."""
-        with self._changed:
+        with self._lock:
             noted = self._known.get(chunk.name)
             return noted is not None and time.monotonic() - noted < _KNOWN_FOR
 
     def forget(self, chunk: Chunk) -> None:
         """Note that the tier does not have a chunk."""
-        with self._changed:
+        with self._lock:
             self._known.pop(chunk.name, None)
 
     def _note_known(self, chunks: Sequence[Chunk]) -> None:
@@ -321,17 +323,18 @@ class Level:
 
     def put(self, job: Job) -> bool:
         """Have a chunk written behind; return False if it is dropped."""
-        with self._changed:
+        with self._lock:
             if not self._has_room(job.chunk):
                 self._counts["dropped"] += 1
                 return False
-            self._queue.append(job)
-            self._queued += job.chunk.nbytes
-            if self._thread is None:
+            if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
                     target=self._write_behind, name=f"kvpool writes {self.name}", daemon=True
                 )
                 self._thread.start()
+            nbytes = job.chunk.nbytes
+            self._queued += nbytes  # no interrupt comes between this line and the end of the next
+            self._queue.append(job)
             self._changed.notify_all()
             return True
 
@@ -351,15 +354,19 @@ class Level:
             nbytes = sum(job.chunk.nbytes for job in batch)
             try:
                 self._write(batch)
+            except BaseException:  # no signal: a codec or a tier may raise it, and this goes on
+                _log.exception("tier %s: chunks cannot be written", self.name)
+                with self._lock:
+                    self._counts["dropped"] += len(batch)
             finally:
                 batch.clear()  # and with it the memory of sessions
-                with self._changed:
+                with self._lock:
                     self._queued -= nbytes
                     self._changed.notify_all()
 
     def _take(self) -> list[Job]:
         """Wait for chunks, and return some of them; an empty list at the end."""
-        with self._changed:
+        with self._lock:
             while not self._queue and not self._is_ending:
                 self._changed.wait()
             batch: list[Job] = []
@@ -387,7 +394,7 @@ class Level:
                     items.append((job.chunk.key, parts))
                     chunks.append(job.chunk)
         there = self._write_items(items) if items else 0
-        if there == _NOT_WRITTEN:
+        if there is None:
             counts["dropped"] += len(items)
         else:
             counts["stored"] += there
@@ -396,18 +403,17 @@ class Level:
                 counts["stored_nbytes"] += sum(
                     memoryview(part).nbytes for _, parts in items for part in parts
                 )
-        with self._changed:
+        with self._lock:
             self._counts.update(counts)
             if there == len(items):
                 self._note_known(chunks)
 
-    def _write_items(self, items: Sequence[Item]) -> int:
+    def _write_items(self, items: Sequence[Item]) -> int | None:
+        """Write values; return how many are there now, None if the tier fails or is closed."""
         try:
-            return self.breaker.call(
-                lambda tier: tier.write(items), _NOT_WRITTEN, budget=WRITE_BUDGET
-            )
+            return self.breaker.count(lambda tier: tier.write(items), len(items), WRITE_BUDGET)
         except KVPoolError:  # closed meanwhile
-            return _NOT_WRITTEN
+            return None
 
     def drain(self, deadline: float, told: Callable[[], object]) -> None:
         """Wait until nothing is queued, or until a moment of `time.monotonic`.
@@ -416,26 +422,33 @@ class Level:
         ----------
         deadline : float
         told : callable
-            Called several times a second meanwhile.
+            Called several times a second meanwhile, without a lock held.
         """
-        with self._changed:
-            while self._queued and (left := deadline - time.monotonic()) > 0:
+        while (left := deadline - time.monotonic()) > 0:
+            with self._lock:
+                if not self._queued:
+                    return
                 self._changed.wait(min(left, 0.1))
-                told()
+            told()
 
     def stop(self) -> None:
         """Let the thread end, and drop the chunks that wait to be written."""
-        with self._changed:
+        with self._lock:
             self._is_ending = True
-            self._counts["dropped"] += len(self._queue)
-            self._queued -= sum(job.chunk.nbytes for job in self._queue)
-            self._queue.clear()
+            while self._queue:
+                job = self._queue[-1]
+                nbytes = job.chunk.nbytes
+                self._counts["dropped"] += 1
+                self._queued -= nbytes
+                self._queue.pop()
             self._changed.notify_all()
 
     def enter_child(self) -> None:
         """Give up what a child of `os.fork` has copies of: there is no thread, and no lease."""
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._queue.clear()
+        self._queued = 0
         self._is_ending = True
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
@@ -208,23 +209,20 @@ class TierStore(Closing, ForkAware):
         self._load_budget = load_budget
         self._on_event = on_event
         self._pid = current.pid
-        self._lock = threading.Lock()
-        self._loading: dict[bytes, threading.Event] = {}
+        self._loading: dict[bytes, threading.Lock] = {}  # by the first chunk; held while it loads
         self._compute_rate: float | None = None
-        self._is_closed = False
+        self._is_closed = self._is_ended = False
         self._levels: list[Level] = []
         try:
             for level in levels:
                 self._levels.append(_as_level(level, queue_bytes))
         except BaseException:
-            for level in self._levels:
-                level.breaker.close()
+            _close_all(self._levels)
             raise
         self._end = weakref.finalize(self, _stop, list(self._levels))
         watch_forks(weakref.ref(self, forget_forks))
 
     def _enter_child(self) -> None:
-        self._lock = threading.Lock()
         self._end.detach()
         for level in self._levels:
             level.enter_child()
@@ -241,6 +239,7 @@ class TierStore(Closing, ForkAware):
 
     def stats(self) -> StoreStats:
         """Return the figures of all levels."""
+        self._check_process()
         return StoreStats(tuple(level.stats() for level in self._levels), self._compute_rate)
 
     def note_compute(self, tokens: int, seconds: float) -> None:
@@ -310,6 +309,7 @@ class TierStore(Closing, ForkAware):
         int
             Bytes of keys and values that are still not written.
         """
+        self._check_process()
         deadline = time.monotonic() + timeout
         total = self._queued()
 
@@ -380,28 +380,24 @@ class TierStore(Closing, ForkAware):
             chunks.pop()
         if not chunks:
             return Loaded()
-        ended = self._claim(chunks[0], begun + self._load_budget)
-        if ended is None:
-            return Loaded(seconds=time.monotonic() - begun, waited=True, reason="waited")
+        name, deadline = chunks[0].name, begun + self._load_budget
+        loading, mine = self._loading, threading.Lock()
+        mine.acquire()
         try:
-            reason = _Load(self, chunks, sink, stop, begun + self._load_budget).run()
+            other = loading.setdefault(name, mine)
+            if other is not mine:
+                if other.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                    other.release()  # for the next one that waits
+                return Loaded(seconds=time.monotonic() - begun, waited=True, reason="waited")
+            reason = _Load(self, chunks, sink, stop, deadline).run()
         finally:
-            with self._lock:
-                del self._loading[chunks[0].name]
-            ended.set()
+            # No call comes before the last line, so no interrupt can either.
+            if name in loading and loading[name] is mine:
+                del loading[name]
+            mine.release()
         loaded = sink.token_count - held
         nbytes = loaded * identity.layout.bytes_per_token
         return Loaded(loaded, nbytes, time.monotonic() - begun, waited=False, reason=reason)
-
-    def _claim(self, chunk: Chunk, deadline: float) -> threading.Event | None:
-        """Note that this thread loads a chunk; or wait for the one that does, and return None."""
-        with self._lock:
-            other = self._loading.get(chunk.name)
-            if other is None:
-                mine = self._loading[chunk.name] = threading.Event()
-                return mine
-        other.wait(max(0.0, deadline - time.monotonic()))
-        return None
 
     def seconds_to_compute(self, tokens: int) -> float:
         """Return how long the model takes for tokens; infinite if that is not known."""
@@ -426,19 +422,24 @@ class TierStore(Closing, ForkAware):
         progress : callable, optional
             Takes bytes written and bytes in all, several times a second.
         """
-        if self._pid != current.pid or self._is_closed:
+        if self._pid != current.pid or self._is_ended:
             return
         self._is_closed = True
-        self._end.detach()
         try:
             self.drain(timeout, progress)
         finally:
-            _stop(self._levels)
-            _close_all(self._levels)
+            errors = _close_all(self._levels)
+        self._end.detach()
+        self._is_ended = True  # last, so that a call after an interrupt goes on
+        if errors:
+            raise errors[0]
 
-    def _check_open(self) -> None:
+    def _check_process(self) -> None:
         if self._pid != current.pid:
             raise in_child_of(self._pid, "store of tiers")
+
+    def _check_open(self) -> None:
+        self._check_process()
         if self._is_closed:
             raise TierError("the store of tiers is closed")
 
@@ -567,7 +568,10 @@ class _Load:
         except (PoolExhaustedError, ContextOverflowError):
             sink.truncate(held)
             return None
-        except BaseException:
+        except BaseException as error:
+            # An interrupt on the way into or out of a block leaves it open, and the lock of the
+            # entry taken, for as long as the frames of the traceback keep the block.
+            traceback.clear_frames(error.__traceback__)
             sink.truncate(held)  # some layers may hold more tokens than others
             raise
         return end - held
@@ -595,13 +599,13 @@ def _stop(levels: Sequence[Level]) -> None:
         level.stop()
 
 
-def _close_all(levels: Sequence[Level]) -> None:
-    """Close every tier; raise the first error at the end."""
+def _close_all(levels: Sequence[Level]) -> list[Exception]:
+    """End the threads, and close every tier; return the errors, as a plugin may raise any."""
     errors: list[Exception] = []
+    _stop(levels)
     for level in levels:
         try:
             level.breaker.close()
-        except TierError as error:
+        except Exception as error:
             errors.append(error)
-    if errors:
-        raise errors[0]
+    return errors

@@ -12,7 +12,7 @@ import pytest
 
 from kvpool.errors import InvalidTierError, TierError
 from kvpool.testing import TierSuite
-from kvpool.tiers import Breaker, BreakerState, Item, Tier, TierStats
+from kvpool.tiers import Breaker, BreakerState, Item, Tier, TierStats, _helpers
 from kvpool.tiers.memory import MemoryTier
 
 
@@ -122,6 +122,93 @@ def test_an_error_is_a_miss(breaker: Breaker, tier: FaultyTier, error: Exception
     assert values_at(breaker, b"a", b"b") == [b"value", None]
     assert breaker.figures.errors == 2
     assert state_of(breaker) is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit()])
+def test_what_a_tier_raises_in_a_thread_is_an_error_whatever_it_is(
+    breaker: Breaker, tier: FaultyTier, error: BaseException
+) -> None:
+    tier.fault = fail(error)
+    assert values_at(breaker, b"a") == [None]
+    with pytest.raises(TierError, match=f"raised {type(error).__name__}"):
+        breaker.stats()
+    assert breaker.figures.errors == 2
+
+
+def test_a_timeout_of_the_store_itself_is_an_error_like_others(tier: FaultyTier) -> None:
+    tier.fault = fail(TimeoutError("the socket"))
+    for budget in (None, 30.0):
+        breaker = Breaker(tier, budget)
+        with pytest.raises(TierError, match="count values: the socket"):
+            breaker.stats()
+        assert breaker.figures == (1, 0, 0)
+
+
+@pytest.mark.parametrize("answer", [-1, -2, 2, None, "1", 0.5])
+def test_a_count_that_cannot_be_is_an_error_of_the_tier(
+    monkeypatch: pytest.MonkeyPatch, breaker: Breaker, tier: FaultyTier, answer: Any
+) -> None:
+    for name in ("write", "contains", "remove"):
+        monkeypatch.setattr(tier, name, lambda _items: answer)
+    assert breaker.write([(b"a", [b"value"])]) == 0
+    assert breaker.contains([b"a"]) == breaker.remove([b"a"]) == 0
+    assert breaker.figures.errors == 3
+
+
+def test_what_is_logged_may_ask_the_breaker(
+    breaker: Breaker, tier: FaultyTier, clock: Clock
+) -> None:
+    """A handler of the log runs without the lock of the breaker."""
+    waited: list[bool] = []
+
+    class Handler(logging.Handler):
+        def emit(self, _record: logging.LogRecord) -> None:
+            thread = threading.Thread(target=lambda: breaker.figures)
+            thread.start()
+            thread.join(5)
+            waited.append(thread.is_alive())
+
+    log, handler = logging.getLogger("kvpool.tiers"), Handler()
+    log.addHandler(handler)
+    try:
+        tier.fault = fail(TierError("out of order"))
+        for _ in range(3):
+            breaker.contains([b"a"])
+        tier.fault = lambda: None
+        clock.now += 1
+        breaker.contains([b"a"])
+    finally:
+        log.removeHandler(handler)
+    assert waited
+    assert not any(waited)
+
+
+def test_threads_that_rest_end(monkeypatch: pytest.MonkeyPatch, tier: FaultyTier) -> None:
+    """Also those of a breaker that was not closed; a later call gets a new one."""
+    monkeypatch.setattr(_helpers, "_REST", 0.05)
+    before = set(threading.enumerate())
+    breaker = Breaker(tier, 30.0)
+    breaker.write([(b"a", [b"value"])])
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert breaker.contains([b"a"]) == 1
+
+
+def test_a_thread_that_does_not_start_leaves_no_call_under_way(
+    monkeypatch: pytest.MonkeyPatch, tier: FaultyTier, clock: Clock
+) -> None:
+    breaker = Breaker(tier, 30.0, failures=1000, clock=clock)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(40):
+            assert breaker.contains([b"a"]) == 0
+    assert breaker.figures == (40, 0, 0)
+    assert breaker.write([(b"a", [b"value"])]) == 1
 
 
 def test_what_cannot_be_a_miss_is_an_error(breaker: Breaker, tier: FaultyTier) -> None:

@@ -331,6 +331,75 @@ def test_a_tier_that_hangs_costs_its_budget_alone() -> None:
         slow.go_on.set()
 
 
+@pytest.mark.parametrize("budget", [None, 30.0])
+@pytest.mark.parametrize("fault", [SystemExit(3), GeneratorExit(), ValueError("a bug"), None, 99])
+def test_writing_goes_on_whatever_a_tier_does(budget: float | None, fault: Any) -> None:
+    class Faulty(MemoryTier):
+        is_faulty = True
+
+        def write(self, items: Sequence[Item], /) -> int:
+            if not self.is_faulty:
+                return super().write(items)
+            if isinstance(fault, BaseException):
+                raise fault
+            answer: int = fault
+            return answer
+
+    tier = Faulty()
+    with store_of(Level(tier, budget=budget)) as store:
+        store.put(IDENTITY, tokens(16), *computed(16))
+        assert store.drain(60) == 0
+        figures = store.stats().levels[0]
+        assert (figures.dropped, figures.stored, figures.refused) == (1, 0, 0)
+        tier.is_faulty = False
+        store.put(IDENTITY, tokens(16), *computed(16))
+        assert store.drain(60) == 0
+        assert store.stats().levels[0].stored == 1
+
+
+@pytest.mark.parametrize("answer", [-2, 99, None, "6"])
+def test_a_run_that_cannot_be_is_a_miss(monkeypatch: pytest.MonkeyPatch, answer: Any) -> None:
+    tier = MemoryTier()
+    with filled(tier) as store:
+        monkeypatch.setattr(tier, "contains", lambda _keys: answer)
+        assert store.available(IDENTITY, tokens()) == 0
+        loaded = store.load(IDENTITY, tokens(), new_entry())
+        assert (loaded.tokens, loaded.reason) == (0, "unreachable")
+
+
+def test_closing_closes_all_tiers_whatever_one_raises() -> None:
+    class Stubborn(MemoryTier):
+        def close(self) -> None:
+            raise ValueError("a bug")
+
+    good = MemoryTier()
+    store = store_of(Stubborn(), good)
+    with pytest.raises(ValueError, match="a bug"):
+        store.close()
+    with pytest.raises(TierError, match="closed"):
+        good.stats()
+
+
+def test_what_is_told_of_a_drain_may_wait_for_the_store() -> None:
+    """The progress of a drain is told without a lock."""
+    slow, waited = SlowTier(), list[bool]()
+    store = store_of(Level(slow, budget=None))
+    slow.go_on.clear()
+    store.put(IDENTITY, tokens(), *computed(100))
+
+    def tell(_done: int, _total: int) -> None:
+        slow.go_on.set()
+        thread = threading.Thread(target=store.stats)
+        thread.start()
+        thread.join(5)
+        waited.append(thread.is_alive())
+
+    store.close(60, tell)
+    assert waited
+    assert not any(waited)
+    assert store.stats().levels[0].stored == 6
+
+
 def test_a_load_has_a_budget() -> None:
     layout = KVLayout(1, 1, 4096, "float32")
     identity = Identity("large", "", layout)
@@ -644,6 +713,10 @@ def test_a_child_is_refused() -> None:
             for call in closed_calls(store):
                 with pytest.raises(ForkedProcessError):
                     call()
+            with pytest.raises(ForkedProcessError):
+                store.stats()
+            with pytest.raises(ForkedProcessError):
+                store.drain(60)
             store.close()
 
         in_child(act)
