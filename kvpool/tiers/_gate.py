@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 __all__ = ["Gate"]
 
+_PAUSE: Final = 0.01
+"""Seconds between two looks at whether all others have left."""
+
 
 class Gate:
-    """Counts who is inside, and lets a caller wait until it is alone.
+    """Knows who is inside, and lets a caller wait until it is alone.
+
+    Attributes
+    ----------
+    inside : dict of object to int
+        The visits under way, each with the thread that began it. A visit ends by
+        ``inside.pop(visit, None)``: one built-in call, so that no interrupt can keep a visit open.
 
     Notes
     -----
@@ -21,31 +30,24 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._inside: Counter[int] = Counter()  # by the thread that entered
-        self._is_alone = False
+        self.inside: dict[object, int] = {}
+        self._lock = threading.Lock()  # held by the caller that is alone
 
-    def enter(self) -> int:
-        """Go inside, once no caller is alone there; return what `leave` takes."""
-        thread = threading.get_ident()
-        with self._changed:
-            while self._is_alone:
-                self._changed.wait()
-            self._inside[thread] += 1
-        return thread
+    def enter(self, visit: object) -> None:
+        """Begin a visit, once no caller is alone.
 
-    def leave(self, entered: int) -> None:
-        """Go out again."""
-        with self._changed:
-            self._inside[entered] -= 1
-            if not self._inside[entered]:
-                del self._inside[entered]
-                self._changed.notify_all()
+        Parameters
+        ----------
+        visit : object
+            A new one, which the caller has before an interrupt can end this call.
+        """
+        with self._lock:
+            self.inside[visit] = threading.get_ident()
 
     @property
     def is_mine(self) -> bool:
-        """Whether this thread has entered."""
-        return threading.get_ident() in self._inside
+        """Whether this thread has a visit under way."""
+        return threading.get_ident() in list(self.inside.values())
 
     @contextmanager
     def alone(self, timeout: float | None = None) -> Iterator[bool]:
@@ -54,23 +56,16 @@ class Gate:
         Parameters
         ----------
         timeout : float, optional
-            Seconds. [default: no limit] If this thread is inside itself, there is no waiting for
-            it, so it is not alone at once.
+            Seconds. [default: no limit] If this thread is inside itself, it is not waited for, so
+            the answer is False at once.
         """
-        thread = threading.get_ident()
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self._changed:
-            while self._is_alone or self._inside:
-                left = None if deadline is None else deadline - time.monotonic()
-                if thread in self._inside or (left is not None and left <= 0):
-                    break
-                self._changed.wait(left)
-            got = not self._is_alone and not self._inside
-            self._is_alone = self._is_alone or got
-        try:
-            yield got
-        finally:
-            if got:
-                with self._changed:
-                    self._is_alone = False
-                    self._changed.notify_all()
+        while True:
+            with self._lock:
+                if not self.inside:
+                    yield True
+                    return
+            if self.is_mine or (deadline is not None and time.monotonic() >= deadline):
+                break
+            time.sleep(_PAUSE)
+        yield False

@@ -8,7 +8,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -191,8 +191,9 @@ class Database:
             return False
         return error.code != errno.EIO or shutil.disk_usage(self.path).free < _HARDLY_ANY
 
-    def begin(self, what: str, *, write: bool = False) -> tuple[Any, int]:
-        """Begin a transaction.
+    @contextmanager
+    def transaction(self, what: str, *, write: bool = False) -> Iterator[Any]:
+        """Give a transaction, which is given up at the end of the block unless it is committed.
 
         Parameters
         ----------
@@ -200,12 +201,6 @@ class Database:
             What is tried, for the text of an error.
         write : bool, default False
             Waits for a transaction of any process that writes.
-
-        Returns
-        -------
-        transaction : lmdb.Transaction
-        entered : int
-            For `end`, which must follow.
 
         Raises
         ------
@@ -215,30 +210,26 @@ class Database:
             It belongs to the parent of this process.
         """
         deadline = time.monotonic() + _PATIENCE
-        while True:
-            self.check_open()
-            entered = self.gate.enter()
-            try:
-                self.check_open()  # it may have been closed meanwhile
-                with self.errors(what):
-                    return self._environment.begin(write=write, buffers=True), entered
-            except TierError as error:
-                self.gate.leave(entered)
-                self._mend(error, deadline)
-            except BaseException:
-                self.gate.leave(entered)
-                raise
-
-    def end(self, entered: int, txn: Any, views: Sequence[memoryview | None] = ()) -> None:
-        """Give up a transaction that reads, and the bytes that it shows."""
+        gate, visit, txn = self.gate, object(), None
         try:
-            for view in views:
-                if view is not None:
-                    with contextlib.suppress(BufferError):  # in a traceback, for example
-                        view.release()
-            txn.abort()
+            while txn is None:
+                self.check_open()
+                gate.enter(visit)
+                try:
+                    self.check_open()  # it may have been closed meanwhile
+                    with self.errors(what):
+                        txn = self._environment.begin(write=write, buffers=True)
+                except TierError as error:
+                    gate.inside.pop(visit, None)
+                    self._mend(error, deadline)
+            yield txn
         finally:
-            self.gate.leave(entered)
+            try:
+                if txn is not None:
+                    with contextlib.suppress(lmdb.Error):  # a commit that failed has ended it
+                        txn.abort()
+            finally:
+                gate.inside.pop(visit, None)
 
     @contextmanager
     def writing(self, what: str) -> Iterator[Any]:
@@ -251,17 +242,9 @@ class Database:
         TierError
             The store cannot be written. Nothing was written.
         """
-        with self.errors(what):
-            txn, entered = self.begin(what, write=True)
-            try:
-                yield txn
-                txn.commit()
-            except BaseException:
-                with contextlib.suppress(lmdb.Error):  # a commit that failed has ended it
-                    txn.abort()
-                raise
-            finally:
-                self.gate.leave(entered)
+        with self.errors(what), self.transaction(what, write=True) as txn:
+            yield txn
+            txn.commit()
 
     def check_open(self) -> None:
         """Raise `TierError` if the store is closed, and `ForkedProcessError` in a child."""

@@ -64,12 +64,13 @@ class RemoteTier(Tier, ForkAware):
     def _call(self) -> Iterator[None]:
         """Make one call of the client."""
         self._check_open()
-        entered = self._gate.enter()
+        gate, visit = self._gate, object()
         try:
+            gate.enter(visit)
             self._check_open()
             yield
         finally:
-            self._gate.leave(entered)
+            gate.inside.pop(visit, None)
 
     def _check_open(self) -> None:
         if self._pid != current.pid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -136,29 +137,28 @@ class DiskTier(Tier, ForkAware):
         """
         check_keys(keys)
         store = self._store
-        txn, entered = store.begin("read")
-        views: list[memoryview | None] = []
-        try:
-            with store.errors("read"):
-                views += [txn.get(key, db=store.values) for key in keys]
-            self._note(key for key, view in zip(keys, views, strict=True) if view is not None)
-            yield views
-        finally:
-            store.end(entered, txn, views)
+        with store.transaction("read") as txn:
+            views: list[memoryview | None] = []
+            try:
+                with store.errors("read"):
+                    views += [txn.get(key, db=store.values) for key in keys]
+                self._note(key for key, view in zip(keys, views, strict=True) if view is not None)
+                yield views
+            finally:
+                for view in views:
+                    if view is not None:
+                        with contextlib.suppress(BufferError):  # in a traceback, for example
+                            view.release()
 
     def contains(self, keys: Sequence[bytes], /) -> int:
         """Return how many values are there, from the first key on; see `Tier.contains`."""
         check_keys(keys)
         store = self._store
-        txn, entered = store.begin("read")
-        try:
-            with store.errors("read"):
-                return next(
-                    (at for at, key in enumerate(keys) if txn.get(key, db=store.values) is None),
-                    len(keys),
-                )
-        finally:
-            store.end(entered, txn)
+        with store.transaction("read") as txn, store.errors("read"):
+            return next(
+                (at for at, key in enumerate(keys) if txn.get(key, db=store.values) is None),
+                len(keys),
+            )
 
     def keys(self, prefix: bytes = b"", /) -> Iterator[bytes]:
         """Yield the keys that begin with some bytes, in their order."""
@@ -170,28 +170,26 @@ class DiskTier(Tier, ForkAware):
     def _page_of_keys(self, start: bytes, prefix: bytes) -> list[bytes]:
         """Return the next keys; no transaction stays open while the caller looks at them."""
         store, found = self._store, list[bytes]()
-        txn, entered = store.begin("list keys")
-        try:
-            with store.errors("list keys"), txn.cursor(store.uses) as cursor:
-                if cursor.set_range(start) if start else cursor.first():
-                    for view in cursor.iternext(values=False):
-                        key = bytes(view)
-                        if len(found) == _KEYS_AT_ONCE or not key.startswith(prefix):
-                            break
-                        found.append(key)
-        finally:
-            store.end(entered, txn)
+        what = "list keys"
+        with (
+            store.transaction(what) as txn,
+            store.errors(what),
+            txn.cursor(store.uses) as cursor,
+        ):
+            if cursor.set_range(start) if start else cursor.first():
+                for view in cursor.iternext(values=False):
+                    key = bytes(view)
+                    if len(found) == _KEYS_AT_ONCE or not key.startswith(prefix):
+                        break
+                    found.append(key)
         return found
 
     def stats(self) -> TierStats:
         """Return what the tier holds."""
         store = self._store
-        txn, entered = store.begin("count values")
-        try:
-            with store.errors("count values"):
-                values, nbytes = txn.stat(store.values)["entries"], store.used(txn)
-        finally:
-            store.end(entered, txn)
+        what = "count values"
+        with store.transaction(what) as txn, store.errors(what):
+            values, nbytes = txn.stat(store.values)["entries"], store.used(txn)
         with self._lock:
             return TierStats(values, nbytes, self._capacity, self._evicted, self._refused)
 

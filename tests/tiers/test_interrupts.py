@@ -1,10 +1,11 @@
-"""Ctrl-C at every place of a call of a store and of its breaker."""
+"""Ctrl-C at every place of a call of a store, of its breaker and of the disk."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from kvpool import KVCacheEntry, KVLayout, MemoryPool
 from kvpool.errors import TierError
 from kvpool.prefix import Identity, token_bytes
 from kvpool.tiers import Breaker, BreakerState, Level, TierStore
+from kvpool.tiers.disk import DiskTier
 from kvpool.tiers.memory import MemoryTier
 from tests.support.injection import Injection, every_place
 from tests.support.kv import kv_like
@@ -122,3 +124,28 @@ def test_closing_goes_on_after_an_interrupt() -> None:
         for tier in tiers:
             with pytest.raises(TierError, match="closed"):
                 tier.stats()
+
+
+@pytest.mark.parametrize("call", ["read", "write", "contains", "keys", "stats", "remove"])
+def test_a_disk_can_be_closed_after_an_interrupt(tmp_path: Path, call: str) -> None:
+    path = tmp_path / "kv"
+
+    def act(tier: DiskTier) -> object:
+        if call == "read":
+            with tier.read([b"a", b"b"]) as views:
+                return [bytes(view) for view in views if view is not None]
+        calls: dict[str, Callable[[], object]] = {
+            "write": lambda: tier.write([(b"b", [b"value"])]),
+            "contains": lambda: tier.contains([b"a", b"b"]),
+            "keys": lambda: list(tier.keys()),
+            "stats": tier.stats,
+            "remove": lambda: tier.remove([b"b"]),
+        }
+        return calls[call]()
+
+    for injection in every_place("interrupt"):
+        tier = DiskTier(path, 1 << 20, check=False)
+        tier.write([(b"a", [b"value"])])
+        interrupt(injection, partial(act, tier))
+        assert tier.contains([b"a"]) == 1
+        assert in_time(tier.close) is None, injection.where
