@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+from functools import partial
 from html.parser import HTMLParser
 
 import pytest
@@ -89,9 +90,8 @@ def test_clear(make_manager: MakeManager, backend: str) -> None:
     manager.check_integrity()
 
 
-def test_clear_after_the_pool_was_used_past_the_manager(make_manager: MakeManager) -> None:
-    sink = MemorySink()
-    manager = filled(make_manager, receipts=sink)
+def test_clear_after_the_pool_was_used_past_the_manager() -> None:
+    manager = filled(partial(KVCacheManager, receipts=MemorySink()))
     manager.pool.deallocate(manager[key_of(1)].block)
     assert manager.clear() == [key_of(0), key_of(1), key_of(2)]
     assert not manager.keys()
