@@ -135,7 +135,7 @@ class ZmqPublisher(EventQueue):
         self._thread = threading.Thread(
             target=_run, args=(weakref.ref(self), self._sender), name="kvpool-events", daemon=True
         )
-        self._end = weakref.finalize(self, self._sender.stop)
+        weakref.finalize(self, self._sender.stop)
         self._thread.start()
 
     def wake(self) -> None:
@@ -151,7 +151,7 @@ class ZmqPublisher(EventQueue):
     def close(self) -> None:
         """Send what is queued, and end the thread and its sockets; a second call does nothing."""
         if current.pid == self._owner_pid:
-            self._end()
+            self._sender.stop()  # in a second call as well: the first one may have been interrupted
             if self._thread is not threading.current_thread():
                 self._thread.join(2)
 

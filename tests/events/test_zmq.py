@@ -328,6 +328,16 @@ def test_an_interrupt_of_a_call_does_not_let_the_thread_sleep(subscribe: Subscri
             publish(manager, subscriber, [next(MARKS)] * 4)
 
 
+def test_an_end_that_was_interrupted_is_made_by_the_second_call() -> None:
+    before = set(threading.enumerate())
+    for injection in every_place("interrupt"):
+        events = publisher()
+        with contextlib.suppress(KeyboardInterrupt), injection:
+            events.close()
+        events.close()
+        assert set(threading.enumerate()) <= before, injection.where
+
+
 def test_ipc_endpoints(tmp_path: Path, subscribe: Subscribe) -> None:
     if sys.platform == "win32":
         pytest.skip("there are no such endpoints on Windows")
