@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
@@ -28,6 +29,32 @@ def test_states_of_autocast_are_cast_to_the_layout(
             expected = hf.forward(model, step, dynamic)
             assert hf.torch.equal(hf.forward(model, step, pooled), expected)
     assert str(entry_of(manager, pooled.key).layout.dtype) == held
+
+
+@pytest.mark.parametrize("mode", ["autocast", "inference", "training", "compiled"])
+def test_a_batch_of_one_computes_what_it_computes_alone(
+    hf: Any, manager: KVCacheManager, mode: str
+) -> None:
+    hf.register_attention()
+    config = hf.transformers.LlamaConfig(**{**hf.model().config.to_dict(), "attention_dropout": 0})
+    model = hf.transformers.LlamaForCausalLM(config).train(mode == "training")
+    model.set_attn_implementation("kvpool")
+    called = hf.torch.compile(model, backend="eager") if mode == "compiled" else model
+    context: Any = contextlib.nullcontext()
+    if mode == "autocast":
+        context = hf.torch.autocast("cpu", dtype=hf.torch.bfloat16)
+    elif mode == "inference":
+        context = hf.torch.inference_mode()
+    caches = [hf.PooledCache.for_model(manager, called, name) for name in ("s", "a")]
+    batch = hf.PooledBatch(caches[:1])
+    with context:
+        for number, count in enumerate((9, 1, 1, 4)):
+            step = hf.words(count, seed=number)
+            (logits,) = batch.step(called, step).logits
+            assert not logits.requires_grad
+            expected = hf.forward(model, step, caches[1], logits_to_keep=1)[0, -1]
+            assert hf.torch.equal(logits, expected)
+    assert hf.same_cache(*caches)
 
 
 def test_no_other_states_are_cast(hf: Any, manager: KVCacheManager) -> None:

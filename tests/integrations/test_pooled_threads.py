@@ -14,6 +14,8 @@ from tests.support.managers import MakeManager
 
 pytestmark = pytest.mark.transformers
 
+NAME = "_attn_implementation"
+
 
 def answer(hf: Any, cache: Any, number: int, turns: int) -> list[int]:
     """Hold a conversation; return all of its tokens."""
@@ -57,3 +59,30 @@ def test_sessions_come_and_go_while_others_generate(hf: Any, make_manager: MakeM
         with ThreadPoolExecutor(4) as threads:
             assert all(threads.map(serve, range(6)))
     assert 1 <= len(manager) <= 3
+
+
+def test_batches_and_single_sessions_use_one_model_at_once(
+    hf: Any, make_manager: MakeManager, frequent_switches: None
+) -> None:
+    del frequent_switches
+    model, manager = hf.model(), make_manager()
+
+    def decode(name: str) -> list[Any]:
+        caches = [hf.PooledCache.for_model(manager, model, f"{name}{i}") for i in range(2)]
+        batch, tokens, said = hf.PooledBatch(caches), list(hf.words(5, rows=2)), []
+        for _ in range(20):
+            step = batch.step(model, tokens)
+            tokens = [[int(one.argmax())] for one in step.logits]
+            said += step.logits
+        return said
+
+    expected, alone = decode("a"), answer(hf, hf.DynamicCache(), 1, turns=4)
+    with ThreadPoolExecutor(3) as threads:
+        batches = threads.map(decode, "bc")
+        single = threads.submit(
+            answer, hf, hf.PooledCache.for_model(manager, model, "s"), 1, turns=4
+        )
+    for found in batches:
+        assert all(map(hf.torch.equal, found, expected))
+    assert single.result() == alone
+    assert getattr(model.config, NAME) == "sdpa"
