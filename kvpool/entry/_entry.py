@@ -617,6 +617,8 @@ class KVCacheEntry(PoolEntry, ForkAware):
 
         Raises
         ------
+        InvalidTokensError
+            `staged` is not what `stage` returned.
         LayerMismatchError
             The entry holds other tokens than when these were staged, or has moved.
         EntryRemovedError
@@ -625,6 +627,11 @@ class KVCacheEntry(PoolEntry, ForkAware):
         with self._lock:
             if not self.pool.is_live(self.block):
                 raise self._gone()
+            if not isinstance(staged, StagedTokens):
+                raise InvalidTokensError(
+                    f"session {self.session_id!r} can count the StagedTokens that its stage "
+                    f"returned, not {staged!r}"
+                )
             held = self._tokens.check_extend(self.session_id)
             if held != staged.start or self.block is not staged.block:
                 raise LayerMismatchError(

@@ -45,6 +45,10 @@ TABLE: dict[str, tuple[Act, tuple[Any, ...]]] = {
     "append, layer": (lambda e, v: e.append(v, GOOD, GOOD), NOT_A_LAYER),
     "writing, layer": (lambda e, v: write(e, v, 1), NOT_A_LAYER),
     "writing, count": (lambda e, v: write(e, 0, v), (*NOT_A_COUNT, *TOO_MUCH)),
+    "stage": (KVCacheEntry.stage, (*NOT_A_COUNT, *TOO_MUCH)),
+    "extend_staged": (KVCacheEntry.extend_staged, WRONG_OBJECTS),
+    "stage": (KVCacheEntry.stage, (*NOT_A_COUNT, *TOO_MUCH)),
+    "extend_staged": (KVCacheEntry.extend_staged, WRONG_OBJECTS),
     "truncate": (KVCacheEntry.truncate, (*NOT_WHOLE, *BELOW_ZERO, *TOO_MUCH)),
 }
 CREATE: dict[str, tuple[Callable[[MemoryPool, Any], object], tuple[Any, ...]]] = {
