@@ -41,7 +41,8 @@ OF_PAGED = Target(2, at_most=False)
 
 NOTES = """\
 torch computes with as many threads as it takes by itself.
-Sessions hold from 200 to 2,000 tokens, in even steps; a single one holds 1,100.
+The lengths of the sessions go in even steps from the shortest to the longest; a single session \
+has their mean.
 All sides attend by the function kvpool (register_attention), but for generate_batch, which has a \
 paged attention of its own by sdpa.
 The speed of generate_batch is that from the first token of the last session to the last token of \
