@@ -184,13 +184,12 @@ class PooledBatch:
         model = getattr(model, "_orig_mod", model)  # a compiled graph attends in its own way
         runner = runner_of(model)
         self._check_model(runner)
-        taken: dict[int, tuple[Member, list[int]]] = {}
+        taken: dict[int, Member] = {}
         try:
             self._take(runner, tokens, taken, result.errors)
             if taken:
                 logits = runner.run(model, list(taken.values()))
-                for index, one in zip(list(taken), logits, strict=True):
-                    member, _ = taken[index]
+                for (index, member), one in zip(list(taken.items()), logits, strict=True):
                     try:
                         member.finish()
                     except KVPoolError as error:  # the session was removed meanwhile
@@ -200,7 +199,7 @@ class PooledBatch:
                     else:
                         result.logits[index] = one
         except BaseException:
-            for member, _ in taken.values():
+            for member in taken.values():
                 member.undo()
             raise
         return result
@@ -209,7 +208,7 @@ class PooledBatch:
         self,
         runner: BatchRunner,
         tokens: Sequence[Any],
-        taken: dict[int, tuple[Member, list[int]]],
+        taken: dict[int, Member],
         errors: list[Exception | None],
     ) -> None:
         """Take the room for the tokens of each session; note those that fail, and why."""
@@ -223,9 +222,12 @@ class PooledBatch:
                 try:
                     row = runner.row_of(tokens[index], str(cache.key))
                     runner.check_length(session.token_count + len(row), str(cache.key))
-                    taken[index] = Member(session, len(row)), row
+                    taken[index] = Member(session, row)  # first: an interrupt may come any time
+                    taken[index].stage()
                 except KVPoolError as error:
                     errors[index] = _without_frames(error)
+                    if index in taken:
+                        taken.pop(index).give_up()
         finally:
             leases.clear()  # a traceback that is kept must not keep them
 

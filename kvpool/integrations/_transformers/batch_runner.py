@@ -124,7 +124,7 @@ class BatchRunner:
                 "sequence of a call, so run it alone"
             )
 
-    def run(self, model: Any, rows: Sequence[tuple[Member, list[int]]]) -> list[Any]:
+    def run(self, model: Any, members: Sequence[Member]) -> list[Any]:
         """Return the logits of the last token of each session, and have all tokens written.
 
         Raises
@@ -132,16 +132,15 @@ class BatchRunner:
         UnbatchableModelError
             The model computes attention otherwise than by its attention function.
         """
-        logits: list[Any] = [None] * len(rows)
-        for group in self._rope.groups([member.start + member.count for member, _ in rows]):
-            found = self._run(model, [rows[index] for index in group])
+        logits: list[Any] = [None] * len(members)
+        for group in self._rope.groups([member.start + member.count for member in members]):
+            found = self._run(model, [members[index] for index in group])
             for index, one in zip(group, found, strict=True):
                 logits[index] = one
         return logits
 
-    def _run(self, model: Any, rows: Sequence[tuple[Member, list[int]]]) -> list[Any]:
-        members = [member for member, _ in rows]
-        ids = [token for _, row in rows for token in row]
+    def _run(self, model: Any, members: Sequence[Member]) -> list[Any]:
+        ids = [token for one in members for token in one.row]
         positions = [at for one in members for at in range(one.start, one.start + one.count)]
         step = RaggedStep(members, members[0].session.layout, self._refusal)
         options: dict[str, Any] = {self._cache_argument: self._cache(step)}
@@ -166,7 +165,7 @@ class BatchRunner:
             raise self._refusal("attends by code of its own")
         self._attends = True
         logits = output.logits[0]
-        return list(logits if len(logits) == len(rows) else logits[ends])
+        return list(logits if len(logits) == len(members) else logits[ends])
 
     def _refusal(self, reason: str) -> UnbatchableModelError:
         return UnbatchableModelError(

@@ -62,19 +62,14 @@ class Member:
     Parameters
     ----------
     session : PooledSession
-    count : int
-        New tokens, for which the room is taken.
+    row : list of int
+        The new tokens.
 
     Attributes
     ----------
-    session
+    session, row
     start, count : int
         Position of the first new token, and how many there are.
-
-    Raises
-    ------
-    KVPoolError
-        Of `PooledSession.stage`; the session is as it was.
     """
 
     __slots__ = (
@@ -84,17 +79,33 @@ class Member:
         "_tensors",
         "_was_leased",
         "count",
+        "row",
         "session",
         "start",
     )
 
-    def __init__(self, session: PooledSession, count: int) -> None:
-        self.session = session
+    def __init__(self, session: PooledSession, row: list[int]) -> None:
+        self.session, self.row = session, row
+        self.start, self.count = session.token_count, len(row)
         self._was_leased = session.is_leased
-        self._staged, self._tensors = session.stage(count)
-        self.start, self.count = self._staged.start, count
-        self._new = self._tensors.all_layers(self.start, count)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        self._staged: Any = None
+        self._tensors: Any = None
+        self._new: Any = None
         self._shown: dict[int, tuple[Any, Any]] = {}
+
+    def stage(self) -> None:
+        """Take the room for the new tokens.
+
+        Raises
+        ------
+        KVPoolError
+            Of `PooledSession.stage`; `give_up` leaves the session as it was.
+        """
+        self._staged, self._tensors = self.session.stage(self.count)
+        self._new = self._tensors.all_layers(self.start, self.count)
 
     def first_shown(self, window: int | None) -> int:
         """Return the position of the first key that a layer with a window attends to."""
@@ -120,7 +131,7 @@ class Member:
 
     def give_up(self) -> None:
         """Give the room of tokens back that do not count; the tensors cannot be used any more."""
-        del self._staged, self._tensors, self._new, self._shown
+        self._let_go()
         with contextlib.suppress(KVPoolError):  # the session was removed meanwhile
             self.session.unstage()
             if not self._was_leased:
