@@ -47,8 +47,6 @@ TABLE: dict[str, tuple[Act, tuple[Any, ...]]] = {
     "writing, count": (lambda e, v: write(e, 0, v), (*NOT_A_COUNT, *TOO_MUCH)),
     "stage": (KVCacheEntry.stage, (*NOT_A_COUNT, *TOO_MUCH)),
     "extend_staged": (KVCacheEntry.extend_staged, WRONG_OBJECTS),
-    "stage": (KVCacheEntry.stage, (*NOT_A_COUNT, *TOO_MUCH)),
-    "extend_staged": (KVCacheEntry.extend_staged, WRONG_OBJECTS),
     "truncate": (KVCacheEntry.truncate, (*NOT_WHOLE, *BELOW_ZERO, *TOO_MUCH)),
 }
 CREATE: dict[str, tuple[Callable[[MemoryPool, Any], object], tuple[Any, ...]]] = {
