@@ -1,15 +1,25 @@
-"""Checks of sizes, counts and flags, and rounding to powers of two."""
+"""Checks of sizes, counts, numbers and flags, and rounding to powers of two."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 import operator
+from numbers import Real
 from typing import Any
 
 import numpy as np
 
 from kvpool.errors import InvalidAlignmentError, InvalidArgumentError, InvalidSizeError
 
-__all__ = ["align_up", "byte_count", "check_alignment", "check_flag", "whole_number"]
+__all__ = [
+    "align_up",
+    "byte_count",
+    "check_alignment",
+    "check_flag",
+    "check_number",
+    "whole_number",
+]
 
 
 def whole_number(
@@ -72,6 +82,31 @@ def check_alignment(alignment: int) -> int:
     if number < 1 or number & (number - 1):
         raise InvalidAlignmentError(f"alignment {alignment} is not a power of two")
     return number
+
+
+def check_number(
+    name: str,
+    value: Any,
+    *,
+    at_least: float = -math.inf,
+    above: float = -math.inf,
+    at_most: float = math.inf,
+) -> None:
+    """Raise InvalidArgumentError unless a value is None, or a finite number in a range."""
+    if value is None:
+        return
+    number = math.nan
+    if not isinstance(value, bool) and isinstance(value, Real):
+        with contextlib.suppress(OverflowError):  # an int that no float can hold
+            number = float(value)
+    if not math.isfinite(number):
+        raise InvalidArgumentError(f"{name} must be a finite number, not {value!r}")
+    if number < at_least:
+        raise InvalidArgumentError(f"{name} must be at least {at_least}, not {value}")
+    if number <= above:
+        raise InvalidArgumentError(f"{name} must be above {above}, not {value}")
+    if number > at_most:
+        raise InvalidArgumentError(f"{name} must be at most {at_most}, not {value}")
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from kvpool.cli._interrupts import Interrupts
 from kvpool.cli._options import alternatives, with_default
 from kvpool.errors import KVPoolError
 from kvpool.integrations.small_model import (
@@ -111,18 +112,21 @@ def load_model(
     **options
         Of `ChatModel`.
     """
-    models = extra("kvpool.integrations._chat.chat_model", package)
-    models.quiet()
-    try:
-        if directory is None and not tiny:
-            directory = small_model_directory(tell)
-        if directory is not None and (directory / "config.json").is_file():
-            model: ChatModel = models.ChatModel.load(directory, dtype, **options)
-        else:
-            model = models.ChatModel.tiny(directory, dtype, **options)
-    except (KVPoolError, OSError) as error:
-        on_failure()
-        refuse(str(error))
+    with Interrupts() as interrupts:
+        models = extra("kvpool.integrations._chat.chat_model", package)
+        models.quiet()
+        try:
+            if directory is None and not tiny:
+                directory = small_model_directory(tell)
+            if directory is not None and (directory / "config.json").is_file():
+                model: ChatModel = models.ChatModel.load(directory, dtype, **options)
+            else:
+                model = models.ChatModel.tiny(directory, dtype, **options)
+        except (KVPoolError, OSError) as error:
+            on_failure()
+            refuse(str(error))
+        if interrupts.pressed:  # and a library caught it, while it was imported
+            raise KeyboardInterrupt
     return model
 
 

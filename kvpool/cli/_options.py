@@ -20,6 +20,7 @@ __all__ = [
     "POOL",
     "RESERVED_TOKENS",
     "TRACE",
+    "WEEK",
     "BackendOption",
     "CapacityOption",
     "CsvOption",
@@ -83,6 +84,9 @@ def policy_names() -> list[str]:
     """Return the names that a shell offers for ``--policy``."""
     return list(policies.names())
 
+
+WEEK = 7 * 24 * 3600
+"""Seconds that a command waits at most; a system cannot wait for as long as any float says."""
 
 RESERVED_TOKENS = "Tokens to reserve per session."
 

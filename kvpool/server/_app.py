@@ -26,7 +26,8 @@ from starlette.routing import Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kvpool import serving
-from kvpool.errors import KVPoolError
+from kvpool._checks import check_number, whole_number
+from kvpool.errors import InvalidArgumentError, KVPoolError
 from kvpool.server._answers import Answer, ChatAnswer, TextAnswer
 from kvpool.server._bodies import ChatBody, CompletionBody, SamplingBody, parse
 from kvpool.server._errors import ApiError, error_of, logged
@@ -88,8 +89,11 @@ def create_app(
     Raises
     ------
     InvalidArgumentError
-        A key is not one that a header can have.
+        A key is not one that a header can have, or a number is out of its range.
     """
+    whole_number("max_body", max_body, InvalidArgumentError, least=1)
+    check_number("body_seconds", body_seconds, above=0)
+    check_number("deadline", deadline, above=0)
     metrics = CollectorRegistry() if registry is None else registry
     accepted = keys if isinstance(keys, Keys) else Keys(keys)
     endpoints = _Endpoints(

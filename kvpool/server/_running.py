@@ -14,6 +14,7 @@ from types import FrameType
 import uvicorn
 from starlette.types import ASGIApp
 
+from kvpool._checks import check_number
 from kvpool.errors import KVPoolError
 from kvpool.serving import Engine
 
@@ -74,6 +75,11 @@ class Server:
     on_start, on_drain : callable
         Called when requests are accepted, and when none are accepted any more.
 
+    Raises
+    ------
+    InvalidArgumentError
+        `drain_seconds` is out of its range.
+
     Attributes
     ----------
     port : int
@@ -94,6 +100,7 @@ class Server:
         on_start: Callable[[], object] = lambda: None,
         on_drain: Callable[[], object] = lambda: None,
     ) -> None:
+        check_number("drain_seconds", drain_seconds, at_least=0)
         self.port: int = listener.getsockname()[1]
         self._listener = listener
         config = uvicorn.Config(

@@ -9,7 +9,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from kvpool._checks import whole_number
+from kvpool._checks import check_number, whole_number
 from kvpool._closing import Closing
 from kvpool._optional_imports import load
 from kvpool._process import current, in_child_of
@@ -20,7 +20,7 @@ from kvpool.serving._errors import EngineClosedError, QueueFullError
 from kvpool.serving._generation import Generation
 from kvpool.serving._job import Job
 from kvpool.serving._loop import Loop
-from kvpool.serving._request import Request, check_number
+from kvpool.serving._request import Request
 from kvpool.serving._stats import EngineObserver, EngineStats, Meter
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ class Engine(Closing):
         if not drain:
             self._loop.is_stopping = True
         self._loop.wake()
-        self._thread.join(timeout)
+        self._thread.join(None if timeout is None else min(timeout, threading.TIMEOUT_MAX))
         self._loop.is_stopping = True
         self._loop.wake()
         self._thread.join()
@@ -320,4 +320,5 @@ def _stop_all() -> None:
     """Stop all engines before the interpreter does: threads that compute must not outlive it."""
     for loop, thread in list(_open.items()):
         _stop(loop)
-        thread.join()
+        if thread.is_alive():  # the system may have refused to start it
+            thread.join()

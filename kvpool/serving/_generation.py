@@ -169,7 +169,7 @@ class Stream:
                 left = -1 if deadline is None else deadline - time.monotonic()
                 if deadline is not None and left <= 0:
                     return False
-                bell.acquire(timeout=left)
+                bell.acquire(timeout=min(left, threading.TIMEOUT_MAX))
         finally:
             self._forget(bell.release)
         return True

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from numbers import Real
 from types import MappingProxyType
 from typing import Any
 
-from kvpool._checks import whole_number
+from kvpool._checks import check_number, whole_number
 from kvpool.cache_key import CacheKey
 from kvpool.errors import InvalidArgumentError
 
-__all__ = ["Request", "Sampling", "check_number"]
+__all__ = ["Request", "Sampling"]
 
 _LARGEST_SEED = (1 << 63) - 1
 
@@ -187,25 +185,3 @@ def _given(name: str, value: Any) -> Any:
     if value is None:
         raise InvalidArgumentError(f"{name} must be a number, not None")
     return value
-
-
-def check_number(
-    name: str,
-    value: Any,
-    *,
-    at_least: float = -math.inf,
-    above: float = -math.inf,
-    at_most: float = math.inf,
-) -> None:
-    """Raise unless a value is None, or a finite number in a range."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-        raise InvalidArgumentError(f"{name} must be a finite number, not {value!r}")
-    number = float(value)
-    if number < at_least:
-        raise InvalidArgumentError(f"{name} must be at least {at_least}, not {value}")
-    if number <= above:
-        raise InvalidArgumentError(f"{name} must be above {above}, not {value}")
-    if number > at_most:
-        raise InvalidArgumentError(f"{name} must be at most {at_most}, not {value}")

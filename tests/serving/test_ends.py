@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import os
 import signal
 import subprocess
@@ -276,17 +277,50 @@ PROGRAM = """
 """
 
 
-def test_a_program_ends_while_an_engine_computes() -> None:
-    program = textwrap.dedent(PROGRAM)
+WITHOUT_A_THREAD = """
+    import threading
+    from kvpool import KVCacheManager
+    from tests.support import engines
+
+    engines.tiny()
+    manager = KVCacheManager(1 << 24, "numpy", receipts=False)
+    threading.stack_size(1 << 46)
+    try:
+        engines.make_engine(manager)
+    except RuntimeError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        (PROGRAM, "True\n"),
+        pytest.param(
+            WITHOUT_A_THREAD,
+            "can't start new thread\n",
+            marks=pytest.mark.skipif(sys.platform != "linux", reason="limits differ elsewhere"),
+        ),
+    ],
+    ids=["while it computes", "without a thread for it"],
+)
+def test_a_program_ends_with_an_engine(program: str, said: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         timeout=120,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, said, "")
+
+
+def test_a_close_may_wait_for_any_time(make_engine: MakeEngine) -> None:
+    engine = make_engine()
+    generation = engine.submit(Request(tokens=[2], max_tokens=3))
+    engine.close(math.inf)
+    assert generation.result(0).finish_reason == "length"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")

@@ -75,3 +75,8 @@ def test_a_request_cannot_be_changed() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(request, name, "b")
     assert dataclasses.replace(request, session=CacheKey("a", 1)).session == CacheKey("a", 1)
+
+
+def test_a_number_that_no_float_can_hold_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="temperature must be a finite number, not 1000"):
+        Sampling(temperature=10**400)

@@ -11,7 +11,7 @@ import typer
 from kvpool.cli._chat.book import SessionBook
 from kvpool.cli._chat.conversation import Conversation
 from kvpool.cli._chat.screen import Screen
-from kvpool.cli._interrupts import EXIT_CODE, Interrupts
+from kvpool.cli._interrupts import EXIT_CODE
 from kvpool.cli._models import (
     DtypeOption,
     ModelArgument,
@@ -85,11 +85,8 @@ def chat(
     prompts = extra("kvpool.cli._chat.prompt", "chat") if interactive else None
     with KVCacheManager(capacity, backend) as manager, Screen(interactive=interactive) as screen:
         screen.progress("loading")
-        with Interrupts() as interrupts:
-            options = {"temperature": temperature, "max_context_length": max_context}
-            model = _load(model_dir, tiny, dtype, seed, screen, **options)
-            if interrupts.pressed:  # and a library caught it, while it was imported
-                raise KeyboardInterrupt
+        options = {"temperature": temperature, "max_context_length": max_context}
+        model = _load(model_dir, tiny, dtype, seed, screen, **options)
         book = SessionBook(manager, model, system, max_context)
         screen.end_answer()
         screen.remark(_greeting(book))

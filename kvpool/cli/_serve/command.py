@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvpool.cli._interrupts import EXIT_CODE, Interrupts
+from kvpool.cli._interrupts import EXIT_CODE
 from kvpool.cli._keys import VARIABLE, keys_of
 from kvpool.cli._models import (
     DtypeOption,
@@ -21,7 +21,7 @@ from kvpool.cli._models import (
     extra,
     load_model,
 )
-from kvpool.cli._options import BackendOption, CapacityOption, alternatives, with_default
+from kvpool.cli._options import WEEK, BackendOption, CapacityOption, alternatives, with_default
 from kvpool.cli._serve.exposure import check_exposure, local_names
 from kvpool.cli._sizes import counted, format_size, parse_size
 from kvpool.errors import MissingExtraError
@@ -45,6 +45,16 @@ def _salt(text: str) -> str:
     return text
 
 
+def _access(metavar: str, text: str, **options: Any) -> Any:
+    """Return an option of the group about who may use the server."""
+    return typer.Option(rich_help_panel=_ACCESS, metavar=metavar, help=text, **options)
+
+
+def _limit(metavar: str, text: str, **options: Any) -> Any:
+    """Return an option of the group of limits."""
+    return typer.Option(rich_help_panel=_LIMITS, metavar=metavar, help=text, **options)
+
+
 def serve(
     model_dir: ModelArgument = None,
     tiny: TinyOption = False,
@@ -66,20 +76,15 @@ def serve(
     ] = None,
     api_key: Annotated[
         list[str] | None,
-        typer.Option(
-            rich_help_panel=_ACCESS,
-            metavar="KEY",
-            help="Key that clients must send; may be given several times. Other users of this "
+        _access(
+            "KEY",
+            "Key that clients must send; may be given several times. Other users of this "
             "machine can see it: prefer a file.",
         ),
     ] = None,
     api_key_file: Annotated[
         Path | None,
-        typer.Option(
-            rich_help_panel=_ACCESS,
-            metavar="FILE",
-            help=with_default("File with a key on each line.", f"${VARIABLE}"),
-        ),
+        _access("FILE", with_default("File with a key on each line.", f"${VARIABLE}")),
     ] = None,
     insecure: Annotated[
         bool,
@@ -89,82 +94,53 @@ def serve(
     ] = False,
     salt_from: Annotated[
         str,
-        typer.Option(
-            rich_help_panel=_ACCESS,
-            parser=_salt,
-            metavar="SOURCE",
-            help="What tells tenants apart, who share no cached tokens: their key, the field user "
+        _access(
+            "SOURCE",
+            "What tells tenants apart, who share no cached tokens: their key, the field user "
             "of their requests, or none.",
+            parser=_salt,
         ),
     ] = "key",
-    max_sessions: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=_LIMITS, min=1, metavar="N", help="Requests that are answered at once."
-        ),
-    ] = 32,
+    max_sessions: Annotated[int, _limit("N", "Requests that are answered at once.", min=1)] = 32,
     max_queue: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=_LIMITS,
-            min=1,
-            metavar="N",
-            help="Requests that may wait; more get status 429.",
-        ),
+        int, _limit("N", "Requests that may wait; more get status 429.", min=1)
     ] = 256,
     prefill_tokens: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=_LIMITS,
-            min=1,
-            metavar="TOKENS",
-            help="Tokens of prompts per step of the model.",
-        ),
+        int, _limit("TOKENS", "Tokens of prompts per step of the model.", min=1)
     ] = 256,
     max_tokens: Annotated[
-        int,
-        typer.Option(
-            rich_help_panel=_LIMITS,
-            min=1,
-            metavar="TOKENS",
-            help="Longest answer if a request says nothing.",
-        ),
+        int, _limit("TOKENS", "Longest answer if a request says nothing.", min=1)
     ] = 256,
     deadline: Annotated[
         float | None,
-        typer.Option(
-            rich_help_panel=_LIMITS,
+        _limit(
+            "SECONDS",
+            with_default("Time after which an answer is cut off.", "there is no limit"),
             min=0.001,
-            metavar="SECONDS",
-            help=with_default("Time after which an answer is cut off.", "there is no limit"),
+            max=WEEK,
         ),
     ] = None,
     max_body: Annotated[
         int,
-        typer.Option(
-            rich_help_panel=_LIMITS,
+        _limit(
+            "SIZE",
+            with_default("Largest body of a request.", "8MiB"),
             parser=parse_size,
-            metavar="SIZE",
             show_default=False,
-            help=with_default("Largest body of a request.", "8MiB"),
         ),
     ] = 8 << 20,
     origin: Annotated[
         list[str] | None,
-        typer.Option(
-            rich_help_panel=_ACCESS,
-            metavar="ORIGIN",
-            help="Web page that may call the server from a browser, such as "
+        _access(
+            "ORIGIN",
+            "Web page that may call the server from a browser, such as "
             "http://localhost:3000; may be given several times.",
         ),
     ] = None,
     drain_seconds: Annotated[
         float,
-        typer.Option(
-            rich_help_panel=_LIMITS,
-            min=0,
-            metavar="SECONDS",
-            help="Time for the requests that are left when it is stopped.",
+        _limit(
+            "SECONDS", "Time for the requests that are left when it is stopped.", min=0, max=WEEK
         ),
     ] = 60.0,
     access_log: Annotated[
@@ -191,10 +167,7 @@ def serve(
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn.access").setLevel(logging.INFO if access_log else logging.WARNING)
     with listener, KVCacheManager(capacity, backend) as manager:
-        with Interrupts() as interrupts:
-            model = load_model(model_dir, tiny, dtype, "serve", _say)
-            if interrupts.pressed:  # and a library caught it, while it was imported
-                raise KeyboardInterrupt
+        model = load_model(model_dir, tiny, dtype, "serve", _say)
         engine: Engine = serving.Engine(
             model.model,
             model.tokenizer,

@@ -13,7 +13,7 @@ from rich.live import Live
 
 from kvpool.cli._interrupts import EXIT_CODE, Interrupts
 from kvpool.cli._keys import VARIABLE, keys_of
-from kvpool.cli._options import with_default
+from kvpool.cli._options import WEEK, with_default
 from kvpool.cli._top.history import History
 from kvpool.cli._top.scrape import Scrape, ScrapeError, Source, metrics_url
 from kvpool.cli._top.view import View
@@ -41,7 +41,7 @@ def top(
         ),
     ] = _DEFAULT,
     interval: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two readings.")
+        float, typer.Option(min=0.1, max=WEEK, metavar="SECONDS", help="Time between two readings.")
     ] = 1.0,
     once: Annotated[
         bool, typer.Option("--once", help="Print one table and exit, as without a terminal.")

@@ -151,6 +151,8 @@ def test_other_machines_are_served_with_a_warning_if_that_is_wanted(host: str) -
         (["--max-queue", "0"], "'--max-queue'"),
         (["--max-body", "much"], "invalid size 'much'"),
         (["--deadline", "0"], "'--deadline'"),
+        (["--deadline", "inf"], "'--deadline'"),
+        (["--drain-seconds", "inf"], "'--drain-seconds'"),
         (["--api-key-file", "missing"], "cannot read missing"),
         (["--api-key-file", "/dev/null"], "/dev/null has no key"),
     ],

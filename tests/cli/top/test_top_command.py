@@ -54,6 +54,13 @@ def test_a_bad_address_is_bad_usage() -> None:
     assert "file:///etc/passwd" in done.stderr
 
 
+@pytest.mark.parametrize("interval", ["0", "inf", "nan"])
+def test_a_bad_interval_is_bad_usage(interval: str) -> None:
+    done = terminal.run("top", "host", "--interval", interval, COLUMNS="200")
+    assert done.returncode == 2
+    assert "Invalid value for '--interval'" in done.stderr
+
+
 @pytest.mark.parametrize("how", ["file", "variable"])
 @pytest.mark.parametrize("keys", ["abc\n", "abc second"])
 def test_the_first_key_is_sent(how: str, keys: str, tmp_path: Path) -> None:
