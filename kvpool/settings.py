@@ -144,11 +144,11 @@ def _typed(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, 
     return {name: getattr(made, name) for name in values}
 
 
-Found: TypeAlias = tuple[str, dict[str, Any] | None]
+_Found: TypeAlias = tuple[str, dict[str, Any] | None]
 """Where the settings of a file stand, and the settings; None if the file has none."""
 
 
-def _search(variables: Mapping[str, str]) -> Found:
+def _search(variables: Mapping[str, str]) -> _Found:
     """Read the file that the environment names, or the nearest one with settings."""
     if named := variables.get(f"{_PREFIX}CONFIG", "").strip():
         return _read(Path(named))
@@ -163,7 +163,7 @@ def _search(variables: Mapping[str, str]) -> Found:
     return "", None
 
 
-def _read(file: Path) -> Found:
+def _read(file: Path) -> _Found:
     table = _toml(file)
     if file.name != "pyproject.toml":
         return str(file), table
