@@ -5,7 +5,6 @@ A name is imported when it is first used: a manager without events loads no modu
 
 from __future__ import annotations
 
-import importlib
 import typing
 
 from kvpool import _exports
@@ -53,14 +52,6 @@ _HOMES = {
 }
 
 if not typing.TYPE_CHECKING:  # whoever checks types knows the names from above, and no others
-
-    def __getattr__(name: str) -> object:
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        home = importlib.import_module(f"{__name__}.{_HOMES[name]}")
-        exported: object = getattr(home, name)
-        _exports.publish_as(__name__, exported)
-        return exported
-
-    def __dir__() -> list[str]:
-        return [*globals(), *__all__]
+    __getattr__, __dir__ = _exports.on_first_use(
+        __name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()}
+    )

@@ -10,7 +10,6 @@ A name is imported when it is first used: a program that keeps no ledger never l
 
 from __future__ import annotations
 
-import importlib
 import typing
 
 from kvpool import _exports
@@ -83,13 +82,6 @@ _HOMES = {
 }
 
 if not typing.TYPE_CHECKING:  # whoever checks types knows the names from above, and no others
-
-    def __getattr__(name: str) -> object:
-        if name not in _HOMES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        exported: object = getattr(importlib.import_module(f"kvpool.{_HOMES[name]}"), name)
-        _exports.publish_as(__name__, exported)
-        return exported
-
-    def __dir__() -> list[str]:
-        return [*globals(), *__all__]
+    __getattr__, __dir__ = _exports.on_first_use(
+        __name__, {name: f"kvpool.{home}" for name, home in _HOMES.items()}
+    )
