@@ -151,7 +151,8 @@ class Meter:
     def accepted(self, now: float) -> None:
         """Count an accepted request, before it can be finished."""
         with self._lock:
-            if self._counts["accepted"] == sum(self._finished.values()):
+            # Below it if Ctrl-C came between a request and this call.
+            if self._counts["accepted"] <= sum(self._finished.values()):
                 self._last_end = now  # while there was nothing to do, nothing could end
             self._counts["accepted"] += 1
 
