@@ -251,7 +251,6 @@ class Level:
         fetched = self.breaker.call(lambda tier: _fetch(tier, chunks, self.codec), None, _close)
         if fetched is not None and fetched.error is not None:
             bad = chunks[len(fetched.arrays)]
-            self.forget(bad)
             if fetched.error.reason != "version":  # another version of kvpool can read it
                 self.breaker.remove([bad.key])
         return fetched

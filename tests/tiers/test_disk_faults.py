@@ -24,6 +24,7 @@ from kvpool import KVCacheEntry, KVLayout, MemoryPool
 from kvpool.errors import InvalidSizeError, InvalidTierError, TierError
 from kvpool.prefix import Identity, token_bytes
 from kvpool.tiers import TierStore, open_tier
+from kvpool.tiers._lmdb import Database
 from kvpool.tiers.disk import DiskTier
 from tests.support.forked import Child
 from tests.support.mounts import run_on
@@ -490,3 +491,16 @@ def test_a_tier_that_does_not_check_says_so(
     assert checked == []
     DiskTier(path).close()
     assert checked == [str(path)]
+
+
+def test_a_value_that_is_lost_alone_is_written_anew_and_counted_once(tmp_path: Path) -> None:
+    """Its use is still noted, so it must not stand in the order of uses twice."""
+    path = tmp_path / "kv"
+    for _ in range(2):
+        with DiskTier(path, 1 << 20) as tier:
+            assert tier.write([(b"key", [b"value"])]) == 1
+        store = Database(path, 1 << 20, sync=False, readonly=False, check=False)
+        with store.writing("lose a value") as txn:
+            assert txn.stat(store.order)["entries"] == txn.stat(store.uses)["entries"] == 1
+            assert txn.delete(b"key", db=store.values)
+        store.close()

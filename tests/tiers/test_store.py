@@ -25,6 +25,7 @@ from kvpool.tiers import (
     Tier,
     TierEvent,
     TierStore,
+    _level,
     chunks_of,
     open_level,
     open_tier,
@@ -252,6 +253,28 @@ def test_a_run_goes_on_in_another_level() -> None:
         assert [level.hits for level in store.stats().levels] == [4, 2]
 
 
+def test_what_a_level_has_is_not_handed_up_again() -> None:
+    class Watched(MemoryTier):
+        def __init__(self) -> None:
+            super().__init__()
+            self.written: list[bytes] = []
+
+        def write(self, items: Sequence[Item], /) -> int:
+            self.written += [key for key, _ in items]
+            return super().write(items)
+
+    first, second = Watched(), MemoryTier()
+    names = [chunk.key for chunk in chunks_of(IDENTITY, tokens(), CHUNK)]
+    with filled(first, second) as store:
+        first.remove([names[2]])
+        first.written.clear()
+        entry = new_entry()
+        store.load(IDENTITY, tokens(), entry)
+        assert holds(entry, 96)
+        assert store.drain(60) == 0
+        assert first.written == [names[2]]
+
+
 # -- faults ----------------------------------------------------------------------------------
 
 
@@ -477,19 +500,39 @@ def test_arrays_are_copied_or_held_until_they_are_written(hold: bool) -> None:
     slow = SlowTier()
     slow.go_on.clear()
     with store_of(Level(slow, budget=None)) as store:
+        store.put(IDENTITY._replace(salt="another"), tokens(16), *computed(16))
+        assert slow.asked.wait(60)  # so that what follows waits in the queue
         entry = new_entry(64)
         pool = entry.pool
         store.put(IDENTITY, tokens(64), entry.keys(), entry.values(), hold=hold)
-        assert slow.asked.wait(60)  # so that the rest waits in the queue, or is encoded
         pool.deallocate(entry.block)
-        if not hold:
-            assert pool.stats().used == 0
+        assert (pool.stats().used > 0) is hold
         slow.go_on.set()
         assert store.drain(60) == 0
         assert pool.stats().used == 0
         loaded = new_entry()
         store.load(IDENTITY, tokens(), loaded)
         assert holds(loaded, 64)
+
+
+def test_a_tier_that_does_not_answer_gets_no_chunks() -> None:
+    with store_of(BrokenTier()) as store:
+        for _ in range(3):
+            store.available(IDENTITY, tokens())
+        assert store.put(IDENTITY, tokens(), *computed(100)) == 0
+        assert store.stats().levels[0].dropped == 6
+
+
+def test_what_a_level_had_long_ago_is_queued_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    with filled("memory:") as store:
+        monkeypatch.setattr(_level, "_KNOWN_FOR", 0.0)
+        assert store.put(IDENTITY, tokens(), *computed(100)) == 6
+
+
+def test_what_a_level_has_is_remembered_of_some_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_level, "_KNOWN", 2)
+    with filled("memory:") as store:
+        assert store.put(IDENTITY, tokens(), *computed(100)) == 4
 
 
 def test_what_a_level_has_is_not_queued_again() -> None:
