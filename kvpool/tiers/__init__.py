@@ -18,16 +18,9 @@ from kvpool.tiers._breaker import Breaker, BreakerFigures, BreakerState
 from kvpool.tiers._chunk import CHUNK_PREFIX, Chunk, chunks_of, decode_chunk, encode_chunk
 from kvpool.tiers._codec import Codec, CodecChain, CodecFactory, Form, codec_registry, open_codec
 from kvpool.tiers._level import Level, LevelStats
+from kvpool.tiers._load import TierEvent, TokenSink
 from kvpool.tiers._registry import capacity_option, open_tier, path_of, registry, split_url
-from kvpool.tiers._store import (
-    LEVEL_OPTIONS,
-    Loaded,
-    StoreStats,
-    TierEvent,
-    TierStore,
-    TokenSink,
-    open_level,
-)
+from kvpool.tiers._store import LEVEL_OPTIONS, Loaded, StoreStats, TierStore, open_level
 
 __all__ = [
     "CHUNK_PREFIX",

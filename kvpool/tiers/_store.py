@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import threading
 import time
-import traceback
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Final, Literal, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 from numpy.typing import NDArray
 
 from kvpool._checks import whole_number
 from kvpool._closing import Closing
 from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
-from kvpool.errors import ContextOverflowError, InvalidTierError, PoolExhaustedError, TierError
+from kvpool.errors import InvalidTierError, TierError
 from kvpool.prefix import TOKEN_BYTES, Identity
 from kvpool.tiers._base import Tier
-from kvpool.tiers._chunk import Chunk, chunks_of
+from kvpool.tiers._chunk import chunks_of
 from kvpool.tiers._codec import open_codec
-from kvpool.tiers._level import DEFAULT_QUEUE_BYTES, Fetched, Job, Level, LevelStats
+from kvpool.tiers._level import DEFAULT_QUEUE_BYTES, Job, Level, LevelStats
+from kvpool.tiers._load import Load, TierEvent, TokenSink
 from kvpool.tiers._registry import open_tier, split_url
 
 __all__ = [
     "LEVEL_OPTIONS",
     "Loaded",
     "StoreStats",
-    "TierEvent",
     "TierStore",
-    "TokenSink",
     "open_level",
 ]
 
@@ -41,23 +38,7 @@ LEVEL_OPTIONS: Final = {
 }
 """Options that the URL of any tier may have in a store, and what each of them means."""
 
-_BATCH: Final = 16 << 20
 _SMOOTHING: Final = 0.25
-_ENDS: Final = {"late", "room"}  # reasons that are those of every level
-
-
-class TokenSink(Protocol):
-    """What tokens are loaded into: a `kvpool.entry.KVCacheEntry`."""
-
-    @property
-    def token_count(self) -> int:
-        """Tokens that every layer holds."""
-
-    def writing(self, layer: int, count: int) -> AbstractContextManager[Iterable[NDArray[Any]]]:
-        """Let the caller write keys and values of the next tokens of one layer."""
-
-    def truncate(self, token_count: int) -> None:
-        """Drop the tokens from a position on."""
 
 
 class Loaded(NamedTuple):
@@ -83,34 +64,6 @@ class Loaded(NamedTuple):
     seconds: float = 0.0
     waited: bool = False
     reason: str = "done"
-
-
-@dataclass(frozen=True, slots=True)
-class TierEvent:
-    """Something that happened between a store and a tier.
-
-    Parameters
-    ----------
-    kind : {"loaded", "wrong"}
-        "loaded": tokens came into an entry. "wrong": a chunk was not what it should be.
-    level : str
-        The name of the tier.
-    tokens, nbytes : int
-        How much.
-    seconds : float
-    reason : str
-        Of a chunk that was wrong; see `ChunkError`.
-    name : str
-        The first chunk, in hexadecimal digits.
-    """
-
-    kind: Literal["loaded", "wrong"]
-    level: str
-    tokens: int
-    nbytes: int
-    seconds: float
-    reason: str
-    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,7 +342,16 @@ class TierStore(Closing, ForkAware):
                 if other.acquire(timeout=max(0.0, deadline - time.monotonic())):
                     other.release()  # for the next one that waits
                 return Loaded(seconds=time.monotonic() - begun, waited=True, reason="waited")
-            reason = _Load(self, chunks, sink, stop, deadline).run()
+            load = Load(
+                self._levels,
+                chunks,
+                sink,
+                stop=stop,
+                deadline=deadline,
+                seconds_to_compute=self.seconds_to_compute,
+                tell=self.tell,
+            )
+            reason = load.run()
         finally:
             # No call comes before the last line, so no interrupt can either.
             if name in loading and loading[name] is mine:
@@ -445,143 +407,6 @@ class TierStore(Closing, ForkAware):
 
     def __repr__(self) -> str:
         return f"<TierStore {[level.name for level in self._levels]}>"
-
-
-class _Load:
-    """One load: some chunks, level by level and batch by batch, into an entry."""
-
-    def __init__(
-        self,
-        store: TierStore,
-        chunks: list[Chunk],
-        sink: TokenSink,
-        stop: int,
-        deadline: float,
-    ) -> None:
-        self._store, self._chunks, self._sink = store, chunks, sink
-        self._stop, self._deadline = stop, deadline
-
-    def run(self) -> str:
-        """Load as much as there is; return why it ended."""
-        ended: dict[Level, tuple[int, str]] = {}  # where the run of a level ended last, and why
-        at = 0
-        while at < len(self._chunks):
-            count = 0
-            for number, level in enumerate(self._store.levels):
-                if level not in ended or ended[level][0] != at:
-                    count, reason = self._load_from(number, level, at)
-                    at += count
-                    ended[level] = at, reason
-                    if count or reason in _ENDS:
-                        break
-            if not count or reason in _ENDS:
-                reasons = [why for where, why in ended.values() if where == at]
-                return next((why for why in reasons if why != "absent"), "absent")
-        return "done"
-
-    def _load_from(self, number: int, level: Level, at: int) -> tuple[int, str]:
-        """Load the run that a level has; return how many chunks, and why it ended."""
-        wanted = self._chunks[at:]
-        run = level.run(wanted)
-        done, reason = 0, "unreachable" if run is None else "absent"
-        if run:
-            nbytes = sum(chunk.nbytes for chunk in wanted[:run])
-            end = wanted[run - 1].start + wanted[run - 1].tokens
-            tokens = min(end, self._stop) - self._sink.token_count
-            if level.declines(nbytes, self._store.seconds_to_compute(tokens)):
-                reason = "declined"
-            else:
-                done, reason = self._load_run(number, level, wanted[:run])
-        if done < len(wanted):
-            level.note_misses(reason)
-            level.note_misses("behind", len(wanted) - done - 1)
-            level.forget(wanted[done])
-        return done, reason
-
-    def _load_run(self, number: int, level: Level, chunks: list[Chunk]) -> tuple[int, str]:
-        """Load chunks batch by batch; return how many, and why it ended."""
-        done = 0
-        size = max(1, _BATCH // chunks[0].nbytes)
-        while done < len(chunks):
-            count, why = self._load_batch(number, level, chunks[done : done + size])
-            done += count
-            if why != "done":
-                return done, why
-        return done, "absent"  # the chunk behind them is
-
-    def _load_batch(self, number: int, level: Level, batch: list[Chunk]) -> tuple[int, str]:
-        """Load the leading run of a batch; return how many chunks, and why it ended."""
-        begun = time.monotonic()
-        if begun >= self._deadline:
-            return 0, "late"
-        fetched = level.fetch(batch)
-        if fetched is None:
-            return 0, "unreachable"
-        try:
-            chunks = batch[: len(fetched.arrays)]
-            tokens = self._write(chunks, fetched) if chunks else 0
-            if tokens is None:
-                return 0, "room"
-            seconds = time.monotonic() - begun
-            self._hand_up(number, chunks, fetched)
-            error = fetched.error
-        finally:
-            fetched.close()
-        if chunks:
-            level.note_loads(chunks, tokens, seconds)
-            nbytes = sum(chunk.nbytes for chunk in chunks)
-            self._tell("loaded", level, chunks[0], tokens, nbytes, seconds)
-        if error is not None:
-            bad = batch[len(chunks)]
-            self._tell("wrong", level, bad, bad.tokens, bad.nbytes, 0.0, error.reason)
-            return len(chunks), error.reason
-        return len(chunks), "done" if len(chunks) == len(batch) else "absent"
-
-    def _tell(
-        self,
-        kind: Literal["loaded", "wrong"],
-        level: Level,
-        chunk: Chunk,
-        tokens: int,
-        nbytes: int,
-        seconds: float,
-        reason: str = "",
-    ) -> None:
-        name = chunk.name.hex()
-        self._store.tell(TierEvent(kind, level.name, tokens, nbytes, seconds, reason, name))
-
-    def _write(self, chunks: list[Chunk], fetched: Fetched) -> int | None:
-        """Write keys and values into the entry; return its new tokens, None if it has no room."""
-        sink = self._sink
-        held = sink.token_count
-        end = min(chunks[-1].start + chunks[-1].tokens, self._stop)
-        try:
-            for layer in range(chunks[0].layers):
-                with sink.writing(layer, end - held) as (keys, values):
-                    for chunk, array in zip(chunks, fetched.arrays, strict=True):
-                        skipped = max(0, held - chunk.start)
-                        there = chunk.start + skipped - held
-                        count = min(chunk.start + chunk.tokens, end) - chunk.start - skipped
-                        source = array[layer, :, :, skipped : skipped + count]
-                        keys[:, there : there + count] = source[0]
-                        values[:, there : there + count] = source[1]
-        except (PoolExhaustedError, ContextOverflowError):
-            sink.truncate(held)
-            return None
-        except BaseException as error:
-            # An interrupt on the way into or out of a block leaves it open, and the lock of the
-            # entry taken, for as long as the frames of the traceback keep the block.
-            traceback.clear_frames(error.__traceback__)
-            sink.truncate(held)  # some layers may hold more tokens than others
-            raise
-        return end - held
-
-    def _hand_up(self, number: int, chunks: list[Chunk], fetched: Fetched) -> None:
-        """Have the levels above this one get what it had."""
-        for chunk, array in zip(chunks, fetched.arrays, strict=True):
-            for level in self._store.levels[:number]:
-                if level.takes(chunk):
-                    level.put(Job.of(chunk, array.copy()))
 
 
 def _as_level(level: object, queue_bytes: int) -> Level:

@@ -1,0 +1,222 @@
+"""One load: chunks that levels have, level by level and batch by batch, into an entry."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+from numpy.typing import NDArray
+
+from kvpool.errors import ContextOverflowError, PoolExhaustedError
+from kvpool.tiers._chunk import Chunk
+from kvpool.tiers._level import Fetched, Job, Level
+
+__all__ = ["Load", "TierEvent", "TokenSink"]
+
+_BATCH: Final = 16 << 20
+_ENDS: Final = {"late", "room"}  # reasons that are those of every level
+
+
+class TokenSink(Protocol):
+    """What tokens are loaded into: a `kvpool.entry.KVCacheEntry`."""
+
+    @property
+    def token_count(self) -> int:
+        """Tokens that every layer holds."""
+
+    def writing(self, layer: int, count: int) -> AbstractContextManager[Iterable[NDArray[Any]]]:
+        """Let the caller write keys and values of the next tokens of one layer."""
+
+    def truncate(self, token_count: int) -> None:
+        """Drop the tokens from a position on."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierEvent:
+    """Something that happened between a store and a tier.
+
+    Parameters
+    ----------
+    kind : {"loaded", "wrong"}
+        "loaded": tokens came into an entry. "wrong": a chunk was not what it should be.
+    level : str
+        The name of the tier.
+    tokens, nbytes : int
+        How much.
+    seconds : float
+    reason : str
+        Of a chunk that was wrong; see `ChunkError`.
+    name : str
+        The first chunk, in hexadecimal digits.
+    """
+
+    kind: Literal["loaded", "wrong"]
+    level: str
+    tokens: int
+    nbytes: int
+    seconds: float
+    reason: str
+    name: str
+
+
+class Load:
+    """One load of chunks into an entry.
+
+    Parameters
+    ----------
+    levels : sequence of Level
+        The first one is asked first, and gets what a later one had.
+    chunks : list of Chunk
+        Chunks that follow one another. The entry holds the tokens before the first one.
+    sink : TokenSink
+        The entry.
+    stop : int
+        The most tokens that the entry shall hold.
+    deadline : float
+        When the load ends, by `time.monotonic`.
+    seconds_to_compute : callable
+        Takes a number of tokens, returns how long the model takes for them.
+    tell : callable
+        Takes each `TierEvent`.
+    """
+
+    def __init__(
+        self,
+        levels: Sequence[Level],
+        chunks: list[Chunk],
+        sink: TokenSink,
+        *,
+        stop: int,
+        deadline: float,
+        seconds_to_compute: Callable[[int], float],
+        tell: Callable[[TierEvent], None],
+    ) -> None:
+        self._levels, self._chunks, self._sink = levels, chunks, sink
+        self._stop, self._deadline = stop, deadline
+        self._seconds_to_compute, self._tell_event = seconds_to_compute, tell
+
+    def run(self) -> str:
+        """Load as much as there is; return why it ended."""
+        ended: dict[Level, tuple[int, str]] = {}  # where the run of a level ended last, and why
+        at = 0
+        while at < len(self._chunks):
+            count = 0
+            for number, level in enumerate(self._levels):
+                if level not in ended or ended[level][0] != at:
+                    count, reason = self._load_from(number, level, at)
+                    at += count
+                    ended[level] = at, reason
+                    if count or reason in _ENDS:
+                        break
+            if not count or reason in _ENDS:
+                reasons = [why for where, why in ended.values() if where == at]
+                return next((why for why in reasons if why != "absent"), "absent")
+        return "done"
+
+    def _load_from(self, number: int, level: Level, at: int) -> tuple[int, str]:
+        """Load the run that a level has; return how many chunks, and why it ended."""
+        wanted = self._chunks[at:]
+        run = level.run(wanted)
+        done, reason = 0, "unreachable" if run is None else "absent"
+        if run:
+            nbytes = sum(chunk.nbytes for chunk in wanted[:run])
+            end = wanted[run - 1].start + wanted[run - 1].tokens
+            tokens = min(end, self._stop) - self._sink.token_count
+            if level.declines(nbytes, self._seconds_to_compute(tokens)):
+                reason = "declined"
+            else:
+                done, reason = self._load_run(number, level, wanted[:run])
+        if done < len(wanted):
+            level.note_misses(reason)
+            level.note_misses("behind", len(wanted) - done - 1)
+            level.forget(wanted[done])
+        return done, reason
+
+    def _load_run(self, number: int, level: Level, chunks: list[Chunk]) -> tuple[int, str]:
+        """Load chunks batch by batch; return how many, and why it ended."""
+        done = 0
+        size = max(1, _BATCH // chunks[0].nbytes)
+        while done < len(chunks):
+            count, why = self._load_batch(number, level, chunks[done : done + size])
+            done += count
+            if why != "done":
+                return done, why
+        return done, "absent"  # the chunk behind them is
+
+    def _load_batch(self, number: int, level: Level, batch: list[Chunk]) -> tuple[int, str]:
+        """Load the leading run of a batch; return how many chunks, and why it ended."""
+        begun = time.monotonic()
+        if begun >= self._deadline:
+            return 0, "late"
+        fetched = level.fetch(batch)
+        if fetched is None:
+            return 0, "unreachable"
+        try:
+            chunks = batch[: len(fetched.arrays)]
+            tokens = self._write(chunks, fetched) if chunks else 0
+            if tokens is None:
+                return 0, "room"
+            seconds = time.monotonic() - begun
+            self._hand_up(number, chunks, fetched)
+            error = fetched.error
+        finally:
+            fetched.close()
+        if chunks:
+            level.note_loads(chunks, tokens, seconds)
+            nbytes = sum(chunk.nbytes for chunk in chunks)
+            self._tell("loaded", level, chunks[0], tokens, nbytes, seconds)
+        if error is not None:
+            bad = batch[len(chunks)]
+            self._tell("wrong", level, bad, bad.tokens, bad.nbytes, 0.0, error.reason)
+            return len(chunks), error.reason
+        return len(chunks), "done" if len(chunks) == len(batch) else "absent"
+
+    def _tell(
+        self,
+        kind: Literal["loaded", "wrong"],
+        level: Level,
+        chunk: Chunk,
+        tokens: int,
+        nbytes: int,
+        seconds: float,
+        reason: str = "",
+    ) -> None:
+        name = chunk.name.hex()
+        self._tell_event(TierEvent(kind, level.name, tokens, nbytes, seconds, reason, name))
+
+    def _write(self, chunks: list[Chunk], fetched: Fetched) -> int | None:
+        """Write keys and values into the entry; return its new tokens, None if it has no room."""
+        sink = self._sink
+        held = sink.token_count
+        end = min(chunks[-1].start + chunks[-1].tokens, self._stop)
+        try:
+            for layer in range(chunks[0].layers):
+                with sink.writing(layer, end - held) as (keys, values):
+                    for chunk, array in zip(chunks, fetched.arrays, strict=True):
+                        skipped = max(0, held - chunk.start)
+                        there = chunk.start + skipped - held
+                        count = min(chunk.start + chunk.tokens, end) - chunk.start - skipped
+                        source = array[layer, :, :, skipped : skipped + count]
+                        keys[:, there : there + count] = source[0]
+                        values[:, there : there + count] = source[1]
+        except (PoolExhaustedError, ContextOverflowError):
+            sink.truncate(held)
+            return None
+        except BaseException as error:
+            # An interrupt on the way into or out of a block leaves it open, and the lock of the
+            # entry taken, for as long as the frames of the traceback keep the block.
+            traceback.clear_frames(error.__traceback__)
+            sink.truncate(held)  # some layers may hold more tokens than others
+            raise
+        return end - held
+
+    def _hand_up(self, number: int, chunks: list[Chunk], fetched: Fetched) -> None:
+        """Have the levels above this one get what it had."""
+        for chunk, array in zip(chunks, fetched.arrays, strict=True):
+            for level in self._levels[:number]:
+                if level.takes(chunk):
+                    level.put(Job.of(chunk, array.copy()))
