@@ -89,7 +89,9 @@ def _resolve_annotations(exported: type, home: str) -> None:
     """
     with suppress(NameError):
         names = vars(sys.modules[home])
-        for name, annotation in inspect.get_annotations(exported).items():
-            if isinstance(annotation, ForwardRef):  # of a named tuple
-                exported.__annotations__[name] = annotation.__forward_arg__
+        exported.__annotations__ |= {
+            name: annotation.__forward_arg__  # of a named tuple
+            for name, annotation in inspect.get_annotations(exported).items()
+            if isinstance(annotation, ForwardRef)
+        }
         exported.__annotations__ = inspect.get_annotations(exported, globals=names, eval_str=True)

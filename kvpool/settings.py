@@ -154,13 +154,11 @@ def _search(variables: Mapping[str, str]) -> _Found:
         return _read(Path(named))
     try:
         here = Path.cwd()
-        for folder in (here, *here.parents):
-            for file in map(folder.joinpath, _FILES):
-                if file.is_file() and (found := _read(file))[1] is not None:
-                    return found
+        files = (folder / name for folder in (here, *here.parents) for name in _FILES)
+        found = (_read(file) for file in files if file.is_file())
+        return next((one for one in found if one[1] is not None), ("", None))
     except OSError as error:
         raise SettingsError(f"cannot search for a file with settings: {error}") from error
-    return "", None
 
 
 def _read(file: Path) -> _Found:

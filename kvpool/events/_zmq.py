@@ -170,16 +170,20 @@ class ZmqPublisher(EventQueue):
 def _run(publisher: weakref.ref[ZmqPublisher], sender: Sender) -> None:
     """Send the events of a publisher until it is closed, or nothing refers to it any more."""
     try:
-        is_last = False
-        while not is_last:
-            sender.wait()
-            is_last = sender.is_stopped  # before the queue is read
-            of = publisher()
-            try:
-                if of is not None:
-                    of.publish()
-            except Exception:  # all is told again
-                _log.exception("events were not published")
-            del of  # so that it can end
+        _publish_all(publisher, sender)
     finally:
         sender.close()
+
+
+def _publish_all(publisher: weakref.ref[ZmqPublisher], sender: Sender) -> None:
+    is_last = False
+    while not is_last:
+        sender.wait()
+        is_last = sender.is_stopped  # before the queue is read
+        of = publisher()
+        try:
+            if of is not None:
+                of.publish()
+        except Exception:  # all is told again
+            _log.exception("events were not published")
+        del of  # so that it can end

@@ -118,8 +118,9 @@ def read_ledger(path: str | Path) -> Iterator[tuple[bytes, LedgerLine | None]]:
                 for raw in read_lines(file):
                     line = _decode(raw)
                     yield raw.removesuffix(b"\n"), line
-                    if isinstance(line, Rotation):
-                        following = next_file(current, line.next)
+                    following = (
+                        next_file(current, line.next) if isinstance(line, Rotation) else following
+                    )
         except (OSError, ValueError) as error:  # the latter for a name that the system cannot have
             raise LedgerError(f"cannot read the ledger {current}: {error}") from error
         current = following

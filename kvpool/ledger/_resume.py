@@ -72,14 +72,7 @@ def find_end(first: LedgerFile) -> LedgerEnd:
     end = LedgerEnd(first, 0, None, ZERO, ended=True, torn=b"")
     files = [first]
     try:
-        while (following := _look_at(end)) is not None:
-            if following in {file.path for file in files}:
-                raise DamagedLedgerError(
-                    f"{end.file.path} names {following} as the next file, which came before"
-                )
-            end.file = LedgerFile(following)
-            end.index += 1
-            files.append(end.file)
+        _follow(end, files)
     except BaseException:
         for file in files[1:]:
             file.close()
@@ -87,6 +80,18 @@ def find_end(first: LedgerFile) -> LedgerEnd:
     for file in files[1:-1]:
         file.close()
     return end
+
+
+def _follow(end: LedgerEnd, files: list[LedgerFile]) -> None:
+    """Open one file after the other, and add them to the list."""
+    while (following := _look_at(end)) is not None:
+        if following in {file.path for file in files}:
+            raise DamagedLedgerError(
+                f"{end.file.path} names {following} as the next file, which came before"
+            )
+        end.file = LedgerFile(following)
+        end.index += 1
+        files.append(end.file)
 
 
 def _look_at(end: LedgerEnd) -> Path | None:

@@ -211,11 +211,10 @@ class ReceiptStream:
         index = first = first if of is receipt else 0
         try:
             for index in range(first, count):
+                if index > first:
+                    self._handing = receipt, index
                 sinks[index].emit(receipt)
-                if stops[index]:
-                    stops[index] = 0
-                if index + 1 < count:
-                    self._handing = receipt, index + 1
+                stops[index] = 0
         except BaseException as error:
             lost = self._is_lost(error, index)
             if lost:

@@ -165,13 +165,16 @@ class Stream:
         bell = threading.Lock()
         bell.acquire(blocking=False)
         try:
-            while self._waits(number, bell.release):
-                left = -1 if deadline is None else deadline - time.monotonic()
-                if deadline is not None and left <= 0:
-                    return False
-                bell.acquire(timeout=min(left, threading.TIMEOUT_MAX))
+            return self._wait_for(number, deadline, bell)
         finally:
             self._forget(bell.release)
+
+    def _wait_for(self, number: float, deadline: float | None, bell: threading.Lock) -> bool:
+        while self._waits(number, bell.release):
+            left = -1 if deadline is None else deadline - time.monotonic()
+            if deadline is not None and left <= 0:
+                return False
+            bell.acquire(timeout=min(left, threading.TIMEOUT_MAX))
         return True
 
     async def wait_in_loop(self, number: float) -> None:

@@ -98,14 +98,17 @@ class Loop:
     def run(self) -> None:
         """Serve until the engine closes, or something breaks."""
         try:
-            while self._turn():
-                pass
+            self._turn_until_the_end()
         except BaseException as error:
             self.failure = error
             if not isinstance(error, Exception):
                 raise
         finally:
             self._end_all()
+
+    def _turn_until_the_end(self) -> None:
+        while self._turn():
+            pass
 
     def _turn(self) -> bool:
         """Do what is due, and a step; return False at the end."""

@@ -366,14 +366,17 @@ class Level:
     def _take(self) -> list[Job]:
         """Wait for chunks, and return some of them; an empty list at the end."""
         with self._lock:
-            while not self._queue and not self._is_ending:
-                self._changed.wait()
-            batch: list[Job] = []
-            nbytes = 0
-            while self._queue and nbytes < _BATCH:
-                batch.append(self._queue.popleft())
-                nbytes += batch[-1].chunk.nbytes
-            return batch
+            self._changed.wait_for(lambda: self._queue or self._is_ending)
+            return self._first_jobs()
+
+    def _first_jobs(self) -> list[Job]:
+        """Take as many chunks off the queue as are written at once."""
+        batch: list[Job] = []
+        nbytes = 0
+        while self._queue and nbytes < _BATCH:
+            batch.append(self._queue.popleft())
+            nbytes += batch[-1].chunk.nbytes
+        return batch
 
     def _write(self, batch: Sequence[Job]) -> None:
         """Encode and write chunks, and count what became of them."""
@@ -434,13 +437,16 @@ class Level:
         """Let the thread end, and drop the chunks that wait to be written."""
         with self._lock:
             self._is_ending = True
-            while self._queue:
-                job = self._queue[-1]
-                nbytes = job.chunk.nbytes
-                self._counts["dropped"] += 1
-                self._queued -= nbytes
-                self._queue.pop()
+            self._drop_jobs()
             self._changed.notify_all()
+
+    def _drop_jobs(self) -> None:
+        while self._queue:
+            job = self._queue[-1]
+            nbytes = job.chunk.nbytes
+            self._counts["dropped"] += 1
+            self._queued -= nbytes
+            self._queue.pop()
 
     def enter_child(self) -> None:
         """Give up what a child of `os.fork` has copies of: there is no thread, and no lease."""

@@ -212,13 +212,14 @@ class Database:
         deadline = time.monotonic() + _PATIENCE
         gate, visit, txn = self.gate, object(), None
         try:
-            while txn is None:
+            while True:
                 self.check_open()
                 gate.enter(visit)
                 try:
                     self.check_open()  # it may have been closed meanwhile
                     with self.errors(what):
                         txn = self._environment.begin(write=write, buffers=True)
+                    break
                 except TierError as error:
                     gate.inside.pop(visit, None)
                     self._mend(error, deadline)

@@ -7,8 +7,9 @@ import logging
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -145,10 +146,7 @@ class DiskTier(Tier, ForkAware):
                 self._note(key for key, view in zip(keys, views, strict=True) if view is not None)
                 yield views
             finally:
-                for view in views:
-                    if view is not None:
-                        with contextlib.suppress(BufferError):  # in a traceback, for example
-                            view.release()
+                _release(view for view in views if view is not None)
 
     def contains(self, keys: Sequence[bytes], /) -> int:
         """Return how many values are there, from the first key on; see `Tier.contains`."""
@@ -295,20 +293,15 @@ class DiskTier(Tier, ForkAware):
 
     def _make_room(self, txn: Any, nbytes: int) -> int:
         """Evict until a value of this size fits into the budget; return how many were evicted."""
-        store, evicted = self._store, 0
         budget = self._capacity - self._capacity // _SPARE - nbytes - _PER_VALUE - 2 * _PAGE
-        while store.used(txn) > budget and _evict_oldest(store, txn):
-            evicted += 1
-        return evicted
+        return _evict_to(self._store, txn, budget)
 
     def _evict_more(self, nbytes: int) -> None:
         """Free this many bytes in a transaction of its own, and have them become usable."""
-        store, evicted = self._store, 0
+        store = self._store
         try:
             with store.writing("evict") as txn:
-                goal = store.used(txn) - nbytes
-                while store.used(txn) > goal and _evict_oldest(store, txn):
-                    evicted += 1
+                evicted = _evict_to(store, txn, store.used(txn) - nbytes)
             store.let_pages_go()
         except FullError:  # not even a page for that; the next try may find some
             return
@@ -347,8 +340,8 @@ class DiskTier(Tier, ForkAware):
             for key in keys:
                 self._noted.pop(key, None)
                 self._noted[key] = None
-            while len(self._noted) > _NOTED_USES:
-                del self._noted[next(iter(self._noted))]
+            for key in list(islice(self._noted, max(len(self._noted) - _NOTED_USES, 0))):
+                del self._noted[key]
 
     def _take_noted(self) -> list[bytes]:
         """Return some noted uses, the earliest first, and forget them."""
@@ -383,12 +376,12 @@ class DiskTier(Tier, ForkAware):
 
     def _write_noted(self) -> None:
         """Write all noted uses, as far as there are pages for that."""
-        try:
-            while not self._is_readonly and (noted := self._take_noted()):
+        if self._is_readonly:
+            return
+        with contextlib.suppress(FullError, TierError):  # they only say what to evict
+            for noted in iter(self._take_noted, []):
                 with self._store.writing("note uses") as txn:
                     _Clock(self._store, txn).note_uses(noted)
-        except (FullError, TierError):  # they only say what to evict
-            return
 
 
 class _Clock:
@@ -420,6 +413,20 @@ class _Clock:
         self._txn.delete(bytes(number), db=self._store.order)
         self._txn.delete(key, db=self._store.uses)
         return True
+
+
+def _release(views: Iterable[memoryview]) -> None:
+    for view in views:
+        with contextlib.suppress(BufferError):  # in a traceback, for example
+            view.release()
+
+
+def _evict_to(store: Database, txn: Any, nbytes: int) -> int:
+    """Evict until at most this many bytes are used; return how many values were evicted."""
+    evicted = 0
+    while store.used(txn) > nbytes and _evict_oldest(store, txn):
+        evicted += 1
+    return evicted
 
 
 def _evict_oldest(store: Database, txn: Any) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 from kvpool._checks import byte_count
@@ -56,9 +56,7 @@ class MemoryTier(Tier, ForkAware):
         with self._lock:
             self._check_open()
             values = [self._values.get(key) for key in keys]
-            for key, value in zip(keys, values, strict=True):
-                if value is not None:
-                    self._values.move_to_end(key)
+            self._note(key for key, value in zip(keys, values, strict=True) if value is not None)
         yield [None if value is None else memoryview(value) for value in values]
 
     def write(self, items: Sequence[Item], /) -> int:
@@ -66,12 +64,7 @@ class MemoryTier(Tier, ForkAware):
         checked = check_items(items)
         with self._lock:
             self._check_open()
-            for key, parts, nbytes in checked:
-                if key in self._values:
-                    self._values.move_to_end(key)
-                elif self._make_room(nbytes):
-                    self._values[key] = b"".join(parts)
-                    self._nbytes += nbytes
+            self._add(checked)
             return sum(key in self._values for key, _, _ in checked)
 
     def contains(self, keys: Sequence[bytes], /) -> int:
@@ -122,6 +115,20 @@ class MemoryTier(Tier, ForkAware):
             raise in_child_of(self._pid, "tier")
         if self._is_closed:
             raise TierError("the tier 'memory:' is closed")
+
+    def _note(self, keys: Iterable[bytes]) -> None:
+        """Note that values were used."""
+        for key in keys:
+            self._values.move_to_end(key)
+
+    def _add(self, items: Iterable[tuple[bytes, Sequence[memoryview], int]]) -> None:
+        """Store values that are not there and have room; note a use of the others."""
+        for key, parts, nbytes in items:
+            if key in self._values:
+                self._values.move_to_end(key)
+            elif self._make_room(nbytes):
+                self._values[key] = b"".join(parts)
+                self._nbytes += nbytes
 
     def _make_room(self, nbytes: int) -> bool:
         """Evict until a value of this size fits; return False if it never would."""

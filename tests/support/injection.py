@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 
 import kvpool
 
-__all__ = ["Injection", "Kind", "error_of", "every_place", "injected"]
+__all__ = ["Injection", "Kind", "error_of", "every_place", "handlers_of", "injected"]
 
 Kind = Literal["interrupt", "memory"]
 
@@ -158,10 +158,15 @@ def _places(code: CodeType, kind: Kind) -> frozenset[int]:
 
 
 def _after_checks(code: CodeType, instructions: list[dis.Instruction]) -> Iterator[int]:
-    """Yield what follows a check under the same handler: there the exception is the same."""
-    handlers = _handlers(code)
+    """Yield what follows a check under the same handler: there the exception is the same.
+
+    A jump back checks before it jumps, so there it is the jump itself.
+    """
+    handlers = handlers_of(code)
     for before, after in pairwise(instructions):
-        if before.opname in _CHECKS and handlers(before.offset) == handlers(after.offset):
+        if before.opname == "JUMP_BACKWARD":
+            yield before.offset
+        elif before.opname in _CHECKS and handlers(before.offset) == handlers(after.offset):
             yield after.offset
 
 
@@ -177,7 +182,7 @@ def _leaves_with(before: list[dis.Instruction]) -> bool:
     return len(loads) == 3
 
 
-def _handlers(code: CodeType) -> Any:
+def handlers_of(code: CodeType) -> Callable[[int], int | None]:
     """Return a function from an offset to the handler of the exceptions raised there."""
     bytecode: Any = dis.Bytecode(code)
     table = bytecode.exception_entries

@@ -531,8 +531,11 @@ def test_what_a_level_had_long_ago_is_queued_again(monkeypatch: pytest.MonkeyPat
 
 def test_what_a_level_has_is_remembered_of_some_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_level, "_KNOWN", 2)
-    with filled("memory:") as store:
+    slow = SlowTier()
+    with filled(slow) as store:
+        slow.go_on.clear()  # what is written now would be remembered instead of the last two
         assert store.put(IDENTITY, tokens(), *computed(100)) == 4
+        slow.go_on.set()
 
 
 def test_what_a_level_has_is_not_queued_again() -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import platformdirs
@@ -110,6 +111,6 @@ def _fingerprints(folder: Path) -> dict[str, list[object]]:
 def _hash(path: Path) -> str:
     state = xxhash.xxh3_128()
     with path.open("rb") as file:
-        while data := file.read(_AT_ONCE):
+        for data in iter(partial(file.read, _AT_ONCE), b""):
             state.update(data)
     return state.hexdigest()
