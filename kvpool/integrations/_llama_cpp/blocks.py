@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterator
 from typing import Final
@@ -16,8 +17,11 @@ from kvpool.integrations._llama_cpp.sequence import Sequence
 from kvpool.layout import KVLayout
 from kvpool.manager import NAMELESS, KVCacheManager
 from kvpool.prefix import Identity, chunk_names, token_bytes
+from kvpool.tiers import TierStore
 
 __all__ = ["BlockCache", "NotSavedError", "OpenBlocks"]
+
+_log = logging.getLogger(__name__)
 
 _HEADER_BYTES: Final = 8  # how many bytes of a record are the state
 _ALIGNMENT: Final = 64
@@ -43,6 +47,8 @@ class BlockCache:
         Sessions with another one share nothing.
     ttl : float or None
         Seconds without a use until a session expires; None for the manager's.
+    tiers : TierStore or None
+        Where blocks are looked for that the pool does not hold, and where they are kept as well.
     """
 
     def __init__(
@@ -53,8 +59,10 @@ class BlockCache:
         model_id: str,
         salt: str,
         ttl: float | None,
+        tiers: TierStore | None,
     ) -> None:
         self._manager = manager
+        self._tiers = tiers
         self._block_tokens = block_tokens
         self._state_bytes = block_bytes
         self._ttl = ttl
@@ -77,9 +85,34 @@ class BlockCache:
         )
         return opened.entry
 
+    def load(self, entry: KVCacheEntry, tokens: NDArray[np.int64]) -> int:
+        """Append the blocks of some tokens that the tiers have; return how many they are."""
+        if self._tiers is None or entry.token_count >= len(tokens) // self._block_tokens:
+            return 0
+        ids, held = token_bytes(self._ids(tokens)), entry.token_count
+        try:
+            if self._tiers.load(self._identity, ids, entry).waited:
+                # Another model has loaded them meanwhile. Its session is open still, so they come
+                # once more, from memory of the system.
+                self._tiers.load(self._identity, ids, entry)
+        except KVPoolError as error:
+            _log.warning("the blocks of a prompt do not come from the tiers: %s", error)
+        return entry.token_count - held
+
     def close(self, entry: KVCacheEntry, tokens: NDArray[np.int64]) -> None:
         """Keep what an entry holds of the blocks of some tokens."""
-        self._manager.close_session(entry, self._ids(tokens))
+        ids = self._ids(tokens)
+        try:
+            if self._tiers is not None and entry.token_count:
+                keys, values = entry.keys(), entry.values()
+                self._tiers.put(self._identity, token_bytes(ids), keys, values)
+        finally:
+            self._manager.close_session(entry, ids)
+
+    def note_compute(self, tokens: int, seconds: float) -> None:
+        """Note how long the model took for tokens that it computed in one go."""
+        if self._tiers is not None and (blocks := tokens // self._block_tokens):
+            self._tiers.note_compute(blocks, seconds)
 
     def remove(self, key: CacheKey) -> None:
         """Remove a session, if it is there."""
@@ -160,6 +193,10 @@ class OpenBlocks:
     def open(self) -> None:
         """Open the session, which then holds what the pool has of the prompt."""
         self._entry = self._cache.open(self._key, self._tokens)
+
+    def load(self) -> int:
+        """Load what the tiers have of the rest; return how many tokens of the model these are."""
+        return self._cache.load(self._entered, self._tokens) * self._cache.block_tokens
 
     @property
     def token_count(self) -> int:

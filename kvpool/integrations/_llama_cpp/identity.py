@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 from pathlib import Path
@@ -34,7 +35,7 @@ _PARAMETERS: Final = (
 
 
 def model_id_of(llama: llama_cpp.Llama) -> str:
-    """Return a hash of the model's file, its adapter, the parameters, and the version.
+    """Return a hash of the model's file, its adapter, the parameters, and the build of llama.cpp.
 
     Of a file its size is hashed, and 64 samples of 64 KiB that are spread over it: the whole of a
     large model would take as long as reading it.
@@ -43,8 +44,8 @@ def model_id_of(llama: llama_cpp.Llama) -> str:
     ----------
     llama : llama_cpp.Llama
     """
-    digest = hashlib.sha256(b"kvpool llama.cpp 1")
-    digest.update(llama_cpp.__version__.encode())
+    digest = hashlib.sha256(b"kvpool llama.cpp 2")
+    digest.update(_build())
     parameters: Any = llama.context_params
     for name in _PARAMETERS:
         digest.update(f"{name}={getattr(parameters, name, None)!r};".encode())
@@ -53,6 +54,19 @@ def model_id_of(llama: llama_cpp.Llama) -> str:
         digest.update(f"lora_scale={llama.lora_scale!r};".encode())
         digest.update(_sampled(Path(llama.lora_path)))
     return f"llama.cpp {digest.hexdigest()}"
+
+
+@functools.cache
+def _build() -> bytes:
+    """Return a hash of the libraries of llama.cpp, and of what they use of this processor."""
+    digest = hashlib.sha256(llama_cpp.__version__.encode())
+    digest.update(llama_cpp.llama_print_system_info())
+    # The library of another build may be loaded in place of the one that is in the package.
+    library = Path(vars(vars(llama_cpp.llama_cpp)["_lib"])["_name"])
+    for file in sorted(library.parent.glob(f"*{library.suffix}")):
+        if file.stem.removeprefix("lib").startswith(("llama", "ggml")):
+            digest.update(file.name.encode() + _sampled(file))
+    return digest.digest()
 
 
 def _sampled(path: Path) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import time
 from collections.abc import Generator
 from typing import Any, Final, Self
 
@@ -17,6 +18,7 @@ from kvpool.integrations._llama_cpp.blocks import BlockCache, OpenBlocks
 from kvpool.integrations._llama_cpp.identity import model_id_of
 from kvpool.integrations._llama_cpp.sequence import Sequence
 from kvpool.manager import KVCacheManager
+from kvpool.tiers import TierStore
 
 __all__ = ["PooledLlama"]
 
@@ -48,14 +50,19 @@ class PooledLlama(llama_cpp.Llama):
         Models with another one share nothing: one for each tenant.
     ttl : float, optional
         Seconds without a use until the blocks of a conversation expire. [default: the manager's]
+    tiers : TierStore, optional
+        Where blocks go beyond the pool, so that they are there after an eviction and in the next
+        process. It must have been made with ``chunk_tokens=1``, because one block is one token to
+        it. Many models may share one; whoever made it closes it.
     **options
         Of `llama_cpp.Llama`.
 
     Raises
     ------
     InvalidArgumentError
-        `manager` is not a `KVCacheManager`, `block_tokens` is not a whole number of at least 1, or
-        the model is opened for embeddings.
+        `manager` is not a `KVCacheManager`, `block_tokens` is not a whole number of at least 1,
+        `tiers` is not a `TierStore` with chunks of one token, or the model is opened for
+        embeddings.
     InvalidLayoutError
         The model keeps a state that cannot be cut into blocks: a recurrent one, or only a window
         of tokens. Use `LlamaPoolCache` for it.
@@ -64,6 +71,8 @@ class PooledLlama(llama_cpp.Llama):
     ----------
     restored_tokens : int
         Tokens of the last prompt whose state came from the pool.
+    loaded_tokens : int
+        Tokens of the last prompt whose state came into the pool from a tier.
 
     Notes
     -----
@@ -81,6 +90,14 @@ class PooledLlama(llama_cpp.Llama):
             raise InvalidArgumentError(f"manager must be a KVCacheManager, not {manager!r}")
         size = options.get("block_tokens", BLOCK_TOKENS)
         whole_number("block_tokens", size, InvalidArgumentError, least=1)
+        tiers = options.get("tiers")
+        if tiers is not None and not isinstance(tiers, TierStore):
+            raise InvalidArgumentError(f"tiers must be a TierStore, not {tiers!r}")
+        if tiers is not None and tiers.chunk_tokens != 1:
+            raise InvalidArgumentError(
+                f"tiers must be a TierStore with chunk_tokens=1, not {tiers.chunk_tokens}: one "
+                "block is one token to it"
+            )
         if options.get("embedding"):
             raise InvalidArgumentError(
                 "embedding=True: a model for embeddings computes each prompt as a whole"
@@ -97,16 +114,17 @@ class PooledLlama(llama_cpp.Llama):
         model_id: str | None = None,
         salt: str = "",
         ttl: float | None = None,
+        tiers: TierStore | None = None,
         **options: Any,
     ) -> None:
         super().__init__(model_path, **options)
         self._state = Sequence(self)
         name = model_id_of(self) if model_id is None else model_id
         self._blocks = BlockCache(
-            manager, block_tokens, self._block_bytes(block_tokens), name, salt, ttl
+            manager, block_tokens, self._block_bytes(block_tokens), name, salt, ttl, tiers
         )
         self._opened: OpenBlocks | None = None  # the session of the prompt under way
-        self.restored_tokens = 0
+        self.restored_tokens = self.loaded_tokens = 0
 
     # The wrapper makes its context from this attribute. Blocks need a second sequence, which
     # shares the memory of the first.
@@ -139,7 +157,7 @@ class PooledLlama(llama_cpp.Llama):
         prompt = np.asarray(list(tokens), np.int64)
         parameters = inspect.signature(super().generate)
         given = parameters.bind(prompt, *arguments, **options).arguments
-        self.restored_tokens = 0
+        self.restored_tokens = self.loaded_tokens = 0
         if self._opened is not None:  # an interrupt left it
             self._keep()
         try:
@@ -148,6 +166,13 @@ class PooledLlama(llama_cpp.Llama):
             yield from super().generate(prompt.tolist(), *arguments, **options)
         finally:
             self._keep()
+
+    def eval(self, tokens: Any) -> None:
+        """Compute tokens, see `llama_cpp.Llama.eval`."""
+        begun = time.monotonic()
+        super().eval(tokens)
+        if "_blocks" in vars(self):  # not while it is made
+            self._blocks.note_compute(len(tokens), time.monotonic() - begun)
 
     def close(self) -> None:
         """Free the model; the blocks stay in the pool."""
@@ -167,6 +192,8 @@ class PooledLlama(llama_cpp.Llama):
         held = self._held(prompt)
         size = self._blocks.block_tokens
         start = held // size * size
+        if start + size <= len(prompt):
+            self.loaded_tokens = opened.load()
         if opened.token_count <= held:
             return
         # The context is never taken to hold more than it does, whenever an interrupt comes.
