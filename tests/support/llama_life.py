@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from typing import Any
 
 from kvpool import KVCacheManager
 from kvpool.integrations.llama_cpp import PooledLlama
@@ -14,7 +15,7 @@ from kvpool.tiers import TierStore
 
 __all__ = ["OPTIONS", "main"]
 
-OPTIONS = {"n_ctx": 1536, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
+OPTIONS: dict[str, Any] = {"n_ctx": 1536, "n_threads": 1, "n_threads_batch": 1, "verbose": False}
 
 
 def main(model: str, tier: str, prompt: str) -> None:
