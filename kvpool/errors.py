@@ -43,6 +43,7 @@ The tree, with the built-in exception that each class is as well::
       InvalidTtlError                   ValueError
       UnbatchableModelError             TypeError
       TierError
+        DamagedTierError
         InvalidTierError                ValueError
         ChunkError                      ValueError
       IntegrityError                    AssertionError
@@ -65,6 +66,7 @@ __all__ = [
     "CacheInUseError",
     "ChunkError",
     "ContextOverflowError",
+    "DamagedTierError",
     "DoubleFreeError",
     "EntryError",
     "EntryExistsError",
@@ -349,6 +351,10 @@ class UnbatchableModelError(KVPoolError, TypeError):
 
 class TierError(KVPoolError):
     """A tier could not be opened, read or written; the text says what was tried."""
+
+
+class DamagedTierError(TierError):
+    """The structure of a store is damaged, so that nothing in it can be trusted."""
 
 
 class InvalidTierError(TierError, ValueError):

@@ -17,6 +17,7 @@ from kvpool.cli._receipts import receipts
 from kvpool.cli._replay import replay
 from kvpool.cli._serve import serve
 from kvpool.cli._size import size
+from kvpool.cli._tiers import fsck, gc, tiers
 from kvpool.cli._top import top
 from kvpool.descriptors import Descriptor
 from kvpool.errors import (
@@ -24,6 +25,7 @@ from kvpool.errors import (
     InvalidLayoutError,
     InvalidOptionError,
     InvalidSizeError,
+    InvalidTierError,
     InvalidTtlError,
     KVPoolError,
     UnknownPluginError,
@@ -37,6 +39,7 @@ _WRONG_VALUES = (
     InvalidLayoutError,
     InvalidOptionError,
     InvalidSizeError,
+    InvalidTierError,
     InvalidTtlError,
     UnknownPluginError,
     UnsupportedError,
@@ -73,10 +76,13 @@ def _root(
 app.command("backends")(backends)
 app.command("chat")(chat)
 app.command("demo")(demo)
+app.command("fsck")(fsck)
+app.command("gc")(gc)
 app.command("map")(memory_map)
 app.command("replay")(replay)
 app.command("serve")(serve)
 app.command("size")(size)
+app.command("tiers")(tiers)
 app.command("top")(top)
 app.add_typer(receipts)
 

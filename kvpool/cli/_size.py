@@ -157,7 +157,7 @@ def size(
                 sample_rate=sample,
                 seeds=seeds,
                 workers=workers or os.cpu_count() or 1,
-                on_progress=functools.partial(bar.show, "simulate"),
+                on_progress=functools.partial(bar.show, what="simulate"),
             )
     except KeyboardInterrupt:
         typer.echo("kvpool: interrupted", err=True)

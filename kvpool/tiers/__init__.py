@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from kvpool import _exports
-from kvpool.errors import ChunkError, InvalidTierError, TierError
+from kvpool.errors import ChunkError, DamagedTierError, InvalidTierError, TierError
 from kvpool.tiers._base import (
     MAX_KEY_BYTES,
     Item,
@@ -15,17 +15,35 @@ from kvpool.tiers._base import (
     check_keys,
 )
 from kvpool.tiers._breaker import Breaker, BreakerFigures, BreakerState
-from kvpool.tiers._chunk import CHUNK_PREFIX, Chunk, chunks_of, decode_chunk, encode_chunk
+from kvpool.tiers._chunk import (
+    CHUNK_PREFIX,
+    Chunk,
+    chunks_of,
+    decode_chunk,
+    encode_chunk,
+    read_chunk,
+)
 from kvpool.tiers._codec import Codec, CodecChain, CodecFactory, Form, codec_registry, open_codec
 from kvpool.tiers._level import Level, LevelStats
 from kvpool.tiers._load import TierEvent, TokenSink
-from kvpool.tiers._registry import capacity_option, open_tier, path_of, registry, split_url
+from kvpool.tiers._probe import PROBE_PREFIX, ProbeResult, probe_tier
+from kvpool.tiers._registry import (
+    capacity_option,
+    open_tier,
+    path_of,
+    registry,
+    split_url,
+    without_secrets,
+)
 from kvpool.tiers._store import LEVEL_OPTIONS, Loaded, StoreStats, TierStore, open_level
+from kvpool.tiers._verification import MAX_FINDINGS, Finding, TierReport, remove_wrong, verify_tier
 
 __all__ = [
     "CHUNK_PREFIX",
     "LEVEL_OPTIONS",
+    "MAX_FINDINGS",
     "MAX_KEY_BYTES",
+    "PROBE_PREFIX",
     "Breaker",
     "BreakerFigures",
     "BreakerState",
@@ -34,6 +52,8 @@ __all__ = [
     "Codec",
     "CodecChain",
     "CodecFactory",
+    "DamagedTierError",
+    "Finding",
     "Form",
     "InvalidTierError",
     "Item",
@@ -41,11 +61,13 @@ __all__ = [
     "LevelStats",
     "Loaded",
     "Part",
+    "ProbeResult",
     "StoreStats",
     "Tier",
     "TierError",
     "TierEvent",
     "TierFactory",
+    "TierReport",
     "TierStats",
     "TierStore",
     "TokenSink",
@@ -60,8 +82,13 @@ __all__ = [
     "open_level",
     "open_tier",
     "path_of",
+    "probe_tier",
+    "read_chunk",
     "registry",
+    "remove_wrong",
     "split_url",
+    "verify_tier",
+    "without_secrets",
 ]
 
 _exports.publish(__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -213,11 +214,22 @@ class TierFactory:
         One line for people who choose a tier.
     options : mapping of str to str
         What each option means.
+    modules : tuple of str, optional
+        Names without a dot of the modules that `open` imports and that may not be installed.
+    extra : str, optional
+        What installs them, for example ``"kvpool[redis]"``.
     """
 
     open: Callable[..., Tier]
     summary: str
     options: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+    extra: str = ""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the modules are there. They are not imported for that."""
+        return all(importlib.util.find_spec(name) is not None for name in self.modules)
 
 
 def check_keys(keys: Any) -> None:

@@ -15,9 +15,9 @@ from kvpool.layout import DTYPES
 from kvpool.prefix import TOKEN_BYTES, Identity, chunk_names
 from kvpool.tiers._base import Part
 from kvpool.tiers._codec import PLAIN, CodecChain, Form, open_codec
-from kvpool.tiers._frame import Kind, seal, unseal
+from kvpool.tiers._frame import Frame, Kind, seal, unseal
 
-__all__ = ["CHUNK_PREFIX", "Chunk", "chunks_of", "decode_chunk", "encode_chunk"]
+__all__ = ["CHUNK_PREFIX", "Chunk", "chunks_of", "decode_chunk", "encode_chunk", "read_chunk"]
 
 CHUNK_PREFIX: Final = b"c/"
 """What the keys of chunks begin with."""
@@ -171,16 +171,62 @@ def decode_chunk(value: memoryview, chunk: Chunk, codec: CodecChain = PLAIN) -> 
         ``"key"``.
     """
     frame = unseal(value, Kind.CHUNK)
-    try:
-        header = _decoder.decode(frame.header)
-    except msgspec.MsgspecError as error:
-        raise ChunkError(f"the header of the chunk cannot be read: {error}", "header") from None
+    header = _header_of(frame)
     _check_header(header, chunk)
-    form = Form(chunk.shape, DTYPES[chunk.dtype], bytes(frame.header))
-    data = _codec_for(header.codec, codec).decode(frame.payload, form)
+    data = _codec_for(header.codec, codec).decode(frame.payload, _form(chunk, frame))
     array: NDArray[Any] = np.frombuffer(data, DTYPES[chunk.dtype]).reshape(chunk.shape)
     array.setflags(write=False)
     return array
+
+
+def read_chunk(key: bytes, value: memoryview, codec: CodecChain = PLAIN) -> Chunk:
+    """Return what a stored chunk says of itself, once all of that is right.
+
+    Parameters
+    ----------
+    key : bytes
+        Under which the tier has it.
+    value : memoryview
+        Bytes of a tier, which may be anything.
+    codec : CodecChain, optional
+        The codec of the tier. A chunk of another codec is decoded as well if that needs no key.
+
+    Raises
+    ------
+    ChunkError
+        It is damaged, or not the chunk of its key, or cannot be decoded. The reason is one of
+        those of `decode_chunk`, or ``"name"`` if it is the chunk of another key.
+    """
+    frame = unseal(value, Kind.CHUNK)
+    header = _header_of(frame)
+    chunk = Chunk(*(getattr(header, name) for name in Chunk.__slots__))
+    if chunk.key != key:
+        raise ChunkError(f"the chunk is that of the key {chunk.key!r}", "name")
+    sizes = (chunk.layers, chunk.kv_heads, chunk.head_dim, chunk.tokens)
+    if chunk.dtype not in DTYPES or min(sizes) < 1:
+        raise ChunkError(f"the chunk has an impossible layout: {chunk.dtype} {sizes}", "layout")
+    if chunk.start < 0 or bool(chunk.start) != bool(chunk.parent):
+        raise ChunkError("the first token of the chunk and the chunk before differ", "tokens")
+    _named_codec(header.codec, codec).decode(frame.payload, _form(chunk, frame))
+    return chunk
+
+
+def _header_of(frame: Frame) -> _Header:
+    """Return the header of a chunk.
+
+    Raises
+    ------
+    ChunkError
+        It is not the header of a chunk.
+    """
+    try:
+        return _decoder.decode(frame.header)
+    except msgspec.MsgspecError as error:
+        raise ChunkError(f"the header of the chunk cannot be read: {error}", "header") from None
+
+
+def _form(chunk: Chunk, frame: Frame) -> Form:
+    return Form(chunk.shape, DTYPES[chunk.dtype], bytes(frame.header))
 
 
 def _header(chunk: Chunk, codec: str) -> _Header:
@@ -216,16 +262,36 @@ _CHECKED: Final = {
 
 
 def _codec_for(name: str, ours: CodecChain) -> CodecChain:
-    """Return what decodes a chunk that says that a codec of this name made it."""
+    """Return what decodes a chunk that says that a codec of this name made it.
+
+    Raises
+    ------
+    ChunkError
+        A chunk of that codec is not to be served: anyone can write one that is not encrypted.
+    """
+    theirs = ours if ours.is_cipher else _named_codec(name, ours)
+    if name != ours.name and (theirs.is_cipher or not theirs.is_lossless):
+        raise _other_codec(name, ours)
+    return theirs
+
+
+def _named_codec(name: str, ours: CodecChain) -> CodecChain:
+    """Return the codec of a name, which stands in a chunk.
+
+    Raises
+    ------
+    ChunkError
+        There is none, or it needs what only the options of the tier can tell.
+    """
     if name == ours.name:
         return ours
-    refused = ChunkError(f"the chunk has the codec {name!r}; the tier takes {ours.name!r}", "codec")
-    if ours.is_cipher or ";" in name:  # anyone can write a chunk that is not encrypted
-        raise refused
+    if ";" in name:
+        raise _other_codec(name, ours)
     try:
-        theirs = open_codec(name)
+        return open_codec(name)
     except Exception as error:
-        raise refused from error
-    if theirs.is_cipher or not theirs.is_lossless:
-        raise refused
-    return theirs
+        raise _other_codec(name, ours) from error
+
+
+def _other_codec(name: str, ours: CodecChain) -> ChunkError:
+    return ChunkError(f"the chunk has the codec {name!r}; the tier takes {ours.name!r}", "codec")

@@ -17,7 +17,7 @@ import lmdb
 import lmdb.verify
 
 from kvpool._process import current, in_child_of
-from kvpool.errors import TierError
+from kvpool.errors import DamagedTierError, TierError
 from kvpool.tiers._folder import Folder
 from kvpool.tiers._gate import Gate
 
@@ -136,7 +136,15 @@ class Database:
             )
 
     def _check_structure(self) -> None:
-        """Set a damaged file aside. No other process uses the store."""
+        """Set a damaged file aside. No other process uses the store.
+
+        Raises
+        ------
+        DamagedTierError
+            The file is damaged, and the store was opened for reading alone.
+        TierError
+            The file cannot be read.
+        """
         data = self.path / _DATA
         if not data.exists() or not data.stat().st_size:
             return
@@ -150,7 +158,7 @@ class Database:
             return
         text = f"the store in {self.path} is damaged ({problems[0]})"
         if self._readonly:
-            raise TierError(f"{text}; it was opened for reading alone, so it stays as it is")
+            raise DamagedTierError(f"{text}; it was opened for reading alone, so it stays as it is")
         aside = self.path / _SET_ASIDE
         data.replace(aside)
         (self.path / "lock.mdb").unlink(missing_ok=True)

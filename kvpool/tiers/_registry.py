@@ -13,7 +13,7 @@ from kvpool.hookspecs import TierSpec
 from kvpool.plugins import PluginKind, PluginRegistry
 from kvpool.tiers._base import Tier, TierFactory
 
-__all__ = ["capacity_option", "open_tier", "path_of", "registry", "split_url"]
+__all__ = ["capacity_option", "open_tier", "path_of", "registry", "split_url", "without_secrets"]
 
 _BUILTINS: Final = {
     "disk": "kvpool.tiers.disk",
@@ -89,20 +89,26 @@ def split_url(url: str) -> tuple[str, str, dict[str, str]]:
         split = urlsplit(url)
         pairs = parse_qsl(split.query, keep_blank_values=True, strict_parsing=bool(split.query))
     except ValueError as error:
-        raise InvalidTierError(f"{_without_secrets(url)!r} is not a URL: {error}") from None
+        raise InvalidTierError(f"{without_secrets(url)!r} is not a URL: {error}") from None
     if not split.scheme:
         raise InvalidTierError(
-            f"{_without_secrets(url)!r} has no scheme; a tier is named as in 'disk:/path'"
+            f"{without_secrets(url)!r} has no scheme; a tier is named as in 'disk:/path'"
         )
     options = dict(pairs)
     if len(options) < len(pairs):
-        raise InvalidTierError(f"an option stands twice in {_without_secrets(url)!r}")
+        raise InvalidTierError(f"an option stands twice in {without_secrets(url)!r}")
     # The URL is cut, not put together again: that would change how some paths are written.
     return split.scheme, url.partition("?")[0].partition("#")[0], options
 
 
-def _without_secrets(url: str) -> str:
-    """Return a URL without what stands before the host, and without its options."""
+def without_secrets(url: str) -> str:
+    """Return a URL without what stands before the host, and without its options.
+
+    Examples
+    --------
+    >>> without_secrets("redis://user:password@host:6379/0?ttl=60")
+    'redis://host:6379/0'
+    """
     scheme, slashes, rest = url.partition("?")[0].partition("//")
     return scheme + slashes + rest.rpartition("@")[2]
 

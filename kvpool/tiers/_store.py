@@ -34,7 +34,7 @@ __all__ = [
 
 LEVEL_OPTIONS: Final = {
     "codec": "codecs of the chunks, for example zstd or zstd,aes-gcm",
-    "budget": "seconds that one call may take, by default 1; none for no limit",
+    "budget": "seconds that one call may take, or none for no limit [default: 1]",
 }
 """Options that the URL of any tier may have in a store, and what each of them means."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 import threading
 import time
 import weakref
@@ -41,6 +42,7 @@ _PAGE: Final = 4096
 _NOTED_USES: Final = 1 << 16
 _USES_PER_WRITE: Final = 1 << 12
 _KEYS_AT_ONCE: Final = 256
+_EVICTED_AT_ONCE: Final = 1 << 10
 _TRIES: Final = 6
 _PAUSE: Final = 0.005  # seconds; doubled with each try
 
@@ -353,6 +355,44 @@ class DiskTier(Tier, ForkAware):
 
     # -- the whole store ---------------------------------------------------------------------
 
+    def evict(self, nbytes: int) -> int:
+        """Evict the least recently used values until the others take at most this many bytes.
+
+        The file keeps its size; see `compact`.
+
+        Parameters
+        ----------
+        nbytes : int
+            At least 0.
+
+        Returns
+        -------
+        int
+            How many values were evicted.
+
+        Raises
+        ------
+        TierError
+            The store cannot be written, or was opened for reading alone.
+        InvalidSizeError
+            `nbytes` is not a whole number of at least 0.
+        """
+        nbytes = byte_count("nbytes", nbytes, least=0)
+        if self._is_readonly:
+            raise TierError(f"{self.name!r} is open for reading alone: nothing can be evicted")
+        store, evicted = self._store, 0
+        while True:
+            try:
+                with store.writing("evict") as txn:
+                    count = _evict_to(store, txn, nbytes, _EVICTED_AT_ONCE)
+            except FullError as full:
+                raise TierError(f"cannot evict from {self.name!r}: {full}") from full
+            with self._lock:
+                self._evicted += count
+            evicted += count
+            if count < _EVICTED_AT_ONCE:
+                return evicted
+
     def compact(self) -> tuple[int, int]:
         """Make the file as small as its values; return its bytes before and after.
 
@@ -421,10 +461,10 @@ def _release(views: Iterable[memoryview]) -> None:
             view.release()
 
 
-def _evict_to(store: Database, txn: Any, nbytes: int) -> int:
+def _evict_to(store: Database, txn: Any, nbytes: int, most: int = sys.maxsize) -> int:
     """Evict until at most this many bytes are used; return how many values were evicted."""
     evicted = 0
-    while store.used(txn) > nbytes and _evict_oldest(store, txn):
+    while evicted < most and store.used(txn) > nbytes and _evict_oldest(store, txn):
         evicted += 1
     return evicted
 
@@ -478,8 +518,9 @@ def kvpool_tier() -> TierFactory:
         open=_open,
         summary="an LMDB database in a directory of this machine",
         options={
-            "capacity": "the most bytes of the file, by default 10GiB",
-            "durability": "what a written value survives: disk (a loss of power) or system",
+            "capacity": "the most bytes of the file [default: 10GiB]",
+            "durability": "what a write survives: system (the process, the default) or disk "
+            "(a loss of power)",
             "readonly": "1 to write nothing",
             "check": "0 to trust the file without a look at its structure",
         },

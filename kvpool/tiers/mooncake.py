@@ -36,7 +36,7 @@ def kvpool_tier() -> TierFactory:
     """Describe the tier to kvpool."""
     return TierFactory(
         open=open_mooncake,
-        summary="Mooncake Store, a cluster that exists; needs kvpool[mooncake]",
+        summary="Mooncake Store, a cluster that exists",
         options={
             "metadata": "URL of its metadata server [default: P2PHANDSHAKE, which needs none]",
             "host": "address of this machine for the other clients [default: 127.0.0.1]",
@@ -47,4 +47,6 @@ def kvpool_tier() -> TierFactory:
             "admin": "host and port of the master's HTTP service, to list keys [default: cannot]",
             "prefix": "what the names of all keys begin with [default: kvpool-]",
         },
+        modules=("mooncake",),
+        extra="kvpool[mooncake]",
     )

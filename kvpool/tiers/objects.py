@@ -37,11 +37,13 @@ def kvpool_tier() -> TierFactory:
     """Describe the tier to kvpool."""
     return TierFactory(
         open=open_objects,
-        summary="S3, Google Cloud Storage, Azure, or a directory; needs kvpool[objects]",
+        summary="S3, Google Cloud Storage, Azure, or a directory",
         options={
             "endpoint": "URL of the service, for one that is compatible with S3",
             "region": "region of the bucket [default: that of the environment]",
             "timeout": "seconds to wait for an answer [default: 5]",
             "requests": "requests at the same time [default: 16]",
         },
+        modules=("obstore",),
+        extra="kvpool[objects]",
     )

@@ -36,7 +36,7 @@ def kvpool_tier() -> TierFactory:
     """Describe the tier to kvpool."""
     return TierFactory(
         open=open_redis,
-        summary="Valkey or Redis, one server or a cluster; needs kvpool[redis]",
+        summary="Valkey or Redis, one server or a cluster",
         options={
             "cluster": "'yes' if the server is one of a cluster [default: no]",
             "prefix": "what the names of all keys begin with [default: kvpool:]",
@@ -44,4 +44,6 @@ def kvpool_tier() -> TierFactory:
             "timeout": "seconds to wait for an answer [default: 2]",
             "ca": "file of certificates to trust, with rediss and valkeys [default: the system's]",
         },
+        modules=("redis",),
+        extra="kvpool[redis]",
     )

@@ -48,10 +48,10 @@ def test_a_line_always_says_how_far_it_is(capsys: pytest.CaptureFixture[str], cl
 
 def test_another_work(capsys: pytest.CaptureFixture[str], clock: Clock) -> None:
     progress, _ = bar(clock)
-    progress.show("simulate", 1, 4)
+    progress.show(1, 4, what="simulate")
     clock.now += 10
-    progress.show("simulate", 2, 4)
-    progress.show("simulate", 3, 4)
+    progress.show(2, 4, what="simulate")
+    progress.show(3, 4, what="simulate")
     assert capsys.readouterr().err == "kvpool: simulate: 50%\n"
 
 

@@ -7,10 +7,14 @@ import re
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 
+from kvpool.integrations.metrics import TierCollector
 from tests.support.docs_pages import DOCS
 from tests.support.prometheus import families
 from tests.support.served import Served
+from tests.support.tier_figures import busy_store
 
 DASHBOARD: dict[str, Any] = json.loads((DOCS / "grafana/kvpool.json").read_text(encoding="utf-8"))
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
@@ -19,7 +23,7 @@ EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]
 
 
 def test_every_panel_says_what_it_shows_and_has_a_place_of_its_own() -> None:
-    assert len(PANELS) == 21
+    assert len(PANELS) == 30
     places: set[tuple[int, int]] = set()
     for panel in PANELS:
         assert panel["title"]
@@ -48,11 +52,20 @@ def labels_of(expression: str) -> set[str]:
     return {name.strip() for names in grouped for name in names.split(",")} | set(matched)
 
 
+def shown_by(served: Served) -> dict[str, Metric]:
+    """Return the metrics of a server, with those of tiers, which it has none of."""
+    registry = CollectorRegistry()
+    with busy_store("memory:?capacity=1MiB") as store:
+        registry.register(TierCollector(store))
+        tiers: bytes = generate_latest(registry)
+    return families(served.get("/metrics").content.decode()) | families(tiers.decode())
+
+
 @pytest.mark.transformers
 def test_every_metric_and_label_that_it_names_is_there(served: Served) -> None:
     hello = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 2}
     assert served.post("/v1/chat/completions", hello).status == 200
-    found = families(served.get("/metrics").content.decode())
+    found = shown_by(served)
     labels: dict[str, set[str]] = {}
     for metric in found.values():
         for sample in metric.samples:
@@ -76,7 +89,7 @@ def test_every_metric_and_label_that_it_names_is_there(served: Served) -> None:
 
 @pytest.mark.transformers
 def test_a_query_for_a_counter_asks_for_its_rate(served: Served) -> None:
-    found = families(served.get("/metrics").content.decode())
+    found = shown_by(served)
     counters = {name for name, metric in found.items() if metric.type in {"counter", "histogram"}}
     for expression in EXPRESSIONS:
         for name, brackets in re.findall(

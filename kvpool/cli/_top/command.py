@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,10 +11,10 @@ from rich.console import Console
 from rich.live import Live
 
 from kvpool.cli._interrupts import EXIT_CODE, Interrupts
-from kvpool.cli._keys import VARIABLE, keys_of
 from kvpool.cli._options import WEEK, with_default
+from kvpool.cli._scrape import Scrape, ScrapeError, Source
+from kvpool.cli._server_options import ApiKeyFileOption, first_key, server_address
 from kvpool.cli._top.history import History
-from kvpool.cli._top.scrape import Scrape, ScrapeError, Source, metrics_url
 from kvpool.cli._top.view import View
 
 __all__ = ["top"]
@@ -23,18 +22,11 @@ __all__ = ["top"]
 _DEFAULT = "http://127.0.0.1:8000"
 
 
-def _url(text: str) -> str:
-    try:
-        return metrics_url(text)
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
 def top(
     url: Annotated[
         str,
         typer.Argument(
-            parser=_url,
+            parser=server_address,
             metavar="URL",
             help=with_default("Address of the server, or of its metrics.", _DEFAULT),
             show_default=False,
@@ -46,13 +38,7 @@ def top(
     once: Annotated[
         bool, typer.Option("--once", help="Print one table and exit, as without a terminal.")
     ] = False,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help=with_default("File with a key of the server.", f"${VARIABLE}"),
-        ),
-    ] = None,
+    api_key_file: ApiKeyFileOption = None,
 ) -> None:
     """Watch the pool of a server: memory, evictions, reused tokens, requests and latencies.
 
@@ -60,7 +46,7 @@ def top(
     `kvpool.integrations.metrics.PoolCollector`, shows under /metrics. Ctrl-C ends it.
     Latencies are of the last minute, or of all time if nothing happened in it.
     """
-    source = Source(url, _key(api_key_file), timeout=max(interval, 5.0))
+    source = Source(url, first_key(api_key_file), timeout=max(interval, 5.0))
     console = Console(markup=False, highlight=False, emoji=False)
     history = History(_read(source))
     title = url.removesuffix("/metrics")
@@ -76,17 +62,6 @@ def top(
 
 def _read(source: Source) -> Scrape:
     return Scrape(source.read(), time.monotonic())
-
-
-def _key(file: Path | None) -> str | None:
-    """Return the first key of a file or of the environment: any key of a server will do."""
-    key = next(iter(keys_of((), file)), None)
-    if key is not None and not (key.isascii() and key.isprintable()):
-        raise typer.BadParameter(
-            "the key has a character that is not printable ASCII, so that no server has it",
-            param_hint=f"--api-key-file or ${VARIABLE}",
-        )
-    return key
 
 
 def _watch(

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections import deque
 
-from kvpool.cli._top.scrape import Scrape
+from kvpool.cli._scrape import Scrape
 
 __all__ = ["History"]
 

@@ -44,7 +44,7 @@ class Kind(enum.Enum):
 
 
 class Figure(NamedTuple, Generic[S]):
-    """A metric of a manager or an engine.
+    """A metric of a manager, an engine or a level of tiers.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Figure(NamedTuple, Generic[S]):
         With dots between its parts, without the name of the project, unit or kind.
     kind : Kind
     unit : str
-        ``"bytes"``, ``"tokens"``, ``"ratio"``, or empty for a count.
+        ``"bytes"``, ``"tokens"``, ``"seconds"``, ``"ratio"``, or empty for a count.
     text : str
         What it means, as one sentence.
     read : callable

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from kvpool.__about__ import __version__
 from kvpool.errors import MissingExtraError
@@ -17,7 +17,14 @@ from kvpool.integrations._metrics.figures import (
     engine_stats_of,
     stats_of,
 )
+from kvpool.integrations._metrics.levels import (
+    LEVEL_FIGURES,
+    LEVEL_LABELS,
+    LevelReading,
+    readings_of,
+)
 from kvpool.manager import KVCacheManager
+from kvpool.tiers import TierStore
 
 try:
     from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation, get_meter
@@ -31,7 +38,7 @@ if TYPE_CHECKING:  # an engine imports integrations, so that these cannot derive
 else:
     EngineObserver = object
 
-__all__ = ["TokenTimes", "observe_engine", "observe_pool"]
+__all__ = ["TokenTimes", "observe_engine", "observe_pool", "observe_tiers"]
 
 S = TypeVar("S")
 
@@ -54,7 +61,7 @@ def observe_pool(manager: KVCacheManager, provider: MeterProvider | None = None)
     ``kvpool.pool.memory`` in bytes is ``kvpool_pool_memory_bytes`` for Prometheus.
     """
     reference = weakref.ref(manager)
-    _observe(FIGURES, lambda: stats_of(reference()), provider)
+    _observe(FIGURES, lambda: _alone(stats_of(reference())), provider)
 
 
 def observe_engine(engine: Engine, provider: MeterProvider | None = None) -> None:
@@ -73,7 +80,33 @@ def observe_engine(engine: Engine, provider: MeterProvider | None = None) -> Non
     times themselves: let the engine tell them to a `TokenTimes`.
     """
     reference = weakref.ref(engine)
-    _observe(ENGINE_FIGURES, lambda: engine_stats_of(reference()), provider)
+    _observe(ENGINE_FIGURES, lambda: _alone(engine_stats_of(reference())), provider)
+
+
+def observe_tiers(store: TierStore, provider: MeterProvider | None = None) -> None:
+    """Let OpenTelemetry read the figures of the levels of a store whenever it collects metrics.
+
+    Parameters
+    ----------
+    store : TierStore
+        It is not kept alive. One that is gone has no metrics.
+    provider : MeterProvider, optional
+        [default: the global one of OpenTelemetry]
+
+    Notes
+    -----
+    These are the metrics of `kvpool.integrations.metrics.TierCollector`, with its labels ``level``
+    and ``url`` as attributes.
+    """
+    reference = weakref.ref(store)
+
+    def levels() -> list[tuple[LevelReading, dict[str, str]]]:
+        return [
+            (reading, dict(zip(LEVEL_LABELS, reading.labels, strict=True)))
+            for reading in readings_of(reference())
+        ]
+
+    _observe(LEVEL_FIGURES, levels, provider)
 
 
 class TokenTimes(EngineObserver):
@@ -114,28 +147,35 @@ def _meter(provider: MeterProvider | None) -> Meter:
     return get_meter("kvpool", __version__, meter_provider=provider)
 
 
-def _observe(
-    figures: Sequence[Figure[S]], stats: Callable[[], S | None], provider: MeterProvider | None
-) -> None:
+_Read: TypeAlias = "Callable[[], Sequence[tuple[S, Mapping[str, str]]]]"
+"""Returns the stats of all that a figure is read from, each with the attributes that name it."""
+
+
+def _alone(stats: S | None) -> list[tuple[S, Mapping[str, str]]]:
+    """Return what there is one of, which needs no name."""
+    return [] if stats is None else [(stats, {})]
+
+
+def _observe(figures: Sequence[Figure[S]], read: _Read[S], provider: MeterProvider | None) -> None:
     meter = _meter(provider)
     for figure in figures:
         is_counter = figure.kind is Kind.COUNTER
         create = meter.create_observable_counter if is_counter else meter.create_observable_gauge
         create(
             f"kvpool.{figure.name}",
-            callbacks=[_callback(figure, stats)],
+            callbacks=[_callback(figure, read)],
             unit=_UNITS.get(figure.unit, "1"),
             description=figure.text,
         )
 
 
 def _callback(
-    figure: Figure[S], stats: Callable[[], S | None]
+    figure: Figure[S], read: _Read[S]
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(_options: CallbackOptions) -> Iterable[Observation]:
-        found = stats()
-        values = {} if found is None else figure.read(found)
-        for label, value in values.items():
-            yield Observation(value, {figure.label: label} if figure.label else None)
+        for stats, attributes in read():
+            for label, value in figure.read(stats).items():
+                own = {figure.label: label} if figure.label else {}
+                yield Observation(value, {**attributes, **own} or None)
 
     return observe

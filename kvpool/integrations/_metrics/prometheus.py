@@ -1,4 +1,4 @@
-"""The figures of managers and engines for Prometheus, by the package prometheus-client."""
+"""The figures of managers, engines and tiers for Prometheus, by the package prometheus-client."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from kvpool.integrations._metrics.figures import (
     engine_stats_of,
     stats_of,
 )
+from kvpool.integrations._metrics.levels import LEVEL_FIGURES, LEVEL_LABELS, readings_of
 from kvpool.manager import KVCacheManager
+from kvpool.tiers import TierStore
 
 try:
     from prometheus_client.core import (
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
     from kvpool.serving import Engine, EngineStats
 
-__all__ = ["EngineCollector", "PoolCollector"]
+__all__ = ["EngineCollector", "PoolCollector", "TierCollector"]
 
 S = TypeVar("S")
 
@@ -113,21 +115,70 @@ class EngineCollector(Collector):
             yield _filled_histogram(times, stats)
 
 
+class TierCollector(Collector):
+    """The figures of the levels of a store of tiers, read when Prometheus asks.
+
+    Parameters
+    ----------
+    store : TierStore
+        The collector does not keep it alive. One that is gone has no metrics.
+
+    Notes
+    -----
+    Each metric has the labels ``level``, the number of the level from 1 on, and ``url``, the URL
+    of its tier without secrets. A scrape asks each tier what it holds, for as long as its budget
+    allows.
+
+    Examples
+    --------
+    >>> from prometheus_client import CollectorRegistry, generate_latest
+    >>> from kvpool.tiers import TierStore
+    >>> registry = CollectorRegistry()
+    >>> with TierStore(["memory:?capacity=1MiB"]) as store:
+    ...     registry.register(TierCollector(store))
+    ...     text = generate_latest(registry).decode()
+    >>> [line for line in text.splitlines() if line.startswith("kvpool_tier_capacity")]
+    ['kvpool_tier_capacity_bytes{level="1",url="memory:"} 1.048576e+06']
+    """
+
+    def __init__(self, store: TierStore) -> None:
+        self._store = weakref.ref(store)
+
+    def describe(self) -> list[Metric]:
+        """Return the metrics without values, so that a registry knows their names."""
+        return [_family(figure, *LEVEL_LABELS) for figure in LEVEL_FIGURES]
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics."""
+        readings = readings_of(self._store())
+        for figure in LEVEL_FIGURES if readings else ():
+            family = _family(figure, *LEVEL_LABELS)
+            for reading in readings:
+                _fill(family, figure, reading, *reading.labels)
+            yield family
+
+
 def _name(name: str) -> str:
     return f"kvpool_{name.replace('.', '_')}"
 
 
-def _family(figure: Figure[S]) -> CounterMetricFamily | GaugeMetricFamily:
+def _family(figure: Figure[S], *labels: str) -> CounterMetricFamily | GaugeMetricFamily:
     kind = CounterMetricFamily if figure.kind is Kind.COUNTER else GaugeMetricFamily
-    labels = [figure.label] if figure.label else []
-    return kind(_name(figure.name), figure.text, labels=labels, unit=figure.unit)
+    own = [figure.label] if figure.label else []
+    return kind(_name(figure.name), figure.text, labels=[*labels, *own], unit=figure.unit)
 
 
 def _filled(figure: Figure[S], stats: S) -> Metric:
     family = _family(figure)
-    for label, value in figure.read(stats).items():
-        family.add_metric([label] if figure.label else [], value)
+    _fill(family, figure, stats)
     return family
+
+
+def _fill(
+    family: CounterMetricFamily | GaugeMetricFamily, figure: Figure[S], stats: S, *labels: str
+) -> None:
+    for label, value in figure.read(stats).items():
+        family.add_metric([*labels, label] if figure.label else labels, value)
 
 
 def _histogram(times: Times) -> HistogramMetricFamily:

@@ -122,6 +122,6 @@ def kvpool_codec() -> CodecFactory:
         create=_create,
         summary="encrypted with AES-GCM",
         options={
-            "key": "file with the key, or env:NAME; by default env:KVPOOL_TIER_KEY",
+            "key": "file with the key, or env:NAME [default: env:KVPOOL_TIER_KEY]",
         },
     )

@@ -139,5 +139,5 @@ def kvpool_codec() -> CodecFactory:
     return CodecFactory(
         create=_create,
         summary="lossless: byte planes, compressed by Zstandard",
-        options={"level": "1 to 19, by default 1"},
+        options={"level": "1 to 19 [default: 1]"},
     )

@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from kvpool.cli._interrupts import Interrupts
+from kvpool.cli._scrape import Scrape, Source
 from kvpool.cli._top.command import _watch
 from kvpool.cli._top.history import History
-from kvpool.cli._top.scrape import Scrape, Source
 
 
 class Pressed(Console):

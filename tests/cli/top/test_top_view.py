@@ -7,8 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
+from kvpool.cli._scrape import Scrape
 from kvpool.cli._top.history import History
-from kvpool.cli._top.scrape import Scrape
 from kvpool.cli._top.view import View
 
 POOL = """\

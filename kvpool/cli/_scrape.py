@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.parse import SplitResult, urlsplit, urlunsplit
@@ -55,16 +55,19 @@ class Scrape:
 
     def total(self, name: str, /, **labels: str) -> float:
         """Return the sum of the samples that have these labels; 0 if there are none."""
-        return math.fsum(
-            value
-            for own, value in self._samples.get(name, ())
-            if all(own.get(label, "") == wanted for label, wanted in labels.items())
-        )
+        return math.fsum(value for own, value in self._samples.get(name, ()) if _has(own, labels))
 
-    def by(self, name: str, label: str) -> dict[str, float]:
-        """Return the sum of the samples for each value of a label."""
-        values = dict.fromkeys(own.get(label, "") for own, _ in self._samples.get(name, ()))
-        return {value: self.total(name, **{label: value}) for value in values}
+    def by(self, name: str, label: str, /, **labels: str) -> dict[str, float]:
+        """Return the sum of the samples that have some labels, for each value of another label."""
+        values = dict.fromkeys(
+            own.get(label, "") for own, _ in self._samples.get(name, ()) if _has(own, labels)
+        )
+        return {value: self.total(name, **labels, **{label: value}) for value in values}
+
+
+def _has(own: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """Return whether a sample has these labels; an empty text is that of a label it lacks."""
+    return all(own.get(label, "") == wanted for label, wanted in labels.items())
 
 
 def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, Info, gener
 from prometheus_client.parser import text_string_to_metric_families
 
 from kvpool import KVCacheManager
-from kvpool.cli._top.scrape import Scrape, ScrapeError, Source, metrics_url
+from kvpool.cli._scrape import Scrape, ScrapeError, Source, metrics_url
 from kvpool.integrations.metrics import PoolCollector
 from tests.support.http_answers import Answer, AnsweringServer
 
