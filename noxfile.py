@@ -305,18 +305,37 @@ def bench_ragged(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", "ragged", "--json", record, *session.posargs)
 
 
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def bench_tiers(session: nox.Session) -> None:
+    """Run the benchmark of tiers with every store, as `bench` runs all others.
+
+    `bench` measures the disk alone; this also installs the clients of redis-server, which the
+    system has to have, and of object stores, servers of S3 and of Mooncake, and safetensors. The
+    record is in `.nox/.cache/bench-tiers.json`. With `-- --publish` it goes to the performance
+    page. pip makes this environment, as that of `integration`.
+    """
+    steps.require(session, OLDEST)
+    steps.install_editable(session, "requirements/bench.txt", "integration", "bench-tiers")
+    record = str(session.cache_dir / "bench-tiers.json")
+    session.run("python", "-m", "benchmarks", "tiers", "--json", record, *session.posargs)
+
+
 @nox.session(python=OLDEST.for_nox)
 def nightly(session: nox.Session) -> None:
-    """Make 200,000 random calls, verify 1,000 ledgers, interrupt 50,000 calls, and soak.
+    """Make 200,000 random calls, verify 1,000 ledgers, interrupt 50,000 calls, soak, and kill.
 
     A violation is a failure, and so is a ledger of 8 threads that does not verify. The soak, 10
     minutes of every call in 8 threads, may not use more memory, descriptors or mappings at its end
-    than after its first rounds. `nox -s bench` makes a part of each.
+    than after its first rounds. `nox -s bench` makes a part of each. A process that writes to the
+    tier on a disk is killed 300 times, where the gates do it 20 times.
     """
     steps.require(session, OLDEST)
     steps.install_editable(session, "requirements/bench.txt")
     arguments = ["stateful", "interrupts", "soak", "--check", *session.posargs]
     session.run("python", "-m", "benchmarks", *arguments, env={"KVPOOL_NIGHTLY": "1"})
+    # Without the conftest files, which need more than this environment has.
+    kills = ["--noconftest", "tests/tiers/test_disk_faults.py", "-k", "kill"]
+    session.run("python", "-m", "pytest", *kills, env=TEST_ENVIRONMENT | {"KVPOOL_KILLS": "300"})
 
 
 @nox.session(python=OLDEST.for_nox, reuse_venv=True)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
-from urllib.request import urlopen
 
 import pytest
 
@@ -15,54 +12,25 @@ from kvpool.errors import InvalidTierError, TierError
 from kvpool.testing import TierSuite
 from kvpool.tiers import Tier, open_tier
 from tests.support import needs
+from tests.support.mooncake_master import MooncakeMaster
 from tests.support.redis_server import free_port
 
 pytestmark = pytest.mark.integration
 
 
-class Master:
-    """A process `mooncake_master`, with its HTTP service."""
-
-    def __init__(self, folder: Path) -> None:
-        program = needs.mooncake() / "mooncake_master"
-        self.port, self.admin = free_port(), free_port()
-        arguments = [
-            *(f"--rpc_port={self.port}", "--rpc_address=127.0.0.1"),
-            *(f"--metrics_port={self.admin}", "--metrics_host=127.0.0.1"),
-            "--default_kv_lease_ttl=100",  # milliseconds
-        ]
-        with (folder / "master.log").open("wb") as log:
-            self.process = subprocess.Popen([program, *arguments], stdout=log, stderr=log)
-        until = time.monotonic() + 30
-        while not self.answers():
-            assert time.monotonic() < until, "the master does not start"
-            time.sleep(0.02)
-
-    def answers(self) -> bool:
-        try:
-            with urlopen(f"http://127.0.0.1:{self.admin}/health", timeout=1) as answer:
-                return bool(answer.status == 200)
-        except OSError:
-            return False
-
-    @property
-    def url(self) -> str:
-        return f"mooncake://127.0.0.1:{self.port}?admin=127.0.0.1:{self.admin}"
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+def started(folder: Path) -> MooncakeMaster:
+    return MooncakeMaster(needs.mooncake() / "mooncake_master", folder)
 
 
 @pytest.fixture(scope="module")
-def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Master]:
-    one = Master(tmp_path_factory.mktemp("mooncake"))
+def master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MooncakeMaster]:
+    one = started(tmp_path_factory.mktemp("mooncake"))
     yield one
     one.kill()
 
 
 @pytest.fixture(scope="module")
-def storage(master: Master) -> Iterator[Tier]:
+def storage(master: MooncakeMaster) -> Iterator[Tier]:
     """Open the client whose memory the cluster has, as long as the tests run."""
     with open_tier(f"{master.url}&segment=256MiB") as tier:
         yield tier
@@ -72,7 +40,7 @@ class TestMooncake(TierSuite):
     url: ClassVar[str]
 
     @pytest.fixture(autouse=True)
-    def _cluster(self, master: Master, storage: Tier) -> None:
+    def _cluster(self, master: MooncakeMaster, storage: Tier) -> None:
         type(self).url = master.url
         storage.remove(list(storage.keys()))
 
@@ -84,7 +52,9 @@ class TestMooncake(TierSuite):
         return open_tier(self.url)
 
 
-def test_more_than_the_buffer_holds_is_read_all_the_same(master: Master, storage: Tier) -> None:
+def test_more_than_the_buffer_holds_is_read_all_the_same(
+    master: MooncakeMaster, storage: Tier
+) -> None:
     keys = [b"large%d" % number for number in range(8)]
     with open_tier(f"{master.url}&buffer=16MiB") as tier:
         assert tier.write([(key, [key, bytes(4 << 20)]) for key in keys]) == 8
@@ -94,7 +64,7 @@ def test_more_than_the_buffer_holds_is_read_all_the_same(master: Master, storage
 
 
 def test_a_cluster_without_room_refuses(tmp_path: Path) -> None:
-    master = Master(tmp_path)
+    master = started(tmp_path)
     with open_tier(f"{master.url}&segment=32MiB") as tier:
         stored = tier.write([(b"%d" % number, [bytes(4 << 20)]) for number in range(16)])
         assert 0 < stored < 16
@@ -103,7 +73,7 @@ def test_a_cluster_without_room_refuses(tmp_path: Path) -> None:
 
 
 def test_a_master_that_dies(tmp_path: Path) -> None:
-    master = Master(tmp_path)
+    master = started(tmp_path)
     with open_tier(f"{master.url}&segment=32MiB") as tier:
         tier.write([(b"key", [b"value"])])
         master.kill()
@@ -124,7 +94,7 @@ def test_a_master_that_is_not_there() -> None:
 
 
 def test_keys_cannot_be_listed_without_the_service_of_the_master(
-    master: Master, storage: Tier
+    master: MooncakeMaster, storage: Tier
 ) -> None:
     del storage
     with (
