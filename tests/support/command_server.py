@@ -8,6 +8,8 @@ Python itself does not start in it, so variables for Python's start (PYTHON…) 
 from __future__ import annotations
 
 import atexit
+import gc
+import importlib
 import json
 import os
 import subprocess
@@ -24,6 +26,10 @@ __all__ = ["CAN_FORK", "CommandServer", "serve"]
 
 CAN_FORK = sys.platform == "linux"
 """On macOS, a forked process may not use every library of the system; Windows has no fork."""
+
+# What the command imports of other projects as it draws a help text or an error, which most of
+# its tests have it do. No module of kvpool: when those are imported is the command's own.
+_OF_OTHERS = ("pydantic", "rich.markdown", "rich.pretty", "rich.traceback", "typer.rich_utils")
 
 _ROOT = Path(__file__).parents[2]
 
@@ -85,6 +91,10 @@ class CommandServer:
 
 def serve() -> None:
     """Run the commands that lines of standard input ask for, until it ends."""
+    for name in _OF_OTHERS:
+        importlib.import_module(name)
+    gc.collect()
+    gc.freeze()  # so that no process copies the memory of all modules as it collects garbage
     for line in sys.stdin:
         process = os.fork()
         if not process:
