@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import redis
 
+from kvpool import KVCacheEntry, KVLayout, MemoryPool
 from kvpool.errors import InvalidTierError, TierError
+from kvpool.prefix import Identity, token_bytes
 from kvpool.testing import TierSuite
-from kvpool.tiers import Tier, open_tier
+from kvpool.tiers import Tier, TierStore, open_tier
 from tests.support.injection import Injection
 from tests.support.redis_server import RedisServer
 
@@ -318,3 +322,74 @@ def test_a_node_of_a_cluster_dies(tmp_path: Path) -> None:
                 pass
     finally:
         cluster.close()
+
+
+# -- two machines --------------------------------------------------------------------------
+
+LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=32, dtype="float16")
+IDENTITY = Identity("model", "", LAYOUT)
+CHUNK, SEQUENCES, LENGTH = 16, 8, 160
+MACHINE = """
+import sys
+import numpy as np
+from kvpool import KVCacheEntry, KVLayout, MemoryPool
+from kvpool.prefix import Identity, token_bytes
+from kvpool.tiers import TierStore
+
+url, first, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+layout = KVLayout(layers=2, kv_heads=2, head_dim=32, dtype="float16")
+identity = Identity("model", "", layout)
+with TierStore([url], chunk_tokens=16) as store:
+    for number in range(first, first + count):
+        draws = np.random.default_rng(number)
+        keys, values = draws.standard_normal((2, 2, 2, 160, 32)).astype(np.float16)
+        tokens = token_bytes([number] + list(range(159)))
+        assert store.put(identity, tokens, keys, values) == 10
+        left = store.drain(60)
+        print(number, left, flush=True)
+"""
+
+
+def computed(number: int) -> Any:
+    """Return keys and values as the other machine computes them."""
+    draws = np.random.default_rng(number)
+    return draws.standard_normal((2, 2, 2, LENGTH, 32)).astype(np.float16)
+
+
+def test_what_one_machine_computed_another_loads_while_a_node_dies(tmp_path: Path) -> None:
+    """The bytes are equal; what the dead node had is computed again, and nothing is wrong."""
+    cluster = Cluster(tmp_path)
+    lengths, again = [], []
+    command = [sys.executable, "-c", MACHINE, f"{cluster.url}&budget=none"]
+    try:
+        with (
+            subprocess.Popen(
+                [*command, "0", str(2 * SEQUENCES)], stdout=subprocess.PIPE, text=True
+            ) as other,
+            TierStore([f"{cluster.url}&budget=none"], chunk_tokens=CHUNK) as store,
+        ):
+            assert other.stdout is not None
+            pool = MemoryPool(8 << 20, backend="numpy")
+            for number in range(2 * SEQUENCES):
+                assert other.stdout.readline() == f"{number} 0\n"
+                if number == SEQUENCES:
+                    cluster.servers[1].kill()  # while the other machine writes
+                lengths.append(load(store, pool, number))
+            again = [load(store, pool, number) for number in range(SEQUENCES)]
+            wrong = store.stats().levels[0].misses.keys() - {"absent", "behind"}
+            assert other.wait() == 0
+    finally:
+        cluster.close()
+    assert lengths[:SEQUENCES] == [LENGTH] * SEQUENCES
+    assert 0 < sum(again) < SEQUENCES * LENGTH  # the leading runs without the node
+    assert not wrong
+
+
+def load(store: TierStore, pool: MemoryPool, number: int) -> int:
+    """Load what the other machine computed; return how many tokens, each of which is right."""
+    entry = KVCacheEntry.create(pool, LAYOUT, LENGTH, f"session {number}")
+    store.load(IDENTITY, token_bytes([number, *range(LENGTH - 1)]), entry)
+    keys, values = computed(number)
+    assert entry.keys().tobytes() == keys[:, :, : entry.token_count].tobytes()
+    assert entry.values().tobytes() == values[:, :, : entry.token_count].tobytes()
+    return entry.token_count
