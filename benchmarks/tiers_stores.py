@@ -277,18 +277,19 @@ def mooncake(folder: Path) -> Iterator[Store]:
     module = _module("mooncake.store")
     program = Path(str(module.__file__)).parent / "mooncake_master"
     master = MooncakeMaster(program, folder)
+    # One client gives its memory; the others reach it over TCP, or it would be a copy in a process.
+    clients = [module.MooncakeDistributedStore() for _ in range(2)]
     try:
-        store = module.MooncakeDistributedStore()
-        place = "127.0.0.1", "P2PHANDSHAKE", 1 << 30, 256 << 20, "tcp", ""
-        if code := store.setup(*place, f"127.0.0.1:{master.port}"):
-            raise UnavailableError(f"Mooncake's client cannot be set up: error {code}")
-        try:
-            versions = _versions("mooncake-transfer-engine-non-cuda")
-            url = f"{master.url}&buffer=256MiB"
-            yield Store("mooncake", url, "Mooncake's client", MooncakeClient(store), versions)
-        finally:
-            store.close()
+        for client, segment in zip(clients, (1 << 30, 0), strict=True):
+            place = "127.0.0.1", "P2PHANDSHAKE", segment, 256 << 20, "tcp", ""
+            if code := client.setup(*place, f"127.0.0.1:{master.port}"):
+                raise UnavailableError(f"Mooncake's client cannot be set up: error {code}")
+        versions = _versions("mooncake-transfer-engine-non-cuda")
+        url = f"{master.url}&buffer=256MiB"
+        yield Store("mooncake", url, "Mooncake's client", MooncakeClient(clients[1]), versions)
     finally:
+        for client in reversed(clients):
+            client.close()
         master.kill()
 
 
