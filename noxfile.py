@@ -40,6 +40,17 @@ WITH_LLAMA = ("docs/llama-cpp.md",)  # `engine_llama` runs them
 TYPED_PAGES = ("docs/tutorial.md",)  # whose examples are a program that passes mypy --strict
 MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
 
+# The lowest that is allowed, and the last before `cache` took the place of `past_key_values`.
+OLDER_TRANSFORMERS = ("5.19.0", "5.23.0")
+NEWEST_TRANSFORMERS_ONLY = (
+    "test_examples.py",
+    "test_model_families.py",
+    "test_ragged_families.py",
+    "test_ragged_real_model.py",
+    "test_real_model.py",
+    "test_small_model.py",
+)
+
 COVERAGE = ("--cov", "--cov-report=term")
 
 # In the tests of the project's own tools nothing of kvpool runs. They start many processes, which
@@ -220,6 +231,25 @@ def transformers(session: nox.Session) -> None:
     modules = ["--doctest-modules", "--ignore-glob=*llama_cpp*"]
     modules += ["--pyargs", "kvpool.integrations", "kvpool.serving"]
     session.run("pytest", "--quiet", *WITH_TORCH, *modules, env=environment)
+
+
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+@nox.parametrize("release", OLDER_TRANSFORMERS)
+def older_transformers(session: nox.Session, release: str) -> None:
+    """Run the tests of the caches and batches with older releases of transformers.
+
+    They are the lowest that is allowed, and the last one whose models call the cache
+    `past_key_values`. The types of models, and what is built on the caches, are left to the
+    newest, in `transformers`.
+    """
+    steps.require(session, OLDEST)
+    steps.install_project(session, "requirements/test.txt")
+    steps.install_or_skip(session, "transformers")
+    session.install(f"transformers=={release}")
+    left_out = [f"--ignore=tests/integrations/{name}" for name in NEWEST_TRANSFORMERS_ONLY]
+    environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": "transformers"}
+    options = session.posargs or [*left_out, *steps.PARALLEL]
+    session.run("pytest", "-m", "transformers", "tests/integrations", *options, env=environment)
 
 
 @nox.session(python=OLDEST.for_nox, venv_backend="venv")

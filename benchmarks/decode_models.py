@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, StaticCache
 
 from benchmarks.decode_cases import DYNAMIC, POOLED, STATIC, Case, Shape
-from kvpool.integrations.transformers import PooledCache, register_attention
+from kvpool.integrations.transformers import PooledCache, cache_argument, register_attention
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 
@@ -80,7 +80,7 @@ class Decoder:
     def __init__(self, model: Any, cache: Any) -> None:
         self.logits: Any = None
         self._model = model
-        self._cache = cache
+        self._given = {cache_argument(model): cache}
         self._token = 0
 
     def decode(self, count: int) -> None:
@@ -88,5 +88,5 @@ class Decoder:
         for _ in range(count):
             self._token = (self._token + 1) % VOCABULARY
             token = torch.tensor([[self._token]])
-            output = self._model(token, past_key_values=self._cache, use_cache=True)
+            output = self._model(token, use_cache=True, **self._given)
             self.logits = output.logits

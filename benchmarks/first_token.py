@@ -23,7 +23,7 @@ from kvpool.integrations.small_model import (
     small_model_directory,
     small_model_file,
 )
-from kvpool.integrations.transformers import PooledCache
+from kvpool.integrations.transformers import PooledCache, cache_argument
 from kvpool.manager import KVCacheManager
 
 PROMPT = 1500
@@ -67,11 +67,11 @@ class Asker:
         made = self.model.generate(
             prompt,
             attention_mask=torch.ones_like(prompt),
-            past_key_values=cache,
             max_new_tokens=1,
             do_sample=False,
             temperature=None,
             top_p=None,
+            **{cache_argument(self.model): cache},
         )
         return int(made[0, -1])
 

@@ -14,7 +14,6 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from kvpool import KVCacheManager
-from kvpool.errors import KVPoolError
 from kvpool.integrations.transformers import PooledCache
 
 CONFIG = LlamaConfig(
@@ -31,7 +30,7 @@ class Server:
     """Answers requests; `ask` puts one in, `answers` gives (session, answer) out."""
 
     def __init__(self, model: LlamaForCausalLM, manager: KVCacheManager, threads: int = 2) -> None:
-        self.answers: queue.Queue[tuple[str, bytes | KVPoolError]] = queue.Queue()
+        self.answers: queue.Queue[tuple[str, bytes | Exception]] = queue.Queue()
         self._model = model
         self._manager = manager
         self._said: dict[str, list[int]] = defaultdict(list)  # all tokens of each session
@@ -62,7 +61,7 @@ class Server:
                 text = self._waiting[session].popleft()
             try:
                 self.answers.put((session, self._answer(session, text)))
-            except KVPoolError as error:  # a full pool is an answer too, and the loop goes on
+            except Exception as error:  # such as a full pool: an answer too, and the loop goes on
                 self.answers.put((session, error))
             with self._lock:
                 if self._waiting[session]:  # one request, then the others have their turn
@@ -73,7 +72,7 @@ class Server:
     def _answer(self, session: str, text: str) -> bytes:
         tokens = torch.tensor([self._said[session] + list(text.encode())])
         with PooledCache.for_tokens(self._manager, tokens, session, model=self._model) as cache:
-            made = self._model.generate(tokens, past_key_values=cache, max_new_tokens=8)
+            made = self._model.generate(tokens, cache=cache, max_new_tokens=8)
             cache.close(made)
         self._said[session] = made[0].tolist()
         return bytes(self._said[session][tokens.shape[1] :])
@@ -81,6 +80,7 @@ class Server:
 
 def main() -> None:
     """Let five sessions have three turns each, in a pool with room for three."""
+    torch.manual_seed(0)
     model = LlamaForCausalLM(CONFIG).eval()
     with KVCacheManager("256KiB") as manager:
         server = Server(model, manager)

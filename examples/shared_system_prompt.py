@@ -24,6 +24,7 @@ SYSTEM = "You are the assistant of a library. Say where a book stands, and be br
 
 def main() -> None:
     """Answer five users, each in a session of their own."""
+    torch.manual_seed(0)
     model = LlamaForCausalLM(CONFIG).eval()
     computed: list[int] = []
     model.register_forward_pre_hook(
@@ -37,7 +38,7 @@ def main() -> None:
             question = f"Where is the book of {user}?".encode()
             tokens = torch.tensor([system + list(question)])
             with PooledCache.for_tokens(manager, tokens, session=user, model=model) as cache:
-                made = model.generate(tokens, past_key_values=cache, max_new_tokens=8)
+                made = model.generate(tokens, cache=cache, max_new_tokens=8)
                 cache.close(made)
             answer = bytes(made[0, tokens.shape[1] :].tolist())
             print(f"{user}: {tokens.shape[1]} tokens asked, {computed[0]} computed, {answer!r}")

@@ -27,6 +27,7 @@ _HEAD_DIM = ("head_dim", "dim_head")
 # Types whose configurations say something else than what the models keep.
 _UNSAID = {
     "cpmant": "it keeps tokens of its own beside those of the text",
+    "dory": "it runs some layers several times, and keeps keys and values of each time",
     "mimo_v2_flash": "its sliding layers have twice as many key-value heads as num_key_value_heads",
     "mllama_text_model": "its cross-attention layers keep tokens of images",
     "openai-gpt": "it keeps no keys and values",

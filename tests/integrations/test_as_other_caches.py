@@ -19,7 +19,7 @@ pytestmark = pytest.mark.transformers
 
 def generate(hf: Any, cache: Any, **inputs: Any) -> Any:
     options = {"max_new_tokens": 10, "do_sample": False, "return_dict_in_generate": True}
-    return hf.model().generate(**inputs, past_key_values=cache, **options)
+    return hf.model().generate(**inputs, **hf.given(hf.model(), cache), **options)
 
 
 @pytest.mark.parametrize(("heads", "kv_heads"), [(8, 8), (8, 2), (8, 1)])
@@ -102,7 +102,7 @@ def test_batched(hf: Any, manager: KVCacheManager) -> None:
     batch[1, :3] = 0
     cache = hf.PooledCache.for_model(manager, hf.model(), "s")
     made = generate(hf, cache, input_ids=batch, attention_mask=(batch != 0).long())
-    assert isinstance(made.past_key_values, hf.transformers.Cache)
+    assert isinstance(made[hf.cache_argument(hf.model())], hf.transformers.Cache)
     for row, prompt in ((0, batch[:1]), (1, batch[1:, 3:])):
         alone = generate(hf, hf.PooledCache.for_model(manager, hf.model(), row), input_ids=prompt)
         assert hf.torch.equal(made.sequences[row, 8:], alone.sequences[0, -10:])
@@ -113,7 +113,7 @@ def test_beam_search_reorders(hf: Any, manager: KVCacheManager) -> None:
     cache = hf.PooledCache.for_model(manager, hf.model(), "s")
     made = hf.model().generate(
         hf.words(5),
-        past_key_values=cache,
+        **hf.given(hf.model(), cache),
         max_new_tokens=20,
         do_sample=False,
         num_beams=2,
@@ -163,11 +163,11 @@ def test_generate_goes_on_from_past_key_values(
     cache = hf.PooledCache.for_model(manager, model, "s")
     options = {"do_sample": False, "return_dict_in_generate": True}
     whole = model.generate(prompt, max_new_tokens=6, **options).sequences
-    first = model.generate(prompt, past_key_values=cache, max_new_tokens=3, **options)
+    first = model.generate(prompt, **hf.given(model, cache), max_new_tokens=3, **options)
     inputs = {"input_ids": first.sequences}
     if taken == "embeddings":
         inputs["inputs_embeds"] = model.get_input_embeddings()(first.sequences)
-    then = model.generate(**inputs, past_key_values=cache, max_new_tokens=3, **options)
+    then = model.generate(**inputs, **hf.given(model, cache), max_new_tokens=3, **options)
     assert hf.torch.equal(then.sequences[0, -3:], whole[0, -3:])
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from tests.support import needs
 
@@ -18,7 +19,8 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def output(name: str) -> str:
-    needs.transformers()
+    if Version(needs.transformers().__version__) < Version("5.24"):
+        pytest.skip("the examples call the parameter of a cache as releases from 5.24 on do")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", str(EXAMPLES / name)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

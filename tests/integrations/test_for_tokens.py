@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+from importlib import import_module
 from typing import Any, Self
 
 import pytest
@@ -47,7 +48,8 @@ class Counted:
 def answer(model: Any, ids: Any, cache: Any, **options: Any) -> Any:
     """Return a text and how a model goes on from it."""
     options = {"max_new_tokens": ANSWER, "do_sample": False} | options
-    return model.generate(ids, past_key_values=cache, **options)
+    name = import_module("kvpool.integrations.transformers").cache_argument(model)
+    return model.generate(ids, **{name: cache}, **options)
 
 
 def expected(hf: Any, ids: Any, of: Any = None, **options: Any) -> Any:

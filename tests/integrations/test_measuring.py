@@ -89,5 +89,11 @@ def test_the_parameter_of_the_cache_has_the_name_of_the_release(hf: Any) -> None
 
     assert measuring.cache_argument(Old()) == "past_key_values"
     assert measuring.cache_argument(New()) == "cache"
+
+    class Wrapped:
+        def forward(self, *args: Any, **options: Any) -> None: ...
+
     newer = tuple(map(int, hf.transformers.__version__.split(".")[:2])) >= (5, 24)
-    assert measuring.cache_argument(hf.model()) == ("cache" if newer else "past_key_values")
+    compiled = hf.torch.compile(hf.model(), backend="eager")
+    for model in (hf.model(), compiled, Wrapped()):
+        assert measuring.cache_argument(model) == ("cache" if newer else "past_key_values")

@@ -183,9 +183,9 @@ def test_a_prompt_shorter_than_the_session_does_as_with_a_dynamic_cache(
 
     def second_turn(cache: Any) -> Any:
         options = {"max_new_tokens": 5, "do_sample": False}
-        said = model.generate(hf.words(9), past_key_values=cache, **options)
+        said = model.generate(hf.words(9), **hf.given(model, cache), **options)
         try:
-            return model.generate(said[:, :length], past_key_values=cache, **options).tolist()
+            return model.generate(said[:, :length], **hf.given(model, cache), **options).tolist()
         except Exception as error:
             return type(error)
 
@@ -203,8 +203,8 @@ def test_a_session_of_one_prompt_for_several_answers_says_what_to_call(
         cache = hf.PooledCache.for_model(make_manager(backend=backend), model, "s")
         hf.forward(model, hf.words(9)[:, :5], cache)
         with pytest.raises(InvalidTokensError, match=r"for 3: call batch_repeat_interleave"):
-            model.generate(hf.words(9), past_key_values=cache, **options)
+            model.generate(hf.words(9), **hf.given(model, cache), **options)
         assert cache.get_seq_length() == 5
         cache.batch_repeat_interleave(3)
-        found = model.generate(hf.words(9), past_key_values=cache, **options)
+        found = model.generate(hf.words(9), **hf.given(model, cache), **options)
         assert hf.torch.equal(found, expected)

@@ -332,7 +332,7 @@ def test_no_gradient_is_kept(hf: Any, manager: KVCacheManager) -> None:
     model = hf.model()
     cache = hf.PooledCache.for_model(manager, model, "chat-42")
     for _ in range(2):
-        model(input_ids=hf.words(3), past_key_values=cache)  # no `no_grad` around it
+        model(input_ids=hf.words(3), **hf.given(model, cache))  # no `no_grad` around it
     assert not any(tensor.requires_grad for tensor in hf.states(cache))
 
 

@@ -113,7 +113,7 @@ def test_a_system_prompt_is_computed_once(hf: Any, manager: KVCacheManager) -> N
         for number in range(3):
             prompt = hf.torch.cat([system, hf.words(4, seed=number)], dim=-1)
             made, expected = (
-                model.generate(prompt, past_key_values=cache, max_new_tokens=5, do_sample=False)
+                model.generate(prompt, **hf.given(model, cache), max_new_tokens=5, do_sample=False)
                 for cache in (shared.fork(number), None)
             )
             assert hf.torch.equal(made, expected)

@@ -24,10 +24,11 @@ MODES: dict[str, dict[str, Any]] = {
 
 def generate(hf: Any, cache: Any, input_ids: Any, kind: str = "llama", **options: Any) -> Any:
     hf.torch.manual_seed(0)
-    return hf.model(kind).generate(
+    model = hf.model(kind)
+    return model.generate(
         input_ids,
         attention_mask=(input_ids != 0).long(),
-        past_key_values=cache,
+        **hf.given(model, cache),
         max_new_tokens=12,
         return_dict_in_generate=True,
         output_logits=True,
@@ -53,7 +54,7 @@ def test_generate_makes_what_a_dynamic_cache_makes(
     mine = generate(hf, cache, prompt, **MODES[mode])
     theirs = generate(hf, dynamic, prompt, **MODES[mode])
     assert same_outcome(hf, mine, theirs)
-    assert mine.past_key_values is cache
+    assert mine[hf.cache_argument(hf.model())] is cache
     assert hf.same_cache(cache, dynamic)
 
 
@@ -113,8 +114,8 @@ def test_inference_mode_and_no_grad_may_take_turns(hf: Any, manager: KVCacheMana
     for number, mode in enumerate([hf.torch.inference_mode, hf.torch.no_grad] * 2):
         step = hf.words(3, seed=number)
         with mode():
-            mine = model(input_ids=step, past_key_values=cache).logits
-            theirs = model(input_ids=step, past_key_values=dynamic).logits
+            mine = model(input_ids=step, **hf.given(model, cache)).logits
+            theirs = model(input_ids=step, **hf.given(model, dynamic)).logits
             assert not any(tensor.is_inference() for tensor in hf.states(cache))
         assert hf.torch.equal(mine, theirs)
 

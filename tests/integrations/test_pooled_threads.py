@@ -21,7 +21,7 @@ def answer(hf: Any, cache: Any, number: int, turns: int) -> list[int]:
     """Hold a conversation; return all of its tokens."""
     model, text = hf.model(), hf.words(4, seed=number)
     for turn in range(turns):
-        text = model.generate(text, past_key_values=cache, max_new_tokens=8, do_sample=False)
+        text = model.generate(text, **hf.given(model, cache), max_new_tokens=8, do_sample=False)
         text = hf.torch.cat([text, hf.words(3, seed=turn)], dim=-1)
     tokens: list[int] = text[0].tolist()
     return tokens

@@ -22,7 +22,15 @@ from tests.support.managers import MakeManager
 
 pytestmark = pytest.mark.transformers
 
-KINDS = ["llama", "heads of their own", "one head", "sliding", "some sliding", "chunks"]
+KINDS = [
+    "llama",
+    "heads of their own",
+    "one head",
+    "sliding",
+    "some sliding",
+    "capped scores",
+    "chunks",
+]
 
 # Prefill, decode, both in one step, chunks of a prompt, and past every window.
 COUNTS = ((5, 11, 3, 1), (1, 1, 1, 1), (1, 4, 1, 9), (3, 1, 1, 20), (1, 1, 12, 1), (1, 1, 1, 1))

@@ -128,7 +128,7 @@ def test_other_names_of_heads_and_layers(changes: dict[str, Any], layout: str) -
     assert str(KVLayout.from_config(config(**changes))) == layout
 
 
-@pytest.mark.parametrize("model_type", ["cpmant", "mimo_v2_flash", "xlnet"])
+@pytest.mark.parametrize("model_type", ["cpmant", "dory", "mimo_v2_flash", "xlnet"])
 def test_types_whose_configurations_mislead_are_refused(model_type: str) -> None:
     with pytest.raises(InvalidLayoutError, match=f"type '{model_type}' does not say .*: it"):
         KVLayout.from_config(config(model_type=model_type))

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from kvpool.integrations.chat import PREFILL_TOKENS, ChatModel, ChatModelError
+from kvpool.integrations.transformers import cache_argument
 
 __all__ = [
     "PREFILL_TOKENS",
@@ -53,9 +54,9 @@ def continuation(of: ChatModel, tokens: list[int], count: int) -> list[int]:
     """Return how a model goes on, without a pool."""
     made = of.model.generate(
         torch.tensor([tokens]),
-        past_key_values=DynamicCache(),
         generation_config=of.settings,
         max_new_tokens=count,
+        **{cache_argument(of.model): DynamicCache()},
     )
     answer: list[int] = made[0, len(tokens) :].tolist()
     return answer

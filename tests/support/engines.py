@@ -12,6 +12,7 @@ import transformers
 from transformers import DynamicCache
 
 from kvpool.integrations.chat import ChatModel
+from kvpool.integrations.transformers import cache_argument
 from kvpool.manager import KVCacheManager
 from kvpool.serving import Engine
 
@@ -102,11 +103,12 @@ def alone(
     if seed is not None:
         torch.manual_seed(seed)
     ids = torch.tensor([list(prompt)])
-    made = (model or tiny().model).generate(
+    of = model or tiny().model
+    made = of.generate(
         ids,
         attention_mask=torch.ones_like(ids),
-        past_key_values=DynamicCache(),
         generation_config=settings(max_new_tokens=count, **options),
+        **{cache_argument(of): DynamicCache()},
     )
     return tuple(made[0, len(prompt) :].tolist())
 

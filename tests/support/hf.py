@@ -13,6 +13,7 @@ from transformers import DynamicCache
 from kvpool.integrations.transformers import (
     PooledBatch,
     PooledCache,
+    cache_argument,
     model_layout,
     register_attention,
 )
@@ -22,8 +23,10 @@ __all__ = [
     "DynamicCache",
     "PooledBatch",
     "PooledCache",
+    "cache_argument",
     "converse",
     "forward",
+    "given",
     "model",
     "model_layout",
     "register_attention",
@@ -66,6 +69,8 @@ _KINDS: dict[str, tuple[str, dict[str, Any]]] = {
             "attn_implementation": "eager",
         },
     ),
+    # By default eager, but in transformers 5.19 "sdpa", which passes over the cap.
+    "capped scores": ("Gemma2", {"sliding_window": 8, "head_dim": 8}),
     "chunks": (
         "Llama4Text",
         {
@@ -98,10 +103,15 @@ def words(count: int, rows: int = 1, seed: int = 0) -> Any:
     return torch.randint(2, VOCABULARY, (rows, count), generator=generator)
 
 
+def given(of: Any, cache: Any) -> dict[str, Any]:
+    """Return the argument that gives a model its cache, by the name that the release has."""
+    return {cache_argument(of): cache}
+
+
 def forward(of: Any, input_ids: Any, cache: Any, **options: Any) -> Any:
     """Return the logits of some tokens."""
     with torch.no_grad():
-        return of(input_ids=input_ids, past_key_values=cache, **options).logits
+        return of(input_ids=input_ids, **given(of, cache), **options).logits
 
 
 def converse(of: Any, cache: Any, turns: int = 3, answer: int = 6) -> Iterator[Any]:

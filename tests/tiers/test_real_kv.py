@@ -28,7 +28,8 @@ def test_the_ratio_of_zstd(small_model_directory: Path) -> None:
     )
     ids: list[int] = tokenizer(TEXT.read_text())["input_ids"][:128]
     with torch.no_grad():
-        layers = model(torch.tensor([ids]), use_cache=True).past_key_values.layers
+        _logits, cache = model(torch.tensor([ids]), use_cache=True).to_tuple()
+    layers = cache.layers
     keys, values = (
         np.stack([_array(getattr(layer, name)) for layer in layers]) for name in ("keys", "values")
     )

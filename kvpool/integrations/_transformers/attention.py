@@ -17,12 +17,13 @@ from transformers.masking_utils import sdpa_mask
 
 from kvpool.errors import InvalidArgumentError
 
-__all__ = ["ATTENTION", "grouped_attention", "register_attention"]
+__all__ = ["ATTENTION", "UNKNOWN_OPTIONS", "grouped_attention", "register_attention"]
 
 ATTENTION = "kvpool"
 """Name of the attention function."""
 
-_UNKNOWN = ("softcap", "s_aux", "sinks")  # options that change the sums, for `eager` alone
+UNKNOWN_OPTIONS = ("softcap", "s_aux", "sinks")
+"""Options that change the sums, for ``"eager"`` alone."""
 
 
 def register_attention() -> str:
@@ -77,7 +78,7 @@ def grouped_attention(
     InvalidArgumentError
         The model caps its scores, or attends to sinks.
     """
-    for name in _UNKNOWN:
+    for name in UNKNOWN_OPTIONS:
         if options.get(name) is not None:
             raise InvalidArgumentError(
                 f"the attention {ATTENTION!r} knows no {name}, which {type(module).__name__} "

@@ -24,7 +24,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from kvpool._process import ForkAware, forget_forks, watch_forks
 from kvpool.errors import UnbatchableModelError
-from kvpool.integrations._transformers.attention import grouped_attention
+from kvpool.integrations._transformers.attention import UNKNOWN_OPTIONS, grouped_attention
 from kvpool.integrations._transformers.ragged import MaskRule, RaggedStep
 
 __all__ = ["attending_by"]
@@ -124,7 +124,8 @@ def _attend(
     if step is None:
         attended: tuple[Any, Any] = one(module, query, key, value, attention_mask, **options)
         return attended
-    if one is sdpa_attention_forward:
+    is_plain = all(options.get(option) is None for option in UNKNOWN_OPTIONS)
+    if one is sdpa_attention_forward and is_plain:  # else it refuses, or passes over the option
         one = grouped_attention
     return step.attend(one, module, query, key, value, attention_mask, **options)
 

@@ -38,7 +38,7 @@ __all__ = ["PooledCache"]
 
 
 class PooledCache(Cache):
-    """A session of a `kvpool.KVCacheManager` as the ``past_key_values`` of a model.
+    """A session of a `kvpool.KVCacheManager` as the cache of a model of transformers.
 
     `for_tokens` makes the cache of a conversation: it compares the prompt with what the pool holds.
     The constructor makes one by the name of a session.
@@ -187,7 +187,7 @@ class PooledCache(Cache):
     ) -> Self:
         """Return a cache that holds the first of some tokens already, as many as the pool has.
 
-        ``generate(input_ids, past_key_values=cache)`` then computes the others, whatever was said
+        ``generate(input_ids, cache=cache)`` then computes the others, whatever was said
         before: an edited history is cut at the first token that differs, and tokens that any
         other session of the same model holds are not computed again.
 

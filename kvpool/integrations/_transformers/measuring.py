@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 import xxhash
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationMixin
 
 from kvpool.errors import InvalidLayoutError
 from kvpool.integrations._transformers.tensors import dtype_name
@@ -115,9 +115,19 @@ def model_layout(model: Any, dtype: Any = None) -> KVLayout:
 def cache_argument(model: Any) -> str:
     """Return the name of a model's parameter for its cache.
 
-    It is ``"past_key_values"`` up to transformers 5.23, and ``"cache"`` from 5.24 on.
+    Parameters
+    ----------
+    model : PreTrainedModel
+        Or what `torch.compile` made of one, or what hands all arguments on to one.
+
+    Returns
+    -------
+    str
+        ``"past_key_values"`` up to transformers 5.23, and ``"cache"`` from 5.24 on.
     """
-    names = inspect.signature(model.forward).parameters
+    names = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
+    if "past_key_values" not in names and "cache" not in names:  # it hands all arguments on
+        names = inspect.signature(GenerationMixin.prepare_inputs_for_generation).parameters
     cache = names.get("cache")
     # XLM has a `cache` of another kind, which is a dictionary.
     is_one = cache is not None and "dict" not in str(cache.annotation)
