@@ -256,18 +256,21 @@ def older_transformers(session: nox.Session, release: str) -> None:
 def engine_llama(session: nox.Session) -> None:
     """Run the tests and examples of the caches of llama.cpp.
 
-    llama-cpp-python is compiled the first time, which takes long. Its wheel stays in
+    llama-cpp-python is compiled the first time, which takes some minutes. Its wheel stays in
     `~/.cache/kvpool/wheels`, or below KVPOOL_CACHE. Where it cannot be compiled, the session is
     skipped and says so; with CI set in the environment that is a failure.
     """
     steps.require(session, OLDEST)
     steps.install_project(session, "requirements/test.txt")
-    steps.install_compiled_or_skip(session, "engine-llama", {"CMAKE_ARGS": "-DGGML_NATIVE=ON"})
+    steps.install_compiled_or_skip(session, "engine-llama", steps.LLAMA_SETTINGS)
     required = "llama_cpp,model" if steps.install_model(session) else "llama_cpp"
     environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": required}
     folder = "tests/integrations/llama_cpp"
     measured = [*COVERAGE, f"--cov-config={folder}/coverage.toml"]
     session.run("pytest", folder, *(session.posargs or measured), env=environment)
+    if session.posargs:
+        return
+    session.run("pytest", "tests/benchmarks/test_llama_cpp.py", env=environment)
     session.run("pytest", "--quiet", *WITH_LLAMA, env=environment)
 
 
@@ -348,6 +351,23 @@ def bench_tiers(session: nox.Session) -> None:
     steps.install_editable(session, "requirements/bench.txt", "integration", "bench-tiers")
     record = str(session.cache_dir / "bench-tiers.json")
     session.run("python", "-m", "benchmarks", "tiers", "--json", record, *session.posargs)
+
+
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def bench_llama(session: nox.Session) -> None:
+    """Run the benchmark that needs llama.cpp and a real model, as `bench` runs all others.
+
+    It takes about a quarter of an hour; `-- --quick` shows that it works. The record is in
+    `.nox/.cache/bench-llama.json`. With `-- --publish` it goes to the performance page. pip makes
+    this environment, as that of `engine_llama`.
+    """
+    steps.require(session, OLDEST)
+    steps.install_editable(session, "requirements/bench.txt")
+    steps.install_compiled_or_skip(session, "engine-llama", steps.LLAMA_SETTINGS)
+    if not steps.install_model(session):
+        session.error("the benchmark measures a real model, and pip cannot install its weights")
+    record = str(session.cache_dir / "bench-llama.json")
+    session.run("python", "-m", "benchmarks", "llama_cpp", "--json", record, *session.posargs)
 
 
 @nox.session(python=OLDEST.for_nox)

@@ -6,6 +6,7 @@ Paths of lock files are relative to the noxfile, whose directory nox runs in.
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,8 @@ from nox.virtualenv import find_uv
 from scripts.gates.interpreters import Search
 
 __all__ = [
+    "LLAMA_SETTINGS",
+    "install_compiled_or_skip",
     "install_editable",
     "install_groups",
     "install_model",
@@ -35,6 +38,18 @@ ROOT = Path(__file__).parents[2]
 
 # A process of tests on each processor; one that has run out of tests takes some of another's.
 PARALLEL = () if sys.platform == "win32" else ("--numprocesses=auto", "--dist=worksteal")
+
+# How llama-cpp-python is compiled: for every processor of the last ten years, because its wheel is
+# kept; and without what the tests do not use, images and the programs of llama.cpp.
+LLAMA_SETTINGS = {
+    "CMAKE_ARGS": shlex.join(
+        [
+            "-DGGML_NATIVE=OFF",
+            "-DLLAVA_BUILD=OFF",
+            f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={ROOT / 'scripts/gates/llama_cpp.cmake'}",
+        ]
+    )
+}
 
 
 def require(session: nox.Session, found: Search) -> Path:
