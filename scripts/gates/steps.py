@@ -60,8 +60,12 @@ def require(session: nox.Session, found: Search) -> Path:
 
 
 def install_project(session: nox.Session, lock_file: str) -> None:
-    """Install locked tools and dependencies, then kvpool itself as a user gets it."""
-    session.install("-r", lock_file)
+    """Install locked tools and dependencies, then kvpool itself as a user gets it.
+
+    A lock file names all that is needed. An old pip that looks for more, as the extra ``toml`` of a
+    package, takes the newest version of it, and refuses that as it is not in the file.
+    """
+    session.install("--no-deps", "-r", lock_file)
     session.install("--no-deps", "--no-build-isolation", ".")
 
 
@@ -70,7 +74,7 @@ def install_editable(session: nox.Session, lock_file: str, *groups: str) -> None
 
     `python -m` takes kvpool from the tree, so the backends must come from there as well.
     """
-    session.install("-r", lock_file)
+    session.install("--no-deps", "-r", lock_file)
     if groups:
         install_groups(session, *groups)
     session.install("--no-deps", "--no-build-isolation", "--editable", ".")
