@@ -53,7 +53,7 @@ class PooledLlama(llama_cpp.Llama):
     tiers : TierStore, optional
         Where blocks go beyond the pool, so that they are there after an eviction and in the next
         process. It must have been made with ``chunk_tokens=1``, because one block is one token to
-        it. Many models may share one; whoever made it closes it.
+        it. Many models may share one. The caller closes it.
     **options
         Of `llama_cpp.Llama`.
 
