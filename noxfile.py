@@ -155,8 +155,9 @@ def docs(session: nox.Session) -> None:
     """
     steps.require(session, NEWEST)
     steps.install_project(session, "requirements/docs.txt")
-    shutil.rmtree(ROOT / "docs/generated", ignore_errors=True)  # pages of modules that are gone
+    shutil.rmtree(ROOT / "docs/generated", ignore_errors=True)  # pages that an older tree made
     options = ["--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "--quiet"]
+    options += ["--jobs", "auto"]
     session.run("sphinx-build", *options, "--builder", "html", "docs", "docs/_build/html")
     examples = steps.pages_with_examples(ROOT, *WITH_TORCH, *WITH_LLAMA)
     if problems := sources.examples_problems(map(Path, examples), interpreters.SUPPORTED[0]):

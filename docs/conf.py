@@ -23,6 +23,7 @@ import typer
 from sphinx.errors import ExtensionError
 from sphinx.ext.autodoc import mock
 from sphinx.pycode import ModuleAnalyzer
+from sphinx.util import logging
 from typer.cli import get_docs_for_click
 from typer.main import get_command
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from sphinx.addnodes import pending_xref
     from sphinx.application import Sphinx
     from sphinx.environment import BuildEnvironment
+
+LOGGER = logging.getLogger(__name__)
 
 project = "kvpool"
 author = "The kvpool authors"
@@ -43,17 +46,45 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.viewcode",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.linkcode",
+    "sphinx_copybutton",
 ]
 exclude_patterns = ["_build"]
-templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"kvpool {version}"
+html_static_path = ["_static"]
+html_css_files = ["kvpool.css"]
+html_search_scorer = str(Path(__file__).parent / "_static/scorer.js")
+html_copy_source = False  # each page links to its source in the repository
+REPOSITORY = "https://github.com/kvpool/kvpool"
+BRANCH = "main"
 html_theme_options = {
-    "source_repository": "https://github.com/kvpool/kvpool/",  # a link on each page
-    "source_branch": "main",
+    "source_repository": f"{REPOSITORY}/",  # two links on each page
+    "source_branch": BRANCH,
     "source_directory": "docs/",
+    "footer_icons": [
+        {"name": "GitHub", "url": REPOSITORY, "html": "The repository", "class": "kv-repository"}
+    ],
 }
+
+# What is copied of a block is what one types: without prompts, and without the output.
+copybutton_prompt_text = r"\$ |>>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+copybutton_line_continuation_character = "\\"
+
+# Python's names come from a kept inventory (its classes, functions and modules), so that a build
+# needs no network. Read the Docs has one, and links the names of the other libraries as well.
+intersphinx_mapping: dict[str, tuple[str, str | None]] = {
+    "python": ("https://docs.python.org/3", "inventories/python.inv"),
+}
+if os.environ.get("READTHEDOCS") == "True":
+    intersphinx_mapping |= {
+        "numpy": ("https://numpy.org/doc/stable", None),
+        "torch": ("https://docs.pytorch.org/docs/stable", None),
+        "transformers": ("https://huggingface.co/docs/transformers/main/en", None),
+    }
+intersphinx_disabled_reftypes = ["std:*"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
@@ -68,6 +99,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"kvpool\..*\b_.*"),
 ]
 
+toc_object_entries_show_parents = "hide"  # the list beside a page is narrow
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_mock_imports = ["llama_cpp", "mooncake", "tokenizers", "torch", "transformers"]
@@ -75,31 +107,30 @@ numpydoc_show_class_members = False
 
 
 NOT_A_LIBRARY = {"kvpool.cli"}  # its reference is the page of its commands
+BACKENDS = ("kvpool_ctypes", "kvpool_mmap", "kvpool_numpy")
 
 
-def _public_modules(package: str) -> dict[str, list[str]]:
-    """Return the public modules of a package and of its subpackages, by package."""
-    path = importlib.import_module(package).__path__
-    found = pkgutil.iter_modules(path, f"{package}.")
-    modules = [one for one in found if not one.name.rpartition(".")[2].startswith("_")]
-    tree = {package: [one.name for one in modules if one.name not in NOT_A_LIBRARY]}
-    for one in modules:
-        if one.ispkg and one.name not in NOT_A_LIBRARY:
-            tree |= _public_modules(one.name)
-    return tree
+def _public_modules(package: str) -> list[str]:
+    """Return a package, its public modules, and those of its subpackages."""
+    public = [package]
+    for one in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+        if not one.name.rpartition(".")[2].startswith("_") and one.name not in NOT_A_LIBRARY:
+            public += _public_modules(one.name) if one.ispkg else [one.name]
+    return public
 
 
 def _homes(modules: list[str]) -> dict[str, dict[str, str]]:
     """Return the classes and functions that modules export, each with the module it names.
 
-    Each is documented on the page of that module, and the other pages point there.
+    Each is documented with that module, and the others point there. What a backend exports is
+    documented with the backend.
     """
     homes: dict[str, dict[str, str]] = {}
     for name in modules:
         module = importlib.import_module(name)
         exported = {one: getattr(module, one) for one in getattr(module, "__all__", ())}
         homes[name] = {
-            one: value.__module__
+            one: value.__module__ if value.__module__ in modules else name
             for one, value in exported.items()
             if inspect.isclass(value) or inspect.isfunction(value)
         }
@@ -117,17 +148,9 @@ def _sources(front: str) -> str:
     return "\n".join(texts.values())
 
 
-SUBMODULES = _public_modules("kvpool")
-PUBLIC = [*SUBMODULES, *(name for names in SUBMODULES.values() for name in names)]
+PUBLIC = [*_public_modules("kvpool"), *BACKENDS]
 with mock(autodoc_mock_imports):
     HOMES = _homes(PUBLIC)
-autosummary_context = {
-    "submodules": SUBMODULES,
-    "elsewhere": {
-        module: [f"{home}.{name}" for name, home in homes.items() if home != module]
-        for module, homes in HOMES.items()
-    },
-}
 # Sphinx looks in the module that a class names for the order of its members and the texts of its
 # attributes. A class of an internal module names the front.
 for front in PUBLIC:
@@ -174,6 +197,19 @@ def _commands() -> str:
     return re.sub(r"^\*\*Commands\*\*:\n\n(?:\* .*\n)+\n", "", text, flags=re.MULTILINE)
 
 
+def _module(match: re.Match[str]) -> str:
+    """Return the reference of a module: its own names, and where those are that it only exports."""
+    name = match[1]
+    elsewhere = {one: home for one, home in HOMES[name].items() if home != name}
+    options = f"   :exclude-members: {', '.join(elsewhere)}\n" if elsewhere else ""
+    text = f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n"
+    text += f"   :show-inheritance:\n{options}```\n"
+    if elsewhere:
+        links = (f"{{py:obj}}`{one} <{home}.{one}>`" for one, home in sorted(elsewhere.items()))
+        text += f"\nAlso importable from here: {', '.join(links)}.\n"
+    return text
+
+
 def _changes() -> str:
     """Return the section of the changelog that the fragments of `changelog.d` make together."""
     command = ["towncrier", "build", "--draft", "--version", "Unreleased", "--date", ""]
@@ -196,6 +232,7 @@ def _read(_app: Sphinx, name: str, content: list[str]) -> None:
 
     text = _with_links_for(page, content[0], page.parent)
     text = re.sub(r"^<!-- text of: (\S+) -->$", text_of, text, flags=re.MULTILINE)
+    text = re.sub(r"^<!-- module: (\S+) -->$", _module, text, flags=re.MULTILINE)
     text = re.sub(r"^<!-- commands -->$", lambda _: _commands(), text, flags=re.MULTILINE)
     marker = r"^<!-- towncrier: a release goes below -->$"
     content[0] = re.sub(marker, lambda _: _changes(), text, flags=re.MULTILINE)
@@ -238,9 +275,40 @@ def _reference(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: 
     return python.resolve_xref(env, node["refdoc"], app.builder, "obj", found, node, content)
 
 
-def setup(app: Sphinx) -> None:
-    """Tell Sphinx of what is done here while it reads."""
+def _every_name_is_there(_app: Sphinx, env: BuildEnvironment) -> None:
+    """Warn of public names that no page of the reference documents."""
+    documented = env.domains.python_domain.objects
+    for module, names in HOMES.items():
+        for name, home in names.items():
+            if home == module and f"{module}.{name}" not in documented:
+                LOGGER.warning("%s.%s is on no page of the reference", module, name)
+
+
+def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
+    """Return where the source of a name is in the repository; None if it has none of its own."""
+    if domain != "py" or info["module"] in autodoc_mock_imports:
+        return None
+    value: Any = sys.modules.get(info["module"])
+    for part in info["fullname"].split("."):
+        value = getattr(value, part, None)
+    value = inspect.unwrap(getattr(value, "fget", None) or value)
+    try:
+        file = Path(inspect.getsourcefile(value) or "")
+        lines, first = inspect.getsourcelines(value)
+    except (OSError, TypeError):  # not a class or function: it has no lines
+        return None
+    parts = file.parts
+    package = max(at for at, part in enumerate(parts) if part == info["module"].partition(".")[0])
+    folder = "" if parts[package] == "kvpool" else "backends/"
+    path = "/".join(parts[package:])
+    return f"{REPOSITORY}/blob/{BRANCH}/{folder}{path}#L{first}-L{first + len(lines) - 1}"
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    """Tell Sphinx of what is done here while it reads; pages can be read in several processes."""
     app.connect("autodoc-process-bases", _bases)
     app.connect("missing-reference", _reference)
     app.connect("source-read", _read)
     app.connect("autodoc-process-signature", _signature)
+    app.connect("env-check-consistency", _every_name_is_there)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

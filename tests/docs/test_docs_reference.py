@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import kvpool
 import kvpool_ctypes
@@ -13,6 +16,32 @@ from tests.support.docs_pages import DOCS, ROOT
 
 PACKAGES = (kvpool, kvpool_numpy, kvpool_mmap, kvpool_ctypes)
 VARIABLE = re.compile(r"\bKVPOOL_[A-Z_]*[A-Z]\b")
+
+
+MODULE = re.compile(r"^<!-- module: (\S+) -->$", re.MULTILINE)
+
+
+def public_modules(package: ModuleType) -> Iterator[str]:
+    """Yield the public modules of kvpool, but for those of its command."""
+    yield package.__name__
+    for one in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if "._" not in one.name and not f"{one.name}.".startswith("kvpool.cli."):
+            yield one.name
+
+
+def test_every_public_module_is_on_one_page() -> None:
+    """The build of the docs checks that each of their names is there."""
+    pages = sorted((DOCS / "reference").glob("*.md"))
+    listed = [name for page in pages for name in MODULE.findall(page.read_text(encoding="utf-8"))]
+    expected = {*public_modules(kvpool), *(one.__name__ for one in PACKAGES)}
+    assert sorted(listed) == sorted(expected)
+
+
+def test_every_page_of_the_reference_is_in_its_index() -> None:
+    index = (DOCS / "reference/index.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"^[a-z]+$", index, re.MULTILINE))
+    pages = {page.stem for page in (DOCS / "reference").glob("*.md")}
+    assert named == pages - {"index"}
 
 
 def sources() -> list[Path]:
