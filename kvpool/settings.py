@@ -41,8 +41,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     -----
     *Where settings come from*, the first that has one: the arguments of `load`; the environment
     variables ``KVPOOL_BACKEND``, ``KVPOOL_CAPACITY``, ``KVPOOL_CHUNK_TOKENS``, ``KVPOOL_ELASTIC``,
-    ``KVPOOL_POLICY``, ``KVPOOL_PREFIX_TOKENS``, ``KVPOOL_SECURE``, ``KVPOOL_SNAPSHOT_INTERVAL`` and
-    ``KVPOOL_TTL``; the file. ``KVPOOL_RECEIPTS`` works with every manager, see `KVCacheManager`.
+    ``KVPOOL_POLICY``, ``KVPOOL_PREFIX_TOKENS``, ``KVPOOL_SECURE``, ``KVPOOL_SNAPSHOT_INTERVAL``,
+    ``KVPOOL_TIERS`` (URLs with spaces between them) and ``KVPOOL_TTL``; the file.
+    ``KVPOOL_RECEIPTS`` works with every manager, see `KVCacheManager`.
 
     *The file* is the one that is given, or that ``KVPOOL_CONFIG`` names; else the nearest
     ``kvpool.toml``, or ``pyproject.toml`` with a table ``[tool.kvpool]``, in the current directory
@@ -68,6 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     secure: bool = False
     chunk_tokens: int = 64
     prefix_tokens: int | None = None
+    tiers: str | list[str] | None = None
     layout: LayoutSettings | None = None
     backend_options: dict[str, Any] = {}
 
@@ -129,6 +131,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         fields = msgspec.structs.asdict(self)
         options = fields.pop("backend_options") | arguments
         del fields["layout"]
+        if isinstance(self.tiers, str):  # of the environment, which has no lists
+            fields["tiers"] = self.tiers.split()
         return KVCacheManager(**{"layout": layout, **fields, **options})
 
 

@@ -116,10 +116,11 @@ class PrefixStats:
     tokens_asked : int
         Tokens with which they were opened.
     tokens_reused : int
-        Of those, the ones that the pool held, so that they need not be computed.
+        Of those, the ones that the pool or its tiers held, so that they need not be computed.
     tokens_by_source : mapping of str to int
         How many came from an earlier turn (``"continued"``), from pages shared with another
-        session (``"forked"``), or from a copy of its bytes (``"copied"``).
+        session (``"forked"``), from a copy of its bytes (``"copied"``), or from tiers
+        (``"loaded"``).
     tokens_held : int
         Tokens that can be reused now; those that several sessions hold count once.
     """

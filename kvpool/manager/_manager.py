@@ -27,6 +27,7 @@ from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry, PoolEntry
 from kvpool.errors import (
     ArenaError,
+    EntryRemovedError,
     InvalidArgumentError,
     InvalidLayoutError,
     InvalidSizeError,
@@ -42,9 +43,10 @@ from kvpool.manager._keys import check_key
 from kvpool.manager._reuse import OpenedSession, OpenOptions, Reuse
 from kvpool.manager._session import check_ttl
 from kvpool.manager._sessions import Sessions
+from kvpool.manager._tiers import Beyond, Kept, Opener, Tiers, open_tiers
 from kvpool.manager._waiting import Waiters, check_timeout
 from kvpool.pool import open_pool
-from kvpool.prefix import Ranking, TokenIds
+from kvpool.prefix import Ranking, TokenIds, token_bytes
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KVCacheManager"]
 
+_LOADS = 2  # times that an open loads at most, if other calls were loading the same
 _SHOWN = 20  # sessions in a notebook
 
 P = ParamSpec("P")
@@ -146,6 +149,9 @@ class KVCacheManager(Closing, ForkAware):
     events : EventQueue, optional
         Is told of each chunk of tokens that sessions share, when it is stored and when it is
         removed; see `kvpool.events`. By default nothing is told, at no cost.
+    tiers : TierStore, str or sequence of str, optional
+        Where tokens are loaded from that the pool does not hold, and where those of closed sessions
+        are stored: URLs of tiers, the first of which is asked first, or a store that is open.
     **backend_options
         Handed to the backend; an elastic pool takes ``address_space`` too.
 
@@ -168,8 +174,12 @@ class KVCacheManager(Closing, ForkAware):
     InvalidArgumentError
         `policy`, `clock`, `receipts`, `elastic`, `secure` or `events` is an object of the wrong
         type, or the events belong to another manager.
+    InvalidTierError
+        `tiers` are not a `TierStore` or URLs, or a URL is not accepted.
+    TierError
+        A tier cannot be opened.
     PluginError
-        The backend, the policy or a sink cannot be chosen.
+        The backend, the policy, a sink or a tier cannot be chosen.
     ArenaError
         The system refuses to create the arena.
 
@@ -230,6 +240,7 @@ class KVCacheManager(Closing, ForkAware):
         chunk_tokens: int = 64,
         prefix_tokens: int | None = None,
         events: EventQueue | None = None,
+        tiers: Tiers | None = None,
         **backend_options: Any,
     ) -> None:
         seconds = check_ttl(ttl)
@@ -256,6 +267,7 @@ class KVCacheManager(Closing, ForkAware):
         self.events = _checked_events(events)
         self.pool = open_pool(capacity, backend, elastic, secure=secure, **backend_options)
         try:
+            self._beyond: Beyond | None = open_tiers(tiers, chunk)
             self.receipts = kvpool.receipts.open_emitter(receipts)
         except BaseException:
             self.pool.close()
@@ -483,7 +495,6 @@ class KVCacheManager(Closing, ForkAware):
             check_timeout(timeout)
         return self._sessions.find_or_create(key, max_context_length, layout, ttl)
 
-    @_turn
     def open_session(
         self,
         tokens: TokenIds,
@@ -498,11 +509,13 @@ class KVCacheManager(Closing, ForkAware):
         priority: int | None = None,
         timeout: float | None = None,
     ) -> OpenedSession:
-        """Open a session with the longest prefix of its tokens that the pool holds.
+        """Open a session with the longest prefix of its tokens that the pool holds, or its tiers.
 
         A session that was closed and is a prefix of `tokens` is continued in place; from any
         other the tokens are forked, which copies no bytes where the pool can share pages. A
-        session under a key is cut at the first token that differs from what it held.
+        session under a key is cut at the first token that differs from what it held. What the
+        tiers have of the tokens behind that prefix is loaded; `OpenedSession.loaded` tells how many
+        tokens. A tier that fails or is slow costs its budget and nothing else.
 
         Parameters
         ----------
@@ -557,12 +570,71 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
-        if timeout is not None:
-            check_timeout(timeout)
         options = OpenOptions(model_id, salt, layout, max_context_length, ttl, min_left, priority)
-        return self._reuse.open(tokens, key, options)
+        if self._beyond is None:
+            return self._open(tokens, key, options, timeout=timeout)
+        ids = np.frombuffer(token_bytes(tokens), np.int64)
+        opener = Opener()
+        options = options._replace(opener=opener)
+        try:
+            opened = self._open(ids, key, options, timeout=timeout)
+            opened = self._load(opened, ids, key, options, self._beyond)
+        except BaseException:
+            opener.has_failed = True
+            raise
+        opener.is_done = True  # no interrupt comes between the last call above and this
+        return opened
 
     @_turn
+    def _open(
+        self,
+        tokens: TokenIds,
+        key: CacheKey | None,
+        options: OpenOptions,
+        *,
+        timeout: float | None = None,
+    ) -> OpenedSession:
+        if timeout is not None:
+            check_timeout(timeout)
+        return self._reuse.open(tokens, key, options)
+
+    def _load(
+        self,
+        opened: OpenedSession,
+        tokens: NDArray[np.int64],
+        key: CacheKey | None,
+        options: OpenOptions,
+        beyond: Beyond,
+    ) -> OpenedSession:
+        """Load what the tiers have of the tokens that a session lacks, without the lock."""
+        identity = self._reuse.identity(options)
+        data, limit = tokens.tobytes(), max(len(tokens) - options.min_left, 0)
+        for _ in range(_LOADS):
+            if not beyond.load(identity, data, opened.entry, limit):
+                break
+            try:
+                opened = self._open_again(opened, tokens, key, options) or opened
+            except EntryRemovedError:
+                break
+        try:
+            return self._finish_load(opened, data)
+        except (EntryRemovedError, PoolClosedError):  # by another thread: the next call tells
+            return opened
+
+    @_turn
+    def _open_again(
+        self,
+        opened: OpenedSession,
+        tokens: TokenIds,
+        key: CacheKey | None,
+        options: OpenOptions,
+    ) -> OpenedSession | None:
+        return self._reuse.open_again(opened, tokens, key, options)
+
+    @_turn
+    def _finish_load(self, opened: OpenedSession, tokens: bytes) -> OpenedSession:
+        return self._reuse.finish_load(opened, tokens)
+
     def close_session(self, entry: KVCacheEntry, tokens: TokenIds) -> None:
         """Keep the tokens of a session, for later turns and for others that begin alike.
 
@@ -587,8 +659,15 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
-        self._reuse.close(entry, tokens)
+        kept = self._close(entry, tokens)
+        if kept is not None and self._beyond is not None:
+            self._beyond.keep(kept)
+
+    @_turn
+    def _close(self, entry: KVCacheEntry, tokens: TokenIds) -> Kept | None:
+        key = self._reuse.close(entry, tokens)
         self._waiters.wake()
+        return None if self._beyond is None else self._reuse.kept(key)
 
     @_turn
     def is_open(self, key: CacheKey) -> bool:
@@ -1134,10 +1213,20 @@ class KVCacheManager(Closing, ForkAware):
         """
         self._sessions.check_integrity()
 
-    def close(self) -> None:
+    def close(
+        self, drain: float = 10.0, progress: Callable[[int, int], object] | None = None
+    ) -> None:
         """Let all entries go and give the arena up; a second call does nothing.
 
         Views that are alive stay valid. In a child that `os.fork` made it does nothing.
+
+        Parameters
+        ----------
+        drain : float, default 10.0
+            Seconds for writing what is queued for tiers. What is not written then is dropped, and
+            counted, unless the manager was given an open `TierStore`, which goes on.
+        progress : callable, optional
+            Takes bytes written and bytes in all, several times a second meanwhile.
         """
         with self._lock:
             if not self._closed:
@@ -1154,6 +1243,8 @@ class KVCacheManager(Closing, ForkAware):
             self.receipts.stream.close()
         if self.events is not None:
             self.events.close()
+        if self._beyond is not None and self._owner == current.pid:
+            self._beyond.close(drain, progress)
 
     @_turn
     def _cache_entry(self, key: CacheKey) -> KVCacheEntry:

@@ -7,6 +7,8 @@ import itertools
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
+
 from kvpool._checks import whole_number
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry, PoolEntry
@@ -25,6 +27,7 @@ from kvpool.manager._keeper import SessionKeeper
 from kvpool.manager._keys import check_key
 from kvpool.manager._session import Session, check_ttl
 from kvpool.manager._sessions import Sessions
+from kvpool.manager._tiers import Kept, Opener
 from kvpool.prefix import TOKEN_BYTES, Identity, Match, common_bytes, token_bytes
 from kvpool.stats import PrefixStats
 
@@ -40,19 +43,40 @@ NAMELESS = "prefix"
 _LEAST_ROOM = 256  # tokens; what a session without a limit is given room for at least
 
 
-class OpenedSession(NamedTuple):
-    """What `KVCacheManager.open_session` returns.
+class _Opened(NamedTuple):
+    entry: KVCacheEntry
+    tokens_left: int
+
+
+class OpenedSession(_Opened):
+    """What `KVCacheManager.open_session` returns: a pair.
 
     Parameters
     ----------
     entry : KVCacheEntry
-        Holds the first ``reused`` tokens.
+        Holds the first tokens: those that are not left.
     tokens_left : int
         How many of the given tokens are to be computed and appended: the last ones.
+
+    Attributes
+    ----------
+    source : {"continued", "forked", "copied"} or None
+        Where the tokens come from that the pool held; None if it held none.
+    loaded : int
+        How many tokens of the entry were loaded from tiers, behind those that the pool held.
     """
 
-    entry: KVCacheEntry
-    tokens_left: int
+    source: Source | None = None
+    loaded: int = 0
+
+    @classmethod
+    def of(
+        cls, entry: KVCacheEntry, tokens_left: int, source: Source | None, loaded: int = 0
+    ) -> OpenedSession:
+        """Return a pair with what is known of it."""
+        opened = cls(entry, tokens_left)
+        opened.source, opened.loaded = source, loaded
+        return opened
 
 
 class OpenOptions(NamedTuple):
@@ -65,6 +89,7 @@ class OpenOptions(NamedTuple):
     ttl: float | None
     min_left: int
     priority: int | None
+    opener: Opener | None = None
 
 
 class _Asked(NamedTuple):
@@ -117,7 +142,7 @@ class Reuse:
         self._numbers = itertools.count(1)
         self._found = Match(None, 0)  # by the search of the call under way
         self._lookups = self._tokens_asked = 0
-        self._reused: dict[str, int] = dict.fromkeys(("continued", "forked", "copied"), 0)
+        self._reused: dict[str, int] = dict.fromkeys(("continued", "forked", "copied", "loaded"), 0)
 
     # -- opening -------------------------------------------------------------------------
 
@@ -127,7 +152,7 @@ class Reuse:
         count = len(data) // TOKEN_BYTES
         least = whole_number("min_left", options.min_left, InvalidTokensError, least=0)
         asked = _Asked(
-            self._identity(options),
+            self.identity(options),
             data[: max(count - least, 0) * TOKEN_BYTES],
             self._room(count, options.max_context_length),
             options.max_context_length is None,
@@ -155,7 +180,63 @@ class Reuse:
             self._reused[source] += reused
         self._sessions.opening = session
         session.is_open = True
-        return OpenedSession(entry, count - reused)
+        if options.opener is not None:
+            session.opener = options.opener
+            self._sessions.loading[new_key] = session
+        return OpenedSession.of(entry, count - reused, source)
+
+    # -- from tiers ----------------------------------------------------------------------
+
+    def open_again(
+        self, opened: OpenedSession, tokens: Any, key: CacheKey | None, options: OpenOptions
+    ) -> OpenedSession | None:
+        """Open a session anew if the pool holds more of its tokens than its entry.
+
+        Returns
+        -------
+        OpenedSession or None
+            None if it does not; then nothing has changed.
+        """
+        data, held = token_bytes(tokens), opened.entry.token_count
+        count = len(data) // TOKEN_BYTES
+        wanted = data[: max(count - options.min_left, 0) * TOKEN_BYTES]
+        if self._sessions.ranking.tree.match(self.identity(options), wanted).length <= held:
+            return None
+        self.close(opened.entry, np.frombuffer(data, np.int64)[:held])
+        self._lookups -= 1  # it is the same one
+        self._tokens_asked -= count
+        if opened.source is not None:
+            self._reused[opened.source] -= held
+        return self.open(tokens, key, options)
+
+    def finish_load(self, opened: OpenedSession, tokens: bytes) -> OpenedSession:
+        """Count the tokens that were loaded into the entry of a session, and let it hold them.
+
+        Parameters
+        ----------
+        opened : OpenedSession
+            As it was before.
+        tokens : bytes
+            Those of which the entry holds the first ones now.
+        """
+        entry, left = opened
+        key, session = self._opened(entry)
+        held, count = len(session.tokens) // TOKEN_BYTES, entry.token_count
+        loaded = count - held
+        if loaded > 0 and session.identity is not None:
+            tree = self._sessions.ranking.tree
+            after = tree.before(tree.ends.get(key), held)
+            session.tokens = tokens[: count * TOKEN_BYTES]
+            self._sessions.ranking.hold(key, session.identity, session.tokens, held, after)
+            self._reused["loaded"] += loaded
+        return OpenedSession.of(entry, left - loaded, opened.source, loaded)
+
+    def kept(self, key: CacheKey) -> Kept | None:
+        """Return what a closed session keeps; None if it keeps nothing. The arrays are leases."""
+        session = self._sessions.require(key) if key in self._sessions else None
+        if session is None or session.held is None or not isinstance(session.entry, KVCacheEntry):
+            return None
+        return *session.held, session.entry.keys(), session.entry.values()
 
     def _begin(
         self, key: CacheKey | None, own: Session | None, asked: _Asked
@@ -234,8 +315,8 @@ class Reuse:
 
     # -- closing -------------------------------------------------------------------------
 
-    def close(self, entry: KVCacheEntry, tokens: Any) -> None:
-        """Keep the tokens of a session, for others that begin with them."""
+    def close(self, entry: KVCacheEntry, tokens: Any) -> CacheKey:
+        """Keep the tokens of a session, for others that begin with them; return its key."""
         key, session = self._opened(entry)
         data = token_bytes(tokens)
         known = session.known_tokens
@@ -254,7 +335,7 @@ class Reuse:
         count = len(data) // TOKEN_BYTES
         if not count or session.identity is None:
             self._sessions.remove(key)
-            return
+            return key
         entry.drop(count)
         session.tokens = data
         after = tree.before(tree.ends.get(key), min(held, count))
@@ -262,6 +343,7 @@ class Reuse:
         session.is_open = False  # before the caller's entry ends: no session stays open without one
         self._sessions.pass_on(key, key)
         self._end_covered(key)
+        return key
 
     def _within_budget(self, data: bytes, held: int, most: int) -> bytes:
         """Make room for tokens of which some are held; return the first of them that fit."""
@@ -325,7 +407,8 @@ class Reuse:
             tokens_held=self._sessions.ranking.tree.token_count,
         )
 
-    def _identity(self, options: OpenOptions) -> Identity:
+    def identity(self, options: OpenOptions) -> Identity:
+        """Return whose tokens a session has that is opened so."""
         for name, text in ("model_id", options.model_id), ("salt", options.salt):
             if not isinstance(text, str):
                 raise InvalidArgumentError(f"{name} must be a str, not {text!r}")

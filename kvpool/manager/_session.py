@@ -10,6 +10,7 @@ from typing import Any
 
 from kvpool.entry import KVCacheEntry, PoolEntry
 from kvpool.errors import InvalidTtlError
+from kvpool.manager._tiers import Opener
 from kvpool.prefix import TOKEN_BYTES, Identity
 
 __all__ = ["Session", "check_ttl"]
@@ -36,6 +37,8 @@ class Session:
         Sessions with a lower one are evicted for room before it.
     is_open : bool
         Whether it is between `open_session` and `close_session`. Then it is not evicted for room.
+    opener : Opener or None
+        The call that opens it and loads from tiers; None without tiers.
     """
 
     entry: PoolEntry
@@ -46,6 +49,7 @@ class Session:
     tokens: bytes = b""
     priority: int = 0
     is_open: bool = False
+    opener: Opener | None = None
 
     @property
     def known_tokens(self) -> bytes:

@@ -75,6 +75,8 @@ class Sessions:
         Where the sessions get their bytes.
     opening : Session or None
         The one that the call under way opens. If the call does not end, it is not open.
+    loading : dict of CacheKey to Session
+        Those that are opened and loaded from tiers by calls under way.
     in_step : bool
         True while a call of the manager is under way. A call that finds it True knows that the
         one before was interrupted: `begin` then makes the books right.
@@ -117,6 +119,7 @@ class Sessions:
         )
         self._hits = self._misses = self._allocations = 0
         self.opening: Session | None = None
+        self.loading: dict[CacheKey, Session] = {}
         self._passed: tuple[KVCacheEntry, KVCacheEntry] | None = None  # see `pass_on`
         self.in_step = False
 
@@ -126,6 +129,8 @@ class Sessions:
             self._recover()
         self.in_step = True
         self.opening = None
+        if self.loading:
+            self._end_given_up()
         if self._departures.ranked:
             self._departures.forget_again()
         if self._uses:
@@ -136,6 +141,22 @@ class Sessions:
         gone = self._evict_expired() if self._expiry.watched else []
         self.in_step = False
         return gone
+
+    def _end_given_up(self) -> None:
+        """Let sessions go whose call of `open_session` has ended by an interrupt while it loaded.
+
+        What the pool held of their tokens before stays.
+        """
+        for key, session in list(self.loading.items()):
+            opener = session.opener
+            is_there = self._by_key.get(key) is session
+            if is_there and opener is not None and opener.has_failed:
+                session.is_open = False
+                if key in self.ranking.unranked:
+                    self.remove(key)
+            elif is_there and opener is not None and not opener.is_done:
+                continue
+            del self.loading[key]
 
     def _apply_uses(self) -> None:
         """Tell the policy of the uses in the log, in the order of each entry's last use."""

@@ -18,7 +18,9 @@ from tests.support.sessions import LAYOUT, Clock, key_of
 
 CONTEXT = 8
 NBYTES = LAYOUT.geometry(CONTEXT).nbytes
-NOTHING_REUSED = PrefixStats(tokens_by_source={"continued": 0, "forked": 0, "copied": 0})
+NOTHING_REUSED = PrefixStats(
+    tokens_by_source={"continued": 0, "forked": 0, "copied": 0, "loaded": 0}
+)
 
 
 @pytest.fixture

@@ -229,7 +229,7 @@ FIGURES: tuple[Figure[PoolStats], ...] = (
         "prefix.reused",
         Kind.COUNTER,
         "tokens",
-        "Of the tokens asked, those that the pool held, by where they came from.",
+        "Of the tokens asked, those that the pool or its tiers held, by where they came from.",
         lambda stats: dict(stats.prefix.tokens_by_source),
         "source",
     ),

@@ -98,7 +98,7 @@ def test_a_counter_begins_at_zero_with_every_label(
         ["manual", "lru", "ttl", "policy", "close"], 0
     )
     assert found["kvpool_prefix_reused_tokens_total"] == dict.fromkeys(
-        ["continued", "forked", "copied"], 0
+        ["continued", "forked", "copied", "loaded"], 0
     )
 
 

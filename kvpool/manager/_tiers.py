@@ -1,0 +1,124 @@
+"""`Beyond`: the tiers of one manager, which sessions are loaded from and stored in."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from numpy.typing import NDArray
+
+from kvpool.entry import KVCacheEntry
+from kvpool.errors import EntryRemovedError, InvalidTierError, PoolClosedError
+from kvpool.prefix import Identity
+
+if TYPE_CHECKING:
+    from kvpool.tiers import TierStore
+
+__all__ = ["Beyond", "Kept", "Opener", "Tiers", "open_tiers"]
+
+Tiers: TypeAlias = "TierStore | str | Sequence[str]"
+"""A store of tiers, or the URL of each tier."""
+
+Kept: TypeAlias = tuple[Identity, bytes, NDArray[Any], NDArray[Any]]
+"""Whose tokens a session keeps, the tokens, and its keys and values; the arrays are leases."""
+
+_log = logging.getLogger(__name__)
+
+
+class Opener:
+    """A call of `open_session` under way, which loads into an entry that nobody else has.
+
+    Attributes
+    ----------
+    has_failed : bool
+        Whether the call has ended by an error or an interrupt: no caller will have the entry.
+    is_done : bool
+        Whether the call has ended, and the caller has the entry.
+    """
+
+    __slots__ = ("has_failed", "is_done")
+
+    def __init__(self) -> None:
+        self.has_failed = self.is_done = False
+
+
+class Beyond:
+    """Loads from a store of tiers and stores in it, whatever the tiers do.
+
+    Parameters
+    ----------
+    store : TierStore
+    is_own : bool
+        Whether the store ends with the manager.
+    """
+
+    def __init__(self, store: TierStore, *, is_own: bool) -> None:
+        self.store = store
+        self._is_own = is_own
+
+    def load(self, identity: Identity, tokens: bytes, entry: KVCacheEntry, limit: int) -> bool:
+        """Load what the tiers have of some tokens, behind those that an entry holds.
+
+        Parameters
+        ----------
+        identity : Identity
+        tokens : bytes
+        entry : KVCacheEntry
+        limit : int
+            The most tokens that the entry shall hold.
+
+        Returns
+        -------
+        bool
+            Whether another call was loading the same. Then this one has waited, and loaded nothing.
+
+        Notes
+        -----
+        What fails is a miss, so that a session opens with what it has.
+        """
+        try:
+            return self.store.load(identity, tokens, entry, limit).waited
+        except (EntryRemovedError, PoolClosedError):  # by another thread meanwhile
+            return False
+        except Exception:  # a tier, a codec or a policy is not ours
+            _log.exception("the tiers failed to load tokens: they are computed")
+            return False
+
+    def keep(self, kept: Kept) -> None:
+        """Have the tokens of a session written behind; the arrays are copied before this ends."""
+        try:
+            self.store.put(*kept)
+        except Exception:  # the tokens are in the pool, which is what was asked for
+            _log.exception("the tiers failed to take tokens: they stay in the pool alone")
+
+    def close(self, timeout: float, progress: Callable[[int, int], object] | None) -> None:
+        """Write what is queued, for some seconds at most; close a store of the manager's own."""
+        if self._is_own:
+            self.store.close(timeout, progress)
+        else:
+            self.store.drain(timeout, progress)
+
+
+def open_tiers(tiers: Tiers | None, chunk_tokens: int) -> Beyond | None:
+    """Return the tiers of a manager; None for None.
+
+    Raises
+    ------
+    InvalidTierError
+        It is not a `TierStore` or URLs, or a URL is not accepted.
+    PluginError
+        There is no tier or codec of a name.
+    TierError
+        A tier cannot be opened.
+    """
+    if tiers is None:
+        return None
+    store_type: type[TierStore] = import_module("kvpool.tiers").TierStore  # slow to import
+    if isinstance(tiers, store_type):
+        return Beyond(tiers, is_own=False)
+    urls: object = [tiers] if isinstance(tiers, str) else tiers
+    if not isinstance(urls, list | tuple) or not urls:
+        raise InvalidTierError(f"tiers must be a TierStore or URLs of tiers, not {tiers!r}")
+    return Beyond(store_type(urls, chunk_tokens=chunk_tokens), is_own=True)
