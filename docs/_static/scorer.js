@@ -1,10 +1,11 @@
-// How search results are ranked: the guide before the reference of names that only contain the
-// query, both before the figures, and all before the milestones and the changes. `Scorer` is the
-// interface of Sphinx: the numbers are its own.
+// How search results are ranked: what is named in full, then the guide, then names that contain
+// the query; figures, changes and milestones below all others. `Scorer` is the interface of
+// Sphinx: the numbers are its own, and 15 is a word of a heading.
 var Scorer = {
   score: ([page, , , , score]) => {
-    const below = { stack: 2000, project: 1000, performance: 500 };
-    return score - (below[page.split("/")[0]] ?? 0);
+    const [folder, below] = page.split("/");
+    if (below === undefined) return score + (score >= 15 ? 15 : 8);
+    return score - ({ stack: 2000, project: 1000, performance: 500 }[folder] ?? 0);
   },
   objNameMatch: 11,
   objPartialMatch: 6,
