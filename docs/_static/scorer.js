@@ -4,7 +4,8 @@
 var Scorer = {
   score: ([page, , , , score]) => {
     const [folder, below] = page.split("/");
-    if (below === undefined) return score + (score >= 15 ? 15 : 8);
+    if (below === undefined && folder !== "performance")
+      return score + (score >= 15 ? 15 : 8);
     return score - ({ stack: 2000, project: 1000, performance: 500 }[folder] ?? 0);
   },
   objNameMatch: 11,
