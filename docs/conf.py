@@ -7,6 +7,8 @@ exports it.
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib
 import inspect
 import os
@@ -137,15 +139,19 @@ def _homes(modules: list[str]) -> dict[str, dict[str, str]]:
     return homes
 
 
-def _sources(front: str) -> str:
-    """Return the text of a public module, and of the internal modules that it is the front of."""
+def _files(front: str) -> list[Path]:
+    """Return the file of a public module, and of the internal modules that it is the front of."""
     file = Path(inspect.getfile(importlib.import_module(front)))
     if file.name == "__init__.py":
         behind = sorted(file.parent.rglob("_[!_]*.py")) + sorted(file.parent.glob("_[!_]*/**/*.py"))
     else:
         behind = sorted(file.with_name(f"_{file.stem}").glob("*.py"))
-    texts = {one: one.read_text(encoding="utf-8") for one in (file, *behind)}
-    return "\n".join(texts.values())
+    return list(dict.fromkeys((file, *behind)))
+
+
+def _sources(front: str) -> str:
+    """Return the text of those files."""
+    return "\n".join(file.read_text(encoding="utf-8") for file in _files(front))
 
 
 PUBLIC = [*_public_modules("kvpool"), *BACKENDS]
@@ -292,16 +298,33 @@ def linkcode_resolve(domain: str, info: dict[str, str]) -> str | None:
     for part in info["fullname"].split("."):
         value = getattr(value, part, None)
     value = inspect.unwrap(getattr(value, "fget", None) or value)
-    try:
-        file = Path(inspect.getsourcefile(value) or "")
-        lines, first = inspect.getsourcelines(value)
-    except (OSError, TypeError):  # not a class or function: it has no lines
+    if inspect.isclass(value):
+        file, line = _class_lines(info["module"]).get(info["fullname"], ("", 0))
+    elif code := getattr(value, "__code__", None):
+        file, line = code.co_filename, code.co_firstlineno
+    else:
         return None
-    parts = file.parts
-    package = max(at for at, part in enumerate(parts) if part == info["module"].partition(".")[0])
-    folder = "" if parts[package] == "kvpool" else "backends/"
-    path = "/".join(parts[package:])
-    return f"{REPOSITORY}/blob/{BRANCH}/{folder}{path}#L{first}-L{first + len(lines) - 1}"
+    parts = Path(file).parts
+    package = info["module"].partition(".")[0]
+    if package not in parts:  # made by a decorator, such as the methods of a dataclass
+        return None
+    last = len(parts) - parts[::-1].index(package) - 1
+    folder = "" if package == "kvpool" else "backends/"
+    return f"{REPOSITORY}/blob/{BRANCH}/{folder}{'/'.join(parts[last:])}#L{line}"
+
+
+@functools.cache
+def _class_lines(front: str) -> dict[str, tuple[str, int]]:
+    """Return the file and line of each class that a public module or what is behind it defines.
+
+    Such a class names the front, where `inspect` does not find it.
+    """
+    return {
+        node.name: (str(file), node.lineno)
+        for file in _files(front)
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
