@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 class Opener:
-    """A call of `open_session` under way, which loads into an entry that nobody else has.
+    """A call of `open_session` under way, which loads into an entry of its own.
 
     Attributes
     ----------
