@@ -6,6 +6,7 @@ the other Python runs. It reads the name of a call from a line, and answers with
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -109,7 +110,8 @@ class LMCache:
         _traceback: TracebackType | None,
     ) -> None:
         self._process.kill()
-        with self._process:  # closes the pipes, and waits
+        # Closes the pipes, and waits. A call that was not taken is in the pipe still.
+        with contextlib.suppress(BrokenPipeError), self._process:
             pass
 
 

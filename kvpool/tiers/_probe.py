@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from kvpool._checks import whole_number
@@ -105,12 +106,17 @@ def _read(tier: Tier, keys: list[bytes], content: bytes, target: memoryview) -> 
     """
     begun = time.perf_counter()
     with tier.read(keys) as values:
-        for number, value in enumerate(values):
-            if value is None:
-                raise TierError(f"the tier {tier.name!r} lost a value as soon as it had it")
-            if value.nbytes == len(content):
-                target[number * len(content) : (number + 1) * len(content)] = value
+        _copy(values, target, len(content))
         seconds = time.perf_counter() - begun
+        if None in values:
+            raise TierError(f"the tier {tier.name!r} lost a value as soon as it had it")
     if bytes(target) != content * len(keys):
         raise TierError(f"the tier {tier.name!r} returned other bytes than it was given")
     return seconds
+
+
+def _copy(values: Sequence[memoryview | None], target: memoryview, nbytes: int) -> None:
+    """Copy the values that are there and have the right size, one behind the other."""
+    for number, value in enumerate(values):
+        if value is not None and value.nbytes == nbytes:
+            target[number * nbytes : (number + 1) * nbytes] = value

@@ -16,13 +16,18 @@ from benchmarks.tiers_resume import measure_resume
 from benchmarks.tiers_sides import Payload, ValueSide
 from tests.support import needs
 
-PAYLOAD = Payload(2)
+
+@pytest.fixture
+def payload() -> Payload:
+    return Payload(2)
 
 
-def test_a_disk_is_compared_with_its_raw_client(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_is_compared_with_its_raw_client(
+    monkeypatch: pytest.MonkeyPatch, payload: Payload
+) -> None:
     monkeypatch.setenv("KVPOOL_BENCH_LMCACHE", "/nowhere/python")
     report = Report("a small run")
-    tiers.measure_store(report, "disk", PAYLOAD, rounds=1)
+    tiers.measure_store(report, "disk", payload, rounds=1)
     subjects = [figure.subject for figure in report.measurements]
     values, pool = ["tier disk", "lmdb"], ["TierStore, disk", "lmdb, NumPy"]
     assert subjects == [*values, *values, *pool, *pool]
@@ -31,16 +36,18 @@ def test_a_disk_is_compared_with_its_raw_client(monkeypatch: pytest.MonkeyPatch)
     assert any("without LMCache beside the tier disk" in note for note in report.notes)
 
 
-def test_a_peer_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_peer_that_is_not_there_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, payload: Payload
+) -> None:
     monkeypatch.setenv("KVPOOL_BENCH_LMCACHE", "/nowhere/python")
     with pytest.raises(UnavailableError, match="there is no /nowhere/python: make it with"):
-        LMCache("disk", PAYLOAD, tmp_path, 0)
+        LMCache("disk", payload, tmp_path, 0)
     monkeypatch.setenv("KVPOOL_BENCH_LMCACHE", "/bin/false")
     with pytest.raises(UnavailableError, match="LMCache ended at 'version'"):
-        LMCache("redis", PAYLOAD, tmp_path, 0)
+        LMCache("redis", payload, tmp_path, 0)
 
 
-def test_a_store_that_gives_other_bytes_is_an_error() -> None:
+def test_a_store_that_gives_other_bytes_is_an_error(payload: Payload) -> None:
     class Wrong:
         def write(self, items: Sequence[tuple[bytes, Any]]) -> None:
             self.size = len(items[0][1])
@@ -52,7 +59,7 @@ def test_a_store_that_gives_other_bytes_is_an_error() -> None:
         def remove(self, _keys: Sequence[bytes]) -> None:
             raise AssertionError("nothing was written before")
 
-    side = ValueSide(Wrong(), PAYLOAD)
+    side = ValueSide(Wrong(), payload)
     side.put()
     with pytest.raises(AssertionError, match="what was read is not what was written"):
         side.get()
