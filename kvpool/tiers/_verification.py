@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ MAX_FINDINGS: Final = 1000
 _SESSION_PREFIX: Final = b"s/"
 _AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 32 << 20
+_LOOKS: Final = 10
+_PAUSE: Final = 0.001  # seconds
 _UNREADABLE: Final = frozenset({"version", "codec", "key", "namespace"})
 """Reasons why a value cannot be judged: another version, codec or key may read it."""
 
@@ -214,9 +217,15 @@ def _note_chunk(chunk: Chunk, report: TierReport) -> None:
 
 
 def _note_absent(tier: Tier, key: bytes, report: TierReport) -> None:
-    """Count a key without a value: a value that left meanwhile is not listed any more."""
-    listed: Iterator[bytes] = tier.keys(key)
-    if key in islice(listed, 1) and not tier.contains([key]):
-        report.add(Finding(key, 0, "absent", "the key is listed and has no value", is_wrong=True))
-    else:
-        report.gone += 1
+    """Count a key without a value: a value that left meanwhile is not listed any more.
+
+    A value that comes and goes may be listed at one look and absent at the next, so it is looked
+    for several times.
+    """
+    for _ in range(_LOOKS):
+        listed: Iterator[bytes] = tier.keys(key)
+        if key not in islice(listed, 1) or tier.contains([key]):
+            report.gone += 1
+            return
+        time.sleep(_PAUSE)
+    report.add(Finding(key, 0, "absent", "the key is listed and has no value", is_wrong=True))
