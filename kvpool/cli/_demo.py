@@ -15,7 +15,7 @@ from rich.text import Text
 from kvpool.cli._arena_map import ArenaMap, Segment, charges, segments
 from kvpool.cli._displays import Display, LiveDisplay, PrintedDisplay
 from kvpool.cli._interrupts import Interrupts
-from kvpool.cli._options import BackendOption, JsonOption
+from kvpool.cli._options import BackendOption, JsonOption, a_number
 from kvpool.cli._replay_outcome import conclude, print_report
 from kvpool.cli._sizes import format_size
 from kvpool.eviction.base import EvictionReason
@@ -70,7 +70,8 @@ PHASES = (
 def demo(
     backend: BackendOption = None,
     seconds: Annotated[
-        float, typer.Option(min=0, max=60, help="Approximate duration in a terminal.")
+        float,
+        typer.Option(min=0, max=60, callback=a_number, help="Approximate duration in a terminal."),
     ] = 5.0,
     as_json: JsonOption = False,
 ) -> None:

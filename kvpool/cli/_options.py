@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,7 @@ __all__ = [
     "SkipBadOption",
     "TraceArgument",
     "TraceFormatOption",
+    "a_number",
     "alternatives",
     "capacity_option",
     "policy_names",
@@ -56,6 +58,19 @@ def alternatives(names: Sequence[str]) -> str:
     """
     *others, last = names
     return f"{', '.join(others)} or {last}" if others else last
+
+
+def a_number(value: float) -> float:
+    """Refuse what is not a number: the limits of an option let it through.
+
+    Raises
+    ------
+    BadParameter
+        `value` is "nan".
+    """
+    if math.isnan(value):
+        raise typer.BadParameter(f"{value} is not a number")
+    return value
 
 
 def capacity_option(default: str) -> Any:

@@ -68,6 +68,7 @@ def test_the_script_for_a_shell_is_shown() -> None:
         ("demo", "surplus"),
         ("replay",),
         ("demo", "--seconds", "soon"),
+        ("demo", "--seconds", "nan"),
         ("map", "--capacity", "much"),
         ("replay", AZURE, "--backend", "nowhere"),
         ("replay", AZURE, "--dtype", "float8"),

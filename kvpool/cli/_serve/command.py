@@ -21,7 +21,14 @@ from kvpool.cli._models import (
     extra,
     load_model,
 )
-from kvpool.cli._options import WEEK, BackendOption, CapacityOption, alternatives, with_default
+from kvpool.cli._options import (
+    WEEK,
+    BackendOption,
+    CapacityOption,
+    a_number,
+    alternatives,
+    with_default,
+)
 from kvpool.cli._serve.exposure import check_exposure, local_names
 from kvpool.cli._sizes import counted, format_size, parse_size
 from kvpool.errors import MissingExtraError
@@ -140,7 +147,11 @@ def serve(
     drain_seconds: Annotated[
         float,
         _limit(
-            "SECONDS", "Time for the requests that are left when it is stopped.", min=0, max=WEEK
+            "SECONDS",
+            "Time for the requests that are left when it is stopped.",
+            min=0,
+            max=WEEK,
+            callback=a_number,
         ),
     ] = 60.0,
     access_log: Annotated[

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 
 from kvpool.cli._interrupts import EXIT_CODE, Interrupts
-from kvpool.cli._options import WEEK, with_default
+from kvpool.cli._options import WEEK, a_number, with_default
 from kvpool.cli._scrape import Scrape, ScrapeError, Source
 from kvpool.cli._server_options import ApiKeyFileOption, first_key, server_address
 from kvpool.cli._top.history import History
@@ -33,7 +33,14 @@ def top(
         ),
     ] = _DEFAULT,
     interval: Annotated[
-        float, typer.Option(min=0.1, max=WEEK, metavar="SECONDS", help="Time between two readings.")
+        float,
+        typer.Option(
+            min=0.1,
+            max=WEEK,
+            callback=a_number,
+            metavar="SECONDS",
+            help="Time between two readings.",
+        ),
     ] = 1.0,
     once: Annotated[
         bool, typer.Option("--once", help="Print one table and exit, as without a terminal.")

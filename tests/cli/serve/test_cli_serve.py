@@ -153,6 +153,7 @@ def test_other_machines_are_served_with_a_warning_if_that_is_wanted(host: str) -
         (["--deadline", "0"], "'--deadline'"),
         (["--deadline", "inf"], "'--deadline'"),
         (["--drain-seconds", "inf"], "'--drain-seconds'"),
+        (["--drain-seconds", "nan"], "'--drain-seconds'"),
         (["--api-key-file", "missing"], "cannot read missing"),
         (["--api-key-file", "/dev/null"], "/dev/null has no key"),
     ],
