@@ -266,11 +266,14 @@ class KVCacheManager(Closing, ForkAware):
             ) from error
         self.events = _checked_events(events)
         self.pool = open_pool(capacity, backend, elastic, secure=secure, **backend_options)
+        self._beyond: Beyond | None = None
         try:
-            self._beyond: Beyond | None = open_tiers(tiers, chunk)
+            self._beyond = open_tiers(tiers, chunk)
             self.receipts = kvpool.receipts.open_emitter(receipts)
         except BaseException:
             self.pool.close()
+            if self._beyond is not None:
+                self._beyond.close(0.0, None)
             raise
         if self.events is not None:
             self.events.attach()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -44,6 +45,9 @@ class ObjectTier(RemoteTier):
         Requests at the same time.
     patience : float
         Seconds that `close` waits for calls of other threads.
+    folder : Path, optional
+        The directory whose files the objects are. A symbolic link in it is not followed: a call for
+        a value behind one raises `TierError`, and `keys` leaves it out.
 
     Notes
     -----
@@ -56,9 +60,17 @@ class ObjectTier(RemoteTier):
     service can. Otherwise it is written again; two values of a key are the same value.
     """
 
-    def __init__(self, store: Any, name: str, requests: int, patience: float) -> None:
+    def __init__(
+        self,
+        store: Any,
+        name: str,
+        requests: int,
+        patience: float,
+        folder: Path | None = None,
+    ) -> None:
         super().__init__(name, patience)
         self._store = store
+        self._folder = folder
         self._threads = ThreadPoolExecutor(requests, thread_name_prefix="kvpool-objects")
         self._creates = True  # until the service says that it cannot
 
@@ -105,13 +117,13 @@ class ObjectTier(RemoteTier):
 
     def _get(self, key: bytes) -> memoryview | None:
         try:
-            return memoryview(obstore.get(self._store, object_path(key)).bytes())
+            return memoryview(obstore.get(self._store, self._path_of(key)).bytes())
         except FileNotFoundError:
             return None
 
     def _put(self, item: tuple[bytes, list[memoryview]]) -> None:
         key, parts = item
-        path = object_path(key)
+        path = self._path_of(key)
         value = parts[0] if len(parts) == 1 else b"".join(parts)
         if self._creates:
             try:
@@ -127,7 +139,7 @@ class ObjectTier(RemoteTier):
 
     def _is_there(self, key: bytes) -> bool:
         try:
-            obstore.head(self._store, object_path(key))
+            obstore.head(self._store, self._path_of(key))
         except FileNotFoundError:
             return False
         return True
@@ -136,10 +148,31 @@ class ObjectTier(RemoteTier):
         if not self._is_there(key):
             return False
         try:
-            obstore.delete(self._store, object_path(key))
+            obstore.delete(self._store, self._path_of(key))
         except FileNotFoundError:  # another process was faster
             return False
         return True
+
+    def _path_of(self, key: bytes) -> str:
+        """Return the path of the object of a key.
+
+        Raises
+        ------
+        OSError
+            A symbolic link stands where the file or a directory of it would.
+        """
+        if (link := self._link_to(key)) is not None:
+            raise OSError(f"{link} is a symbolic link")
+        return object_path(key)
+
+    def _link_to(self, key: bytes) -> Path | None:
+        """Return the symbolic link that leads to the file of a key, if there is one."""
+        if self._folder is None:
+            return None
+        path = self._folder / object_path(key)
+        above = path.relative_to(self._folder).parents
+        places = (*(self._folder / part for part in above), path)
+        return next((place for place in places if place.is_symlink()), None)
 
     def _list(self, prefix: bytes) -> Iterator[bytes]:
         folder = None  # the directory of all keys that are longer than the prefix
@@ -159,7 +192,7 @@ class ObjectTier(RemoteTier):
                 return
             for found in page:
                 key = _key_of(found["path"])
-                if key is not None and key.startswith(prefix):
+                if key is not None and key.startswith(prefix) and self._link_to(key) is None:
                     yield key
 
     def _each(self, what: str, act: Callable[[_In], _Out], arguments: Sequence[_In]) -> list[_Out]:
@@ -247,7 +280,8 @@ def open_url(
         raise InvalidTierError(f"the tier {url!r} could not be opened: {reason}") from error
     except OSError as error:
         raise TierError(f"the tier {url!r} could not be opened: {error}") from error
-    return ObjectTier(store, url, int(requests), 2 * seconds)
+    folder = path_of(url) if split.scheme == "file" else None
+    return ObjectTier(store, url, int(requests), 2 * seconds, folder)
 
 
 def _local(url: str, endpoint: str | None, region: str | None) -> Any:

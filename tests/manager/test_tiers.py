@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
-from kvpool.errors import EntryRemovedError, InvalidTierError, TierError
+from kvpool.errors import EntryRemovedError, InvalidTierError, TierError, UnknownPluginError
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.settings import Settings
-from kvpool.tiers import TierStore
+from kvpool.tiers import TierStore, open_tier
 from kvpool.tiers.memory import MemoryTier
 from tests.support.injection import every_place, injected
 
@@ -237,3 +237,10 @@ def test_settings_name_tiers(tmp_path: Path) -> None:
         serve(manager, range(64))
     with settings.open(LAYOUT, capacity="1MiB", backend="numpy") as manager:
         assert serve(manager, range(70)) == 64
+
+
+def test_a_manager_that_cannot_be_made_leaves_no_tier_open(tmp_path: Path) -> None:
+    url = f"disk:{tmp_path}/kv?capacity=1MiB"
+    with pytest.raises(UnknownPluginError):
+        KVCacheManager(1 << 20, "numpy", LAYOUT, receipts="nowhere", tiers=url)
+    open_tier(url).close()  # a process can open a directory once

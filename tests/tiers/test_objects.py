@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import stat
+import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
 from urllib.request import Request, urlopen
@@ -32,6 +33,34 @@ class TestFiles(TierSuite):
     def reopen(self, tier: Tier) -> Tier:
         tier.close()
         return self.create_tier()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+@pytest.mark.parametrize("linked", ["file", "folder"])
+def test_no_link_in_the_directory_is_followed(tmp_path: Path, linked: str) -> None:
+    folder, outside = tmp_path / "tier", tmp_path / "outside"
+    key, other = b"c/" + bytes(32), b"c/" + bytes([1] * 32)
+    with open_tier(f"file:{folder}") as tier:
+        tier.write([(key, [b"value"]), (other, [b"other"])])
+        place = folder / object_path(key)
+        place = place if linked == "file" else place.parent
+        place.rename(outside)
+        place.symlink_to(outside)
+        calls: list[Callable[[], object]] = [
+            lambda: tier.contains([key]),
+            lambda: tier.remove([key]),
+            lambda: tier.write([(key, [b"new"])]),
+            lambda: tier.read([key]).__enter__(),
+        ]
+        for call in calls:
+            with pytest.raises(TierError, match="is a symbolic link"):
+                call()
+        assert list(tier.keys()) == [other]
+        with tier.read([other]) as (value,):
+            assert value is not None
+            assert bytes(value) == b"other"
+    content = outside if linked == "file" else next(outside.iterdir())
+    assert content.read_bytes() == b"value"
 
 
 def test_the_directory_is_for_the_user_alone(tmp_path: Path) -> None:
