@@ -241,6 +241,7 @@ def test_settings_name_tiers(tmp_path: Path) -> None:
 
 def test_a_manager_that_cannot_be_made_leaves_no_tier_open(tmp_path: Path) -> None:
     url = f"disk:{tmp_path}/kv?capacity=1MiB"
-    with pytest.raises(UnknownPluginError):
+    with pytest.raises(UnknownPluginError) as caught:
         KVCacheManager(1 << 20, "numpy", LAYOUT, receipts="nowhere", tiers=url)
     open_tier(url).close()  # a process can open a directory once
+    del caught  # until here, its traceback kept what the manager had
