@@ -51,8 +51,15 @@ class Descriptor(Closing):
             return
 
 
-def _opened(make: Callable[..., int], arguments: tuple[object, ...]) -> Generator[int]:
+def _opened(
+    make: Callable[..., int],
+    arguments: tuple[object, ...],
+    close: Callable[[int], None] = os.close,
+) -> Generator[int]:
     """Yield a descriptor, and close it when the generator is closed or not used any more.
+
+    The generator keeps `close` itself: the interpreter empties modules at its end, and what
+    another module keeps is closed after that.
 
     One built-in call makes the descriptor and puts it into the list. And the end of a generator
     raises at its ``yield``, so no instruction that checks for signals comes before `os.close`.
@@ -64,4 +71,4 @@ def _opened(make: Callable[..., int], arguments: tuple[object, ...]) -> Generato
     finally:
         for number in opened:
             if number >= 0:
-                os.close(number)
+                close(number)

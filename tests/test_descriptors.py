@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pickle
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -128,3 +129,19 @@ def test_no_interrupt_leaves_it_open(
         make()
         injected(made.clear, injection)
         assert not is_open(free), injection.where
+
+
+def test_one_that_lives_to_the_end_of_the_interpreter_is_closed_without_a_message(
+    tmp_path: Path,
+) -> None:
+    """Modules are emptied in turn at the end; `early` is emptied after `kvpool.descriptors`."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os, sys, types\n"
+        "early = sys.modules['early'] = types.ModuleType('early')\n"
+        "from kvpool import descriptors\n"
+        "early.kept = descriptors.Descriptor(os.open, os.devnull, os.O_RDONLY)\n"
+        "sys.alive = [early, descriptors]\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
