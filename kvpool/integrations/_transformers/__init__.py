@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from kvpool.integrations._required import required
 
-for _name in ("torch", "transformers"):
-    try:
-        import_module(_name)
-    except ImportError as error:
-        raise ImportError(
-            f'the cache of transformers models needs {_name}: install "kvpool[transformers]" '
-            f"({error})"
-        ) from error
+__all__: list[str] = []
+
+_WHAT = "the caches of transformers models"
+required(_WHAT, "torch", "transformers", lowest=(2, 13), below=(3,))
+required(_WHAT, "transformers", "transformers", lowest=(5, 19), below=(6,))
