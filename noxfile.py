@@ -371,6 +371,23 @@ def bench_llama(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", "llama_cpp", "--json", record, *session.posargs)
 
 
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def bench_serve(session: nox.Session) -> None:
+    """Run the benchmark of `kvpool serve` and the server of llama-cpp-python, as `bench` does.
+
+    Both serve a real model. The record is in `.nox/.cache/bench-serve.json`. With `-- --publish`
+    it goes to the performance page. pip makes this environment, as that of `engine_llama`.
+    """
+    steps.require(session, OLDEST)
+    steps.install_editable(session, "requirements/bench.txt", "transformers")
+    steps.install_compiled_or_skip(session, "engine-llama", steps.LLAMA_SETTINGS)
+    steps.install_groups(session, "bench-serve")
+    if not steps.install_model(session):
+        session.error("the benchmark measures a real model, and pip cannot install its weights")
+    record = str(session.cache_dir / "bench-serve.json")
+    session.run("python", "-m", "benchmarks", "serve", "--json", record, *session.posargs)
+
+
 @nox.session(python=OLDEST.for_nox)
 def nightly(session: nox.Session) -> None:
     """Make 200,000 random calls, verify 1,000 ledgers, interrupt 50,000 calls, soak, and kill.
