@@ -44,10 +44,8 @@ Before each question the context is emptied, as by a prompt that begins with oth
 Every cache may hold 512 MiB. The conversations before are computed by PooledLlama; \
 LlamaRAMCache gets copies of the state of one under other tokens, the last of them only, twice as \
 many as its limit takes, because it has dropped what came before.
-PooledLlama keeps whole blocks of 64 tokens. Most questions end within the block in which the \
-prefix ends, so nothing of them is kept: its memory is that of the first 960 tokens alone, and it \
-computes the 40 behind them with each question. LlamaRAMCache keeps all tokens of every \
-conversation.
+PooledLlama keeps whole blocks of 16 tokens: the prefix once, and of each conversation the whole \
+blocks of its question. LlamaRAMCache keeps all tokens of every conversation.
 The memory of LlamaRAMCache is the sum of the bytes, logits and tokens of its states. Its limit \
 counts the bytes alone."""
 
@@ -147,7 +145,9 @@ class Asker:
         """Return the prefix and another question, as tokens."""
         self._asked += 1
         question = (
-            f"\nQuestion: what is on shelf {self._asked}?\nAnswer: on shelf {self._asked} are"
+            f"\nQuestion {self._asked}: what is on shelf {self._asked}, and which books are to the "
+            "left and to the right of them? Name the letters of all three in one sentence, and "
+            f"say where to begin.\nAnswer: on shelf {self._asked} are"
         )
         return [*self._prefix, *self._llama.tokenize(question.encode(), add_bos=False)]
 

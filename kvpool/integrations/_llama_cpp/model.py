@@ -24,7 +24,7 @@ __all__ = ["PooledLlama"]
 
 _log = logging.getLogger(__name__)
 
-BLOCK_TOKENS: Final = 64
+BLOCK_TOKENS: Final = 16
 
 
 class PooledLlama(llama_cpp.Llama):
@@ -41,8 +41,9 @@ class PooledLlama(llama_cpp.Llama):
         A GGUF file.
     manager : KVCacheManager
         Many models may share one.
-    block_tokens : int, default 64
-        Tokens of a block: the last tokens of a prompt that do not fill one are computed again.
+    block_tokens : int, default 16
+        Tokens of a block. What two prompts have in common is reused in whole blocks, so small ones
+        leave less to be computed again, and large ones are copied in fewer pieces.
     model_id : str, optional
         Names the weights, and all else that a state depends on.
         [default: a hash of samples of the file, of the parameters, and of the version]
