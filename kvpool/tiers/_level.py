@@ -337,6 +337,17 @@ class Level:
             self._changed.notify_all()
             return True
 
+    def store(self, chunk: Chunk, data: NDArray[Any]) -> bool:
+        """Have a chunk written behind; return False if it is dropped.
+
+        Parameters
+        ----------
+        chunk : Chunk
+        data : ndarray, shape `Chunk.shape`
+            Keys and values, contiguous. The level keeps the array until it is written.
+        """
+        return self.put(Job.of(chunk, data))
+
     def takes(self, chunk: Chunk) -> bool:
         """Return whether a chunk would be written that is put now."""
         return self._has_room(chunk) and not self.knows(chunk)
