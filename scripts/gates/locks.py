@@ -4,6 +4,10 @@ Each file holds the run-time dependencies of kvpool, the tools of one dependency
 both, with exact versions and hashes, for every supported Python and platform at once.
 `min-python.txt` differs: it pins the run-time dependencies to the lowest versions that
 `pyproject.toml` allows, on the oldest Python, and everything else as usual.
+
+`constraints.txt` differs as well: it has the versions, without hashes, of what the groups with
+torch and with servers need. Which build of torch fits depends on the machine, so pip installs
+these groups by their names, within these versions.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-__all__ = ["LOCKS", "write_all"]
+__all__ = ["CONSTRAINED", "CONSTRAINTS", "LOCKS", "write_all"]
 
 LOCKS = {
     "nox": ("nox", False),
@@ -30,6 +34,19 @@ LOCKS = {
     "bench": ("bench", True),
 }
 """Name of each file: its dependency group, and whether it holds the run-time dependencies."""
+
+CONSTRAINED = (
+    "bench-serve",
+    "bench-tiers",
+    "engine-llama",
+    "integration",
+    "model",
+    "plot",
+    "transformers",
+)
+"""Dependency groups that are installed within the versions of `CONSTRAINTS`."""
+
+CONSTRAINTS = "requirements/constraints.txt"
 
 
 def write_all(uv: str, root: Path, oldest: str, extra: Sequence[str]) -> None:
@@ -63,7 +80,8 @@ def write_all(uv: str, root: Path, oldest: str, extra: Sequence[str]) -> None:
         output = directory / f"{name}.txt"
         _compile([*compiler, *extra, *sources, "--output-file", str(output)], root)
     _write_lowest([*compiler, *extra], root, directory / "min-python.txt")
-    for name in [*LOCKS, "min-python"]:
+    _write_constraints([*compiler, *extra], root)
+    for name in [*LOCKS, "min-python", "constraints"]:
         _check(directory / f"{name}.txt")
 
 
@@ -83,6 +101,14 @@ def _write_lowest(compiler: list[str], root: Path, output: Path) -> None:
         sources = ["pyproject.toml", "--group", "test", "--constraints", str(pins)]
         # The annotations would name the temporary file.
         _compile([*compiler, "--no-annotate", *sources, "--output-file", str(output)], root)
+
+
+def _write_constraints(compiler: list[str], root: Path) -> None:
+    """Pin what the groups need around the versions of the tests, which they are installed on."""
+    sources = [option for group in CONSTRAINED for option in ("--group", group)]
+    sources += ["--constraints", "requirements/test.txt"]
+    options = ["--no-generate-hashes", "--no-annotate", "--output-file", CONSTRAINTS]
+    _compile([*compiler, *options, *sources], root)
 
 
 def _compile(command: list[str], root: Path) -> None:

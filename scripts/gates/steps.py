@@ -16,6 +16,7 @@ from nox.command import CommandFailed
 from nox.virtualenv import find_uv
 
 from scripts.gates.interpreters import Search
+from scripts.gates.locks import CONSTRAINED, CONSTRAINTS
 
 __all__ = [
     "LLAMA_SETTINGS",
@@ -81,8 +82,10 @@ def install_editable(session: nox.Session, lock_file: str, *groups: str) -> None
 
 
 def install_groups(session: nox.Session, *groups: str) -> None:
-    """Install dependency groups that have no lock file."""
-    session.install(*_needed(groups))
+    """Install dependency groups that have no lock file, within the constraints that they have."""
+    constrained = set(groups) <= set(CONSTRAINED)
+    within = ["--constraint", CONSTRAINTS] if constrained else []
+    session.install(*within, *_needed(groups))
 
 
 def install_or_skip(session: nox.Session, *groups: str) -> None:
@@ -117,7 +120,8 @@ def install_compiled_or_skip(session: nox.Session, group: str, settings: Mapping
     kept = ["--wheel-dir", str(wheels), "--find-links", str(wheels)]
     try:
         session.run("pip", "wheel", "--no-deps", *kept, *needed, env={**jobs, **settings})
-        session.install("--find-links", str(wheels), *needed)
+        within = ["--constraint", CONSTRAINTS] if group in CONSTRAINED else []
+        session.install(*within, "--find-links", str(wheels), *needed)
     except CommandFailed:
         refusal = f"pip cannot install {' and '.join(needed)} here; its words are above"
         if os.environ.get("CI"):

@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 
 import kvpool
 from scripts.gates.interpreters import SUPPORTED
-from scripts.gates.locks import LOCKS
+from scripts.gates.locks import CONSTRAINED, LOCKS
 from scripts.gates.runner import GATES
 
 ROOT = Path(__file__).parents[2]
@@ -71,15 +71,31 @@ def test_classifiers_name_the_pythons_that_we_support() -> None:
     assert PYPROJECT["project"]["requires-python"] == f">={SUPPORTED[0]}"
 
 
-@pytest.mark.parametrize("name", [*LOCKS, "min-python"])
-def test_a_lock_holds_what_is_asked_for(name: str) -> None:
-    group, runtime = LOCKS.get(name, ("test", True))
-    wanted = (requirements(group) if group else []) + (RUNTIME if runtime else [])
-    versions = locked(name)
+def check_versions(wanted: list[Requirement], versions: dict[str, list[str]]) -> None:
+    """Check that there is a version of each requirement, and that the requirement allows it."""
+    assert wanted
     for requirement in wanted:
         found = versions.get(canonicalize_name(requirement.name), [])
         assert found, f"{requirement} is not locked: run `nox -s lock`"
         assert all(requirement.specifier.contains(version) for version in found), requirement
+
+
+@pytest.mark.parametrize("name", [*LOCKS, "min-python"])
+def test_a_lock_holds_what_is_asked_for(name: str) -> None:
+    group, runtime = LOCKS.get(name, ("test", True))
+    wanted = (requirements(group) if group else []) + (RUNTIME if runtime else [])
+    check_versions(wanted, locked(name))
+
+
+@pytest.mark.parametrize("group", CONSTRAINED)
+def test_the_constraints_hold_what_a_group_asks_for(group: str) -> None:
+    check_versions(requirements(group), locked("constraints"))
+
+
+def test_the_constraints_and_the_tests_have_the_same_versions() -> None:
+    constraints, tests = locked("constraints"), locked("test")
+    both = constraints.keys() & tests.keys()
+    assert {name: constraints[name] for name in both} == {name: tests[name] for name in both}
 
 
 def test_the_lowest_versions_are_the_bounds_that_we_declare() -> None:
@@ -96,7 +112,7 @@ def test_the_lowest_versions_are_the_bounds_that_we_declare() -> None:
 )
 def test_a_lock_names_no_host_and_no_path(lock: Path) -> None:
     text = lock.read_text(encoding="utf-8")
-    assert "--hash=sha256:" in text
+    assert ("--hash=sha256:" in text) is (lock.name != "constraints.txt")
     assert "://" not in text
     assert "index-url" not in text
     assert re.search(r"(^|\s)/\w", text) is None
