@@ -16,6 +16,7 @@ __all__ = [
     "align_up",
     "byte_count",
     "check_alignment",
+    "check_callable",
     "check_flag",
     "check_number",
     "whole_number",
@@ -107,6 +108,17 @@ def check_number(
         raise InvalidArgumentError(f"{name} must be above {above}, not {value}")
     if number > at_most:
         raise InvalidArgumentError(f"{name} must be at most {at_most}, not {value}")
+
+
+def check_callable(name: str, value: Any) -> None:
+    """Raise an error unless a value can be called.
+
+    Raises
+    ------
+    InvalidArgumentError
+    """
+    if not callable(value):
+        raise InvalidArgumentError(f"{name} must be a callable, not {value!r}")
 
 
 def check_flag(name: str, value: Any) -> None:

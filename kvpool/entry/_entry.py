@@ -1143,6 +1143,25 @@ class KVCacheEntry(PoolEntry, ForkAware):
         """
         return self._view(None, 1, writeable=False)
 
+    def peek(self) -> NDArray[Any]:
+        """Return keys and values of all layers for the keeper: a lease, and not a use.
+
+        Returns
+        -------
+        ndarray, shape (2, layers, kv_heads, token_count, head_dim)
+            The keys, and the values.
+
+        Raises
+        ------
+        EntryRemovedError
+            The entry was removed or evicted.
+        """
+        with self._lock:
+            both = self._geometry.full_view(self._lease(), 0, self._tokens.complete)
+        view: NDArray[Any] = both[:]
+        view.setflags(write=False)
+        return view
+
     def _view(self, layer: int | None, region: int, writeable: Any) -> NDArray[Any]:
         if writeable.__class__ is not bool:  # unlike nearly always
             check_flag("writeable", writeable)

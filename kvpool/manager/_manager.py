@@ -297,6 +297,7 @@ class KVCacheManager(Closing, ForkAware):
             uses,
             self._removals,
             keeper_of,
+            self._beyond,
         )
         self._reuse = Reuse(self._sessions, layout, most_tokens)
         self._waiters = Waiters(self.pool)

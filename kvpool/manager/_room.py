@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvpool.cache_key import CacheKey
+from kvpool.entry import KVCacheEntry
 from kvpool.errors import BrokenPluginError, PoolExhaustedError
 from kvpool.layout import EntryGeometry
 from kvpool.manager._departures import Departures
 from kvpool.manager._session import Session
 from kvpool.manager._shortage import explained
+from kvpool.manager._tiers import Beyond
 from kvpool.pool import MemoryBlock, MemoryPool
 from kvpool.prefix import Cut, Ranking
 
@@ -19,6 +21,30 @@ if TYPE_CHECKING:
     from kvpool.receipts import ReceiptEmitter
 
 __all__ = ["EvictingRoom"]
+
+B = TypeVar("B", bound="MemoryBlock | None")
+
+
+class _NotSavedError(Exception):
+    """Victims are not stored yet; it does not leave this module."""
+
+    def __init__(self, blocks: list[MemoryBlock]) -> None:
+        super().__init__("the tokens of victims are not stored")
+        self.blocks = blocks
+
+
+def _made_room(
+    pool: MemoryPool, nbytes: int, victims: Iterator[MemoryBlock], **options: Any
+) -> tuple[None, list[MemoryBlock]]:
+    """Have a pool make room; return no block, and the victims."""
+    return None, pool.make_room(nbytes, victims, **options)
+
+
+def _ask_for(saved: set[MemoryBlock], chosen: list[MemoryBlock]) -> None:
+    """Raise an error unless all chosen victims are saved."""
+    missing = [block for block in chosen if block not in saved]
+    if missing:
+        raise _NotSavedError(missing)
 
 
 class EvictingRoom:
@@ -39,6 +65,8 @@ class EvictingRoom:
     receipts : ReceiptEmitter or None
     owner : object
         Names the blocks of these sessions, see `MemoryBlock.owner`.
+    beyond : Beyond or None
+        Gets the tokens that are evicted, before their bytes are free.
 
     Attributes
     ----------
@@ -54,6 +82,7 @@ class EvictingRoom:
         departures: Departures,
         receipts: ReceiptEmitter | None,
         owner: object,
+        beyond: Beyond | None = None,
     ) -> None:
         self._pool = pool
         self._sessions = sessions
@@ -61,23 +90,15 @@ class EvictingRoom:
         self._departures = departures
         self._receipts = receipts
         self._owner = owner
+        self._beyond = beyond
         self.priorities = {0}
 
     def allocate(self, size: int) -> MemoryBlock:
         """Take a block without a layout, evicting others if it does not fit otherwise."""
         if self._ranking.tree.ends and self._pool.is_elastic:
             self.shrink(self._pool.charge(size))
-        offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations = self._departures.begin(self._ranking.reason)
-        try:
-            block, gone = self._pool.allocate_evicting(
-                size, self._victims(offered), deallocations=deallocations, owner=self._owner
-            )
-        except PoolExhaustedError as shortage:
-            raise explained(shortage, self._sessions, self._pool.capacity) from None
-        if gone:
-            self._finish(block, offered, gone)
-        return block
+        evict = partial(self._pool.allocate_evicting, size, owner=self._owner)
+        return self._evicting(evict)[0]
 
     def reserve(self, geometry: EntryGeometry, committed: int = 0) -> MemoryBlock:
         """Reserve a block, evicting others if it does not fit otherwise, all in one step.
@@ -90,21 +111,9 @@ class EvictingRoom:
         """
         if committed and self._ranking.tree.ends and self._pool.is_elastic:
             self.shrink(self._pool.cost(geometry, committed // geometry.token_stride))
-        offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations = self._departures.begin(self._ranking.reason)
-        try:
-            block, gone = self._pool.reserve_evicting(
-                geometry,
-                self._victims(offered),
-                committed=committed,
-                deallocations=deallocations,
-                owner=self._owner,
-            )
-        except PoolExhaustedError as shortage:
-            raise explained(shortage, self._sessions, self._pool.capacity) from None
-        if gone:
-            self._finish(block, offered, gone)
-        return block
+        pool = self._pool
+        evict = partial(pool.reserve_evicting, geometry, committed=committed, owner=self._owner)
+        return self._evicting(evict)[0]
 
     def commit(self, block: MemoryBlock, start: int, end: int) -> None:
         """Commit bytes of each stripe of a block, evicting others for them."""
@@ -127,14 +136,7 @@ class EvictingRoom:
     def make_room(self, nbytes: int) -> list[CacheKey]:
         """Evict in the order of the policy until `nbytes` may be used; return the keys."""
         ended = self.shrink(nbytes) if self._ranking.tree.ends else []
-        offered: dict[MemoryBlock, CacheKey] = {}
-        deallocations = self._departures.begin(self._ranking.reason)
-        try:
-            gone = self._pool.make_room(nbytes, self._victims(offered), deallocations=deallocations)
-        except PoolExhaustedError as shortage:
-            raise explained(shortage, self._sessions, self._pool.capacity) from None
-        keys = list(map(offered.__getitem__, gone))
-        self._departures.finish(keys)
+        keys = self._evicting(partial(_made_room, self._pool, nbytes))[1]
         return ended + keys
 
     def shrink(self, nbytes: int) -> list[CacheKey]:
@@ -166,15 +168,58 @@ class EvictingRoom:
             plan = self._ranking.plan(missing, self._charged, *self._stages(), by_tokens=True)
             self._carry_out(plan or [])
 
-    def _finish(
-        self, block: MemoryBlock, offered: dict[MemoryBlock, CacheKey], gone: list[MemoryBlock]
-    ) -> None:
-        """Forget the sessions that ended for a block; give the block up if that fails."""
+    def _evicting(
+        self, evict: Callable[..., tuple[B, list[MemoryBlock]]]
+    ) -> tuple[B, list[CacheKey]]:
+        """Let the pool evict sessions, store their tokens before it does, and forget them.
+
+        Parameters
+        ----------
+        evict : callable
+            Takes the victims; returns a block, if it takes one, and the blocks that have ended.
+
+        Returns
+        -------
+        block : MemoryBlock or None
+            Is given up if what follows fails.
+        keys : list of CacheKey
+            Of the sessions that ended.
+        """
+        deallocations = self._departures.begin(self._ranking.reason)
+        saved: set[MemoryBlock] = set()
+        leaving = None if self._beyond is None else partial(_ask_for, saved)
+        while True:  # again if victims were chosen that are not stored: the pool has ended none
+            offered: dict[MemoryBlock, CacheKey] = {}
+            try:
+                block, gone = evict(
+                    self._victims(offered), deallocations=deallocations, leaving=leaving
+                )
+            except _NotSavedError as error:
+                chosen = error.blocks
+            except PoolExhaustedError as shortage:
+                raise explained(shortage, self._sessions, self._pool.capacity) from None
+            else:
+                break
+            for one in chosen:
+                self.save(offered[one])
+            saved.update(chosen)
+        keys = list(map(offered.__getitem__, gone))
         try:
-            self._departures.finish(list(map(offered.__getitem__, gone)))
+            if keys:
+                self._departures.finish(keys)
         except BaseException:  # from the policy, which is not ours
-            self.give_up(block)
+            if block is not None:
+                self.give_up(block)
             raise
+        return block, keys
+
+    def save(self, key: CacheKey, start: int = 0) -> None:
+        """Have the tokens of a session from `start` on stored, as far as they are known."""
+        if self._beyond is not None:
+            session = self._sessions[key]
+            held, entry = session.held, session.entry
+            if held is not None and isinstance(entry, KVCacheEntry):
+                self._beyond.save(*held, entry, start)
 
     def _charged(self, key: CacheKey) -> int:
         return self._sessions[key].entry.block.charged
@@ -200,7 +245,7 @@ class EvictingRoom:
         def may_end_up_to(priority: int, key: CacheKey) -> bool:
             return self.may_end(key) and self._sessions[key].priority <= priority
 
-        return [functools.partial(may_end_up_to, level) for level in sorted(self.priorities)]
+        return [partial(may_end_up_to, level) for level in sorted(self.priorities)]
 
     def _carry_out(self, plan: list[Cut | CacheKey]) -> list[CacheKey]:
         """Do what `Ranking.plan` chose; return the keys of the sessions that ended."""
@@ -209,6 +254,7 @@ class EvictingRoom:
             if isinstance(step, CacheKey):
                 gone = [step]
             else:
+                self.save(step.segment.holders[0], step.end)
                 shortened, gone = self._ranking.tree.cut(step)
                 for key in shortened:
                     self._sessions[key].keep(step.end)

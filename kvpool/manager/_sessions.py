@@ -31,6 +31,7 @@ from kvpool.manager._keeper import UseLog
 from kvpool.manager._keys import check_key
 from kvpool.manager._room import EvictingRoom
 from kvpool.manager._session import Session, check_ttl
+from kvpool.manager._tiers import Beyond
 from kvpool.pool import MemoryPool
 from kvpool.prefix import Ranking
 from kvpool.stats import PoolStats
@@ -67,6 +68,8 @@ class Sessions:
         Keys of sessions that `begin` is to remove.
     keeper_of : callable
         Returns the keeper for the entry of a key and session number.
+    beyond : Beyond or None
+        Gets the tokens of what is evicted, before their bytes are free.
 
     Attributes
     ----------
@@ -99,6 +102,7 @@ class Sessions:
         uses: UseLog,
         removals: deque[CacheKey],
         keeper_of: Callable[[CacheKey, int], Keeper],
+        beyond: Beyond | None = None,
     ) -> None:
         self._pool = pool
         self._granule = pool.granule
@@ -115,7 +119,7 @@ class Sessions:
         self._expiry = ExpiryQueue()
         self._departures = Departures(pool, self._by_key, ranking, self._expiry, receipts)
         self.room = EvictingRoom(
-            pool, self._by_key, ranking, self._departures, receipts, self._owner
+            pool, self._by_key, ranking, self._departures, receipts, self._owner, beyond
         )
         self._hits = self._misses = self._allocations = 0
         self.opening: Session | None = None
@@ -499,6 +503,9 @@ class Sessions:
         expired = [key for key in due if not by_key[key].pins]
         if not expired:
             return expired
+        for key in expired:
+            if not by_key[key].entry.block.is_leased:
+                self.room.save(key)
         deallocations = self._departures.begin(EvictionReason.TTL)
         gone = [
             key for key in expired if self._pool.reclaim(by_key[key].entry.block, deallocations)
@@ -517,6 +524,7 @@ class Sessions:
         keys = self.keys()
         try:
             for key in keys:
+                self.room.save(key)
                 self._pool.deallocate(self._by_key[key].entry.block, deallocations)
         except (PoolClosedError, StaleBlockError):  # the pool was used past the manager
             deallocations = None

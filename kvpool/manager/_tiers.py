@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from numpy.typing import NDArray
 
 from kvpool.entry import KVCacheEntry
-from kvpool.errors import EntryRemovedError, InvalidTierError, PoolClosedError
+from kvpool.errors import EntryRemovedError, InvalidTierError, PoolClosedError, TierError
 from kvpool.prefix import Identity
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class Beyond:
         except (EntryRemovedError, PoolClosedError):  # by another thread meanwhile
             return False
         except Exception:  # a tier, a codec or a policy is not ours
-            _log.exception("the tiers failed to load tokens: they are computed")
+            _log_error("the tiers failed to load tokens: they are computed")
             return False
 
     def keep(self, kept: Kept) -> None:
@@ -91,7 +92,24 @@ class Beyond:
         try:
             self.store.put(*kept)
         except Exception:  # the tokens are in the pool, which is what was asked for
-            _log.exception("the tiers failed to take tokens: they stay in the pool alone")
+            _log_error("the tiers failed to take tokens: they stay in the pool alone")
+
+    def save(self, identity: Identity, tokens: bytes, entry: KVCacheEntry, start: int) -> None:
+        """Have tokens written behind that are about to leave the pool, those from `start` on.
+
+        What the tiers are known to have is not written again. The rest is copied before this
+        ends, so nothing keeps the memory of the entry; what no queue has room for is dropped.
+        """
+        try:
+            self._put(identity, tokens, entry, start)
+        except (EntryRemovedError, PoolClosedError, TierError):
+            return  # the pool was used past the manager, or the store was closed before it
+        except Exception:  # neither a store nor a lack of memory may keep an eviction
+            _log_error("the tiers failed to take tokens: they leave the pool all the same")
+
+    def _put(self, identity: Identity, tokens: bytes, entry: KVCacheEntry, start: int) -> None:
+        keys, values = entry.peek()
+        self.store.put(identity, tokens, keys, values, start=start)
 
     def close(self, timeout: float, progress: Callable[[int, int], object] | None) -> None:
         """Write what is queued, for some seconds at most; close a store of the manager's own."""
@@ -99,6 +117,11 @@ class Beyond:
             self.store.close(timeout, progress)
         else:
             self.store.drain(timeout, progress)
+
+
+def _log_error(what: str) -> None:
+    """Log the error that is handled, as text: a record that keeps it would keep leases."""
+    _log.error("%s\n%s", what, traceback.format_exc().rstrip())
 
 
 def open_tiers(tiers: Tiers | None, chunk_tokens: int) -> Beyond | None:

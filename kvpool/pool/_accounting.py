@@ -6,7 +6,7 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import NoReturn
+from typing import NoReturn, TypeAlias
 
 from kvpool._checks import align_up
 from kvpool.arena import MIN_ALIGNMENT
@@ -26,7 +26,10 @@ from kvpool.pool._pages import StripeGeometry
 from kvpool.pool._usage import BlockUsage, Deallocation, block_usage
 from kvpool.stats import CopyReason, MemoryStats
 
-__all__ = ["Accounting", "victims_of"]
+__all__ = ["Accounting", "Leaving", "victims_of"]
+
+Leaving: TypeAlias = Callable[[list[MemoryBlock]], object] | None
+"""What is called with the victims of a step before the first of them ends; it may raise."""
 
 _pool_ids = itertools.count(1)
 
@@ -236,9 +239,10 @@ class Accounting:
         victims: Iterable[MemoryBlock],
         alignment: int,
         deallocations: list[Deallocation] | None = None,
+        leaving: Leaving = None,
     ) -> list[MemoryBlock]:
         """Deallocate the first victims until `nbytes` can be allocated; see `MemoryPool`."""
-        return self._evict(self._choose(nbytes, alignment, 0, victims), deallocations)
+        return self._evict(self._choose(nbytes, alignment, 0, victims), deallocations, leaving)
 
     def allocate_evicting(
         self,
@@ -246,10 +250,11 @@ class Accounting:
         victims: Iterable[MemoryBlock],
         deallocations: list[Deallocation] | None,
         owner: object = None,
+        leaving: Leaving = None,
     ) -> tuple[MemoryBlock, list[MemoryBlock]]:
         """Take a block after the first victims have ended; see `MemoryPool`."""
-        charge = self.charge(nbytes)
-        evicted = self._evict(self._choose(nbytes, MIN_ALIGNMENT, charge, victims), deallocations)
+        chosen = self._choose(nbytes, MIN_ALIGNMENT, self.charge(nbytes), victims)
+        evicted = self._evict(chosen, deallocations, leaving)
         return self.allocate(nbytes, MIN_ALIGNMENT, owner), evicted
 
     def reserve_evicting(
@@ -259,10 +264,11 @@ class Accounting:
         victims: Iterable[MemoryBlock],
         deallocations: list[Deallocation] | None,
         owner: object = None,
+        leaving: Leaving = None,
     ) -> tuple[MemoryBlock, list[MemoryBlock]]:
         """Reserve a block after the first victims have ended; see `MemoryPool`."""
         del committed  # all bytes can be written from the start
-        return self.allocate_evicting(geometry.nbytes, victims, deallocations, owner)
+        return self.allocate_evicting(geometry.nbytes, victims, deallocations, owner, leaving)
 
     def _choose(
         self, nbytes: int, alignment: int, charge: int, victims: Iterable[MemoryBlock]
@@ -299,8 +305,13 @@ class Accounting:
         )
 
     def _evict(
-        self, chosen: list[MemoryBlock], deallocations: list[Deallocation] | None
+        self,
+        chosen: list[MemoryBlock],
+        deallocations: list[Deallocation] | None,
+        leaving: Leaving = None,
     ) -> list[MemoryBlock]:
+        if leaving is not None and chosen:
+            leaving(chosen)  # first, because it may raise
         for block in chosen:
             self.deallocate(block, deallocations)
         return chosen

@@ -20,7 +20,7 @@ from kvpool.errors import (
     InvalidSizeError,
     PoolExhaustedError,
 )
-from kvpool.pool._accounting import Accounting, victims_of
+from kvpool.pool._accounting import Accounting, Leaving, victims_of
 from kvpool.pool._allocator import OffsetAllocator
 from kvpool.pool._block import DRAINING, LIVE, MemoryBlock
 from kvpool.pool._pages import CommittedPages, StripeGeometry
@@ -109,12 +109,13 @@ class ElasticAccounting(Accounting):
         victims: Iterable[MemoryBlock],
         deallocations: list[Deallocation] | None,
         owner: object = None,
+        leaving: Leaving = None,
     ) -> tuple[MemoryBlock, list[MemoryBlock]]:
         """Reserve a block, with some of it committed, after the first victims have ended."""
         pages = CommittedPages(geometry, self._page_size)
         charge = pages.missing(None, 0, committed) if committed else 0
         chosen = self._choose(geometry.nbytes, MIN_ALIGNMENT, charge, victims)
-        evicted = self._evict(chosen, deallocations)
+        evicted = self._evict(chosen, deallocations, leaving)
         return self._reserve(pages, committed, charge, owner), evicted
 
     def _reserve(
@@ -350,10 +351,11 @@ class ElasticAccounting(Accounting):
         victims: Iterable[MemoryBlock],
         alignment: int,
         deallocations: list[Deallocation] | None = None,
+        leaving: Leaving = None,
     ) -> list[MemoryBlock]:
         """Deallocate the first victims until `nbytes` may be committed."""
         charge = self.charge(align_up(nbytes, alignment))
-        return self._evict(self._choose(0, alignment, charge, victims), deallocations)
+        return self._evict(self._choose(0, alignment, charge, victims), deallocations, leaving)
 
     def _choose(
         self, nbytes: int, alignment: int, charge: int, victims: Iterable[MemoryBlock]

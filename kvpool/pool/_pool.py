@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from kvpool._asking import is_in_another_call
-from kvpool._checks import byte_count, check_alignment, check_flag, whole_number
+from kvpool._checks import byte_count, check_alignment, check_callable, check_flag, whole_number
 from kvpool._closing import Closing
 from kvpool._html import Card
 from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
@@ -26,7 +26,7 @@ from kvpool.errors import (
     InvalidViewError,
     PoolClosedError,
 )
-from kvpool.pool._accounting import Accounting
+from kvpool.pool._accounting import Accounting, Leaving
 from kvpool.pool._block import (
     DRAINING,
     ArenaBytes,
@@ -220,6 +220,7 @@ class MemoryPool(Closing, ForkAware):
         *,
         deallocations: list[Deallocation] | None = None,
         owner: object = None,
+        leaving: Leaving = None,
     ) -> tuple[MemoryBlock, list[MemoryBlock]]:
         """Take a block, and deallocate others in the given order until it fits; one atomic step.
 
@@ -235,6 +236,10 @@ class MemoryPool(Closing, ForkAware):
         owner : object, optional
             Noted as the owner of the block, so that `usage` tells after an interrupt which blocks
             the owner took and never got to know.
+        leaving : callable, optional
+            Takes the victims that are about to end, in a list, before the first of them does and
+            under the lock of the pool, which it must not call. What it raises ends the call, and
+            nothing has changed. [default: nothing is called]
 
         Returns
         -------
@@ -258,15 +263,18 @@ class MemoryPool(Closing, ForkAware):
         ForeignBlockError
             A victim belongs to another pool, or is not a block.
         InvalidArgumentError
-            `victims` cannot be iterated over, or `deallocations` is not a list.
+            `victims` cannot be iterated over, `deallocations` is not a list, or `leaving` cannot be
+            called.
         PoolClosedError
             The pool is closed.
         """
         nbytes = byte_count("nbytes", nbytes, least=1)
+        if leaving is not None:
+            check_callable("leaving", leaving)
         with self._lock:
             books = self._books()
             touched, data = books.touched, self._bytes
-            block, evicted = books.allocate_evicting(nbytes, victims, deallocations, owner)
+            block, evicted = books.allocate_evicting(nbytes, victims, deallocations, owner, leaving)
         if block.offset < touched:
             _clean(data, block, touched)
         return block, evicted
@@ -342,6 +350,7 @@ class MemoryPool(Closing, ForkAware):
         victims: Iterable[MemoryBlock],
         alignment: int = MIN_ALIGNMENT,
         deallocations: list[Deallocation] | None = None,
+        leaving: Leaving = None,
     ) -> list[MemoryBlock]:
         """Deallocate blocks in the given order until `nbytes` can be charged.
 
@@ -361,6 +370,10 @@ class MemoryPool(Closing, ForkAware):
             A power of two, of which the free range has a multiple in front of `nbytes`.
         deallocations : list of Deallocation, optional
             The figures around the end of each victim are appended.
+        leaving : callable, optional
+            Takes the victims that are about to end, in a list, before the first of them does and
+            under the lock of the pool, which it must not call. What it raises ends the call, and
+            nothing has changed. [default: nothing is called]
 
         Returns
         -------
@@ -385,7 +398,8 @@ class MemoryPool(Closing, ForkAware):
         ForeignBlockError
             A victim belongs to another pool, or is not a block.
         InvalidArgumentError
-            `victims` cannot be iterated over, or `deallocations` is not a list.
+            `victims` cannot be iterated over, `deallocations` is not a list, or `leaving` cannot be
+            called.
         PoolClosedError
             The pool is closed.
         """
@@ -393,8 +407,10 @@ class MemoryPool(Closing, ForkAware):
             nbytes = byte_count("nbytes", nbytes, least=1)
         if alignment is not MIN_ALIGNMENT:  # which every arena has
             alignment = self._check_alignment(alignment)
+        if leaving is not None:
+            check_callable("leaving", leaving)
         with self._lock:
-            return self._books().make_room(nbytes, victims, alignment, deallocations)
+            return self._books().make_room(nbytes, victims, alignment, deallocations, leaving)
 
     def is_leased(self, block: MemoryBlock) -> bool:
         """Tell whether a view of the block is alive.
@@ -616,6 +632,7 @@ class MemoryPool(Closing, ForkAware):
         committed: int = 0,
         deallocations: list[Deallocation] | None = None,
         owner: object = None,
+        leaving: Leaving = None,
     ) -> tuple[MemoryBlock, list[MemoryBlock]]:
         """Reserve a block, and deallocate others in the given order until it fits.
 
@@ -635,6 +652,10 @@ class MemoryPool(Closing, ForkAware):
         owner : object, optional
             Noted as the owner of the block, so that `usage` tells after an interrupt which blocks
             the owner took and never got to know.
+        leaving : callable, optional
+            Takes the victims that are about to end, in a list, before the first of them does and
+            under the lock of the pool, which it must not call. What it raises ends the call, and
+            nothing has changed. [default: nothing is called]
 
         Returns
         -------
@@ -660,8 +681,8 @@ class MemoryPool(Closing, ForkAware):
         ForeignBlockError
             A victim belongs to another pool, or is not a block.
         InvalidArgumentError
-            `geometry` does not say where stripes are, `victims` cannot be iterated over, or
-            `deallocations` is not a list.
+            `geometry` does not say where stripes are, `victims` cannot be iterated over,
+            `deallocations` is not a list, or `leaving` cannot be called.
         PoolClosedError
             The pool is closed.
         """
@@ -669,11 +690,13 @@ class MemoryPool(Closing, ForkAware):
             self._check_geometry(geometry)
         if committed.__class__ is not int or committed:
             committed = byte_count("committed", committed, least=0, most=stripe_bytes(geometry))
+        if leaving is not None:
+            check_callable("leaving", leaving)
         with self._lock:
             books = self._books()
             touched, data = books.touched, self._bytes
             block, evicted = books.reserve_evicting(
-                geometry, committed, victims, deallocations, owner
+                geometry, committed, victims, deallocations, owner, leaving
             )
         if block.offset < touched:
             _clean(data, block, touched)

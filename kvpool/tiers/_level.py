@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
@@ -332,8 +332,12 @@ class Level:
                 )
                 self._thread.start()
             nbytes = job.chunk.nbytes
-            self._queued += nbytes  # no interrupt comes between this line and the end of the next
-            self._queue.append(job)
+            self._queued += nbytes  # no interrupt comes between this line and the end of `append`
+            try:
+                self._queue.append(job)
+            except MemoryError:
+                self._queued -= nbytes
+                raise
             self._changed.notify_all()
             return True
 
@@ -397,7 +401,7 @@ class Level:
         if self.breaker.state is BreakerState.OPEN and not self.breaker.is_due:
             counts["dropped"] = len(batch)
         else:
-            for job in batch:
+            for job in self._lacking(batch, counts):
                 try:
                     parts = encode_chunk(job.chunk, job.data(), self.codec)
                 except Exception:  # a codec may be of others, and the thread has to go on
@@ -420,6 +424,20 @@ class Level:
             self._counts.update(counts)
             if there == len(items):
                 self._note_known(chunks)
+
+    def _lacking(self, batch: Sequence[Job], counts: Counter[str]) -> Sequence[Job]:
+        """Leave out, and count, what the tier had long ago and still has: it needs no bytes."""
+        with self._lock:
+            noted = [job.chunk for job in batch if job.chunk.name in self._known]
+        there: set[bytes] = set()
+        if noted:
+            with suppress(KVPoolError):  # closed meanwhile
+                there = {chunk.name for chunk in noted[: self.run(noted) or 0]}
+        with self._lock:
+            self._note_known([chunk for chunk in noted if chunk.name in there])
+        lacking = [job for job in batch if job.chunk.name not in there]
+        counts["stored"] += len(batch) - len(lacking)
+        return lacking
 
     def _write_items(self, items: Sequence[Item]) -> int | None:
         """Write values; return how many are there now, None if the tier fails or is closed."""

@@ -215,6 +215,7 @@ class TierStore(Closing, ForkAware):
         values: NDArray[Any],
         *,
         hold: bool = False,
+        start: int = 0,
     ) -> int:
         """Have the whole chunks of a sequence written behind.
 
@@ -229,6 +230,8 @@ class TierStore(Closing, ForkAware):
         hold : bool, default False
             Whether the arrays are kept until they are written, instead of being copied now. They
             are leases: the entry cannot be evicted meanwhile.
+        start : int, default 0
+            Chunks that end before this token or with the one before it are left out.
 
         Returns
         -------
@@ -240,6 +243,8 @@ class TierStore(Closing, ForkAware):
         held = min(len(tokens) // TOKEN_BYTES, keys.shape[2])
         queued = 0
         for chunk in chunks_of(identity, tokens[: held * TOKEN_BYTES], self._chunk_tokens):
+            if chunk.start + chunk.tokens <= start:
+                continue
             lacking = [level for level in self._levels if not level.knows(chunk)]
             job = Job(chunk, keys, values)
             if not hold and any(level.takes(chunk) for level in lacking):

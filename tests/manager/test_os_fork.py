@@ -65,7 +65,7 @@ ENTRY_CALLS: dict[str, Callable[[KVCacheEntry], object]] = {
     "writing": lambda entry: entry.writing(0, 1).__enter__(),
 }
 # Called with what only a manager has.
-OF_KEEPERS = {"drop", "end", "fork_for", "passed_to", "relocate"}
+OF_KEEPERS = {"drop", "end", "fork_for", "passed_to", "peek", "relocate"}
 WITHOUT_POOL = {"held"}
 
 

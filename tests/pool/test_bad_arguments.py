@@ -194,6 +194,18 @@ def test_victims_and_deallocations(pool: MemoryPool) -> None:
         check_refused(lambda v: pool.reclaim(block, v), wrong, lambda: pool_state(pool))
 
 
+def test_who_is_told_of_victims(pool: MemoryPool) -> None:
+    calls: list[Callable[[Any], object]] = [
+        lambda v: pool.make_room(pool.capacity, (), leaving=v),
+        lambda v: pool.allocate_evicting(64, (), leaving=v),
+        lambda v: pool.reserve_evicting(SMALL, (), leaving=v),
+    ]
+    wrong: Any
+    for call in calls:
+        for wrong in (7, "x", {}, ...):
+            check_refused(call, wrong, lambda: pool_state(pool))
+
+
 def test_whole_numbers_of_numpy_are_accepted(pool: MemoryPool) -> None:
     block = started(pool)
     number: Any = np.int64

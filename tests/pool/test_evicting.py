@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
@@ -18,6 +19,7 @@ from kvpool.errors import (
 )
 from kvpool.layout import KVLayout
 from kvpool.pool import Deallocation, ElasticPool, MemoryBlock, MemoryPool
+from kvpool.pool._block import LIVE
 
 LAYOUT = KVLayout(layers=1, kv_heads=2, head_dim=256, dtype="float32")  # 4 tokens in a page
 PAGE = 4096
@@ -59,6 +61,35 @@ def test_victims_end_in_order_until_the_block_fits(
     assert not pool.lease(block).any()
     assert [one.before.used - one.after.used for one in told] == [SIZE, SIZE]
     assert view.size
+    pool.check_integrity()
+
+
+def test_the_victims_are_told_before_they_end_and_may_be_refused(
+    pool: MemoryPool, blocks: list[MemoryBlock]
+) -> None:
+    geometry = KVLayout(layers=1, kv_heads=1, head_dim=16, dtype="float32").geometry(16, SIZE)
+    calls: list[Callable[..., object]] = [
+        partial(pool.allocate_evicting, 2 * SIZE),
+        partial(pool.reserve_evicting, geometry),
+        partial(pool.make_room, 2 * SIZE),
+    ]
+    told: list[list[MemoryBlock]] = []
+
+    def note(chosen: list[MemoryBlock]) -> None:
+        told.append(list(chosen))
+        assert all(block.state is LIVE for block in chosen)
+
+    def refuse(chosen: list[MemoryBlock]) -> None:
+        raise KeyError(len(chosen))
+
+    for number, call in enumerate(calls):
+        before, ranges = pool.stats(), pool.ranges()
+        with pytest.raises(KeyError, match="2"):
+            call(blocks[2 * number :], leaving=refuse)
+        assert (pool.stats(), pool.ranges()) == (before, ranges)
+        call(blocks[2 * number :], leaving=note)
+    pool.make_room(SIZE, [], leaving=note)  # what fits has no victims
+    assert told == [blocks[0:2], blocks[2:4], blocks[4:6]]
     pool.check_integrity()
 
 
