@@ -23,6 +23,7 @@ NEEDED = {  # and the marker of the tests that have it
     "kvpool.integrations.chat": pytest.mark.transformers,
     "kvpool.integrations.llama_cpp": pytest.mark.engines,
     "kvpool.integrations.transformers": pytest.mark.transformers,
+    "kvpool.integrations.vllm": pytest.mark.engines,
     "kvpool.tiers.mooncake_store": pytest.mark.integration,
 }
 # Who may import what is public, and nothing else.

@@ -93,6 +93,14 @@ def llama_cpp() -> Any:
         missing("llama_cpp", f"llama-cpp-python cannot be imported: {error}")
 
 
+def vllm() -> Any:
+    """Return the module vllm.version; the rest of vllm takes seconds to import."""
+    try:
+        return importlib.import_module("vllm.version")
+    except ImportError as error:
+        missing("vllm", f"vllm cannot be imported: {error}")
+
+
 def small_model() -> Path:
     """Return the GGUF file of the small model; see the group `model` in pyproject.toml."""
     file = small_model_file()

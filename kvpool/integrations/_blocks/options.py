@@ -40,6 +40,8 @@ class BlockOptions:
     backlog : int or str, default "256MiB"
         Bytes of blocks that the engine has given and that wait to be copied; further ones are not
         kept.
+    drain : float, default 10.0
+        Seconds for writing what is queued when the store is closed.
     threads : int, default 2
         Threads for loads.
     namespace : str, default "blocks"
@@ -59,6 +61,7 @@ class BlockOptions:
     load_budget: float = 5.0
     queue: int | str = "256MiB"
     backlog: int | str = "256MiB"
+    drain: float = 10.0
     threads: int = 2
     namespace: str = "blocks"
 
@@ -74,6 +77,7 @@ class BlockOptions:
             raise InvalidOptionError(f'"tiers" must be URLs of tiers, not {strange[0]!r}')
         try:
             check_number("load_budget", self.load_budget, above=0)
+            check_number("drain", self.drain, at_least=0)
             whole_number("threads", self.threads, InvalidOptionError, least=1)
             as_capacity("queue", self.queue)
             as_capacity("backlog", self.backlog)
@@ -121,6 +125,7 @@ class BlockOptions:
                 namespace=self.namespace,
                 load_budget=self.load_budget,
                 owned=True,
+                drain=self.drain,
             )
         except BaseException:
             if tiers is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import threading
@@ -69,6 +70,8 @@ class BlockStore(Closing):
         Seconds that one `load` may take. What is loaded by then counts.
     owned : bool, default False
         Whether `close` closes manager and tiers as well.
+    drain : float, default 10.0
+        Seconds that `close` may write what is queued.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class BlockStore(Closing):
         namespace: str = "blocks",
         load_budget: float = 5.0,
         owned: bool = False,
+        drain: float = 10.0,
     ) -> None:
         for name, text in ("identity", identity), ("namespace", namespace):
             if not isinstance(text, str):
@@ -106,6 +110,7 @@ class BlockStore(Closing):
         if manager is None and tiers is None:
             raise InvalidArgumentError("blocks need a manager, a store of tiers, or both")
         check_number("load_budget", load_budget, above=0)
+        check_number("drain", drain, at_least=0)
         self._levels = () if tiers is None else tiers.levels
         for level in self._levels:
             if not level.codec.is_lossless:
@@ -115,7 +120,8 @@ class BlockStore(Closing):
                 )
         self._identity = identity
         self._manager, self._tiers = manager, tiers
-        self._namespace, self._load_budget, self._owned = namespace, load_budget, owned
+        self._namespace, self._load_budget = namespace, load_budget
+        self._owned, self._drain = owned, drain
         self._lock = threading.Lock()  # guards what follows
         self._writing: set[bytes] = set()  # names of blocks whose bytes in the pool are not whole
         self._counts: Counter[str] = Counter()
@@ -348,6 +354,15 @@ class BlockStore(Closing):
                 TierEvent(kind, level.name, len(chunks), nbytes, seconds, reason, name)
             )
 
+    def touch(self, keys: Sequence[bytes]) -> None:
+        """Note a use of blocks that the pool has: the first one counts as used last."""
+        if self._manager is None:
+            return
+        for chunk in [self._chunk(key, 1) for key in reversed(keys)]:
+            if self._has(chunk):
+                with contextlib.suppress(KVPoolError):
+                    self._manager.get_cache_entry(self._pool_key(chunk))
+
     # -- the rest ----------------------------------------------------------------------------
 
     def remove(self, keys: Sequence[bytes]) -> None:
@@ -374,7 +389,7 @@ class BlockStore(Closing):
             return
         try:
             if self._tiers is not None:
-                self._tiers.close()
+                self._tiers.close(self._drain)
         finally:
             if self._manager is not None:
                 self._manager.close()

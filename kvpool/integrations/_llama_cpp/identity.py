@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 from pathlib import Path
 from typing import Any, Final
 
 import llama_cpp
 
-__all__ = ["model_id_of"]
+from kvpool.integrations._sampling import sampled
 
-_SAMPLES: Final = 64
-_SAMPLE_BYTES: Final = 64 << 10
+__all__ = ["model_id_of"]
 
 # Parameters of a context that change what a state means, or how its bytes lie.
 _PARAMETERS: Final = (
@@ -49,10 +47,10 @@ def model_id_of(llama: llama_cpp.Llama) -> str:
     parameters: Any = llama.context_params
     for name in _PARAMETERS:
         digest.update(f"{name}={getattr(parameters, name, None)!r};".encode())
-    digest.update(_sampled(Path(llama.model_path)))
+    digest.update(sampled(Path(llama.model_path)))
     if llama.lora_path:
         digest.update(f"lora_scale={llama.lora_scale!r};".encode())
-        digest.update(_sampled(Path(llama.lora_path)))
+        digest.update(sampled(Path(llama.lora_path)))
     return f"llama.cpp {digest.hexdigest()}"
 
 
@@ -65,17 +63,5 @@ def _build() -> bytes:
     library = Path(vars(vars(llama_cpp.llama_cpp)["_lib"])["_name"])
     for file in sorted(library.parent.glob(f"*{library.suffix}")):
         if file.stem.removeprefix("lib").startswith(("llama", "ggml")):
-            digest.update(file.name.encode() + _sampled(file))
-    return digest.digest()
-
-
-def _sampled(path: Path) -> bytes:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        digest.update(size.to_bytes(8, "little"))
-        step = max((size - _SAMPLE_BYTES) // (_SAMPLES - 1), _SAMPLE_BYTES)
-        for start in range(0, size, step):
-            file.seek(start)
-            digest.update(file.read(_SAMPLE_BYTES))
+            digest.update(file.name.encode() + sampled(file))
     return digest.digest()

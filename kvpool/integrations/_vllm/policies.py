@@ -1,0 +1,164 @@
+"""The eviction policies of kvpool, for the memory of vLLM's own offloading."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, ClassVar
+
+from vllm.v1.kv_offload.cpu.policies.base import CachePolicy, order_request_keys
+
+from kvpool.eviction import EvictionPolicy
+from kvpool.eviction.registry import create_policy
+
+__all__ = [
+    "ArcChunks",
+    "Chunks",
+    "FifoChunks",
+    "GdsfChunks",
+    "HitDensityChunks",
+    "LfuChunks",
+    "LruChunks",
+    "S3FifoChunks",
+    "SieveChunks",
+    "SlruChunks",
+]
+
+
+class Chunks(CachePolicy):
+    """The chunks in the memory of vLLM's offloading, in the order of a policy of kvpool.
+
+    vLLM makes one from the option ``eviction_policy``, for example ``"kvpool-s3-fifo"``.
+
+    Parameters
+    ----------
+    cache_capacity : int
+        Chunks that there is memory for.
+
+    Attributes
+    ----------
+    name : str
+        Of the policy; see ``kvpool policies``.
+
+    Notes
+    -----
+    A request is one use of the chunks that it found. It is not a use of those that it brought: the
+    policies count the arrival of a chunk themselves.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, cache_capacity: int) -> None:
+        super().__init__(cache_capacity)
+        self._chunks: dict[bytes, Any] = {}
+        self._policy: EvictionPolicy = create_policy(self.name)
+
+    def get(self, key: bytes) -> Any:
+        """Return a chunk; None if it is not there."""
+        return self._chunks.get(key)
+
+    def insert(self, key: bytes, chunk: Any) -> None:
+        """Add a new chunk."""
+        self._chunks[key] = chunk
+        self._policy.admit(key, 1)
+
+    def remove(self, key: bytes) -> None:
+        """Remove a chunk that could not be stored."""
+        del self._chunks[key]
+        self._policy.remove(key)
+
+    def touch(self, keys: Iterable[bytes], req_context: Any) -> None:
+        """Note a use of chunks; the first one counts as used last."""
+        del req_context
+        for key in reversed(list(keys)):
+            if key in self._chunks:
+                self._policy.touch(key)
+
+    def on_store_miss(self, keys: Iterable[bytes], req_context: Any) -> None:
+        """Do nothing: the chunks are about to be added."""
+
+    def on_request_finished(
+        self,
+        key_groups: Sequence[Sequence[bytes]],
+        insertion_only_keys: set[bytes],
+        reused_keys: set[bytes],
+        req_context: Any,
+    ) -> None:
+        """Note a use of the chunks that a request found."""
+        del insertion_only_keys
+        ordered = order_request_keys(key_groups, req_context)
+        self.touch([key for key in ordered if key in reused_keys], req_context)
+
+    def evict(self, n: int, protected: set[bytes]) -> list[tuple[bytes, Any]] | None:
+        """Remove chunks that are not in use; return None, and remove none, if they are too few."""
+        chosen: list[tuple[bytes, Any]] = []
+        victims: Iterator[Any] = self._policy.victims() if n else iter(())
+        for key in victims:
+            chunk = self._chunks[key]
+            if chunk.ref_cnt == 0 and key not in protected:
+                chosen.append((key, chunk))
+                if len(chosen) == n:
+                    break
+        if len(chosen) < n:
+            return None
+        for key, _ in chosen:
+            self.remove(key)
+        return chosen
+
+    def clear(self) -> None:
+        """Remove all chunks, and forget what was learned."""
+        self._chunks.clear()
+        self._policy = create_policy(self.name)
+
+
+class ArcChunks(Chunks):
+    """In the order of the policy ``arc``."""
+
+    name = "arc"
+
+
+class FifoChunks(Chunks):
+    """In the order of the policy ``fifo``."""
+
+    name = "fifo"
+
+
+class GdsfChunks(Chunks):
+    """In the order of the policy ``gdsf``."""
+
+    name = "gdsf"
+
+
+class HitDensityChunks(Chunks):
+    """In the order of the policy ``hit-density``."""
+
+    name = "hit-density"
+
+
+class LfuChunks(Chunks):
+    """In the order of the policy ``lfu``."""
+
+    name = "lfu"
+
+
+class LruChunks(Chunks):
+    """In the order of the policy ``lru``."""
+
+    name = "lru"
+
+
+class S3FifoChunks(Chunks):
+    """In the order of the policy ``s3-fifo``."""
+
+    name = "s3-fifo"
+
+
+class SieveChunks(Chunks):
+    """In the order of the policy ``sieve``."""
+
+    name = "sieve"
+
+
+class SlruChunks(Chunks):
+    """In the order of the policy ``slru``."""
+
+    name = "slru"

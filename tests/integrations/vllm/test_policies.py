@@ -1,0 +1,78 @@
+"""The policies of kvpool in the memory of vLLM's own offloading."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import pytest
+
+from kvpool.integrations.vllm_plugin import POLICIES
+from kvpool.plugins import PluginRegistry
+
+pytestmark = pytest.mark.engines
+
+MakeOffloading = Callable[..., Any]
+
+
+def test_each_policy_of_kvpool_has_a_name_in_vllm(parts: Any) -> None:
+    assert parts
+    registry: PluginRegistry[Any] = import_module("kvpool.eviction.registry").registry
+    built_in = {f"kvpool-{name}" for name in registry.names()}
+    assert set(POLICIES) == built_in
+    front: Any = import_module("kvpool.integrations.vllm")
+    assert {f"kvpool-{getattr(front, kind).name}" for kind in POLICIES.values()} == built_in
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_chunks_leave_the_memory_and_come_back(make: MakeOffloading, policy: str) -> None:
+    engine = make({"type": "kvpool", "pool": "1MiB"}, chunks=5, eviction_policy=policy)
+    for number in range(0, 40, 2):
+        assert engine.store(number, number + 1) == [number, number + 1]
+        assert engine.load(number, number + 1) == 2
+    assert engine.load(0, 1) == 2
+    engine.forget()
+    assert engine.load(0, 1, 2, 3) == 4
+
+
+def test_what_is_used_stays(make: MakeOffloading) -> None:
+    engine = make({"type": "example"}, chunks=4, eviction_policy="kvpool-lru")
+    engine.store(1)
+    engine.store(2)
+    engine.load(1)
+    engine.store(3)
+    engine.store(4)
+    engine.load(1)
+    engine.store(5)
+    engine.store(6)
+    resident = [number for number in range(1, 7) if is_resident(engine, number)]
+    assert resident == [1, 4, 5, 6]
+
+
+def is_resident(engine: Any, number: int) -> bool:
+    key = number.to_bytes(32, "big") + bytes(4)
+    found = engine.manager.primary_tier.lookup(key, engine.begin())
+    return str(found.name) == "HIT"
+
+
+def test_chunks_in_use_are_not_evicted(make: MakeOffloading) -> None:
+    engine = make({"type": "example"}, chunks=2, eviction_policy="kvpool-s3-fifo")
+    engine.store(1, 2)
+    context = engine.begin()
+    keys = [number.to_bytes(32, "big") + bytes(4) for number in (1, 2)]
+    engine.manager.prepare_load(keys, context)
+    assert engine.store(3) == []
+    engine.manager.complete_load(keys, context)
+    assert engine.store(3) == [3]
+
+
+def test_a_store_that_fails_leaves_nothing(make: MakeOffloading) -> None:
+    engine = make({"type": "example"}, chunks=2, eviction_policy="kvpool-sieve")
+    context = engine.begin()
+    key = (1).to_bytes(32, "big") + bytes(4)
+    engine.manager.prepare_store([key], context)
+    engine.manager.complete_store([key], context, success=False)
+    engine.manager.on_request_finished(context)
+    assert not is_resident(engine, 1)
+    assert engine.store(1, 2) == [1, 2]
