@@ -11,7 +11,12 @@ import msgspec
 from kvpool.ledger._file import write_new
 from kvpool.ledger._lines import Redaction
 from kvpool.receipts.errors import LedgerError, LedgerOptionError
-from kvpool.receipts.types import KvEvictionReceipt, Receipt
+from kvpool.receipts.types import (
+    KvEvictionReceipt,
+    KvTierLoadReceipt,
+    KvTierRefusalReceipt,
+    Receipt,
+)
 
 __all__ = ["SALT_BYTES", "Redactor", "keep_salt", "read_salt", "salt_file"]
 
@@ -54,10 +59,13 @@ class Redactor:
 
     def redact(self, receipt: Receipt) -> Receipt:
         """Return a receipt without a session id that could be read."""
-        if not isinstance(receipt, KvEvictionReceipt):
-            return receipt
-        digest = self.digest(receipt.session_id)
-        return msgspec.structs.replace(receipt, session_id=digest)
+        if isinstance(receipt, KvEvictionReceipt | KvTierLoadReceipt):
+            digest = self.digest(receipt.session_id)
+            return msgspec.structs.replace(receipt, session_id=digest)
+        if isinstance(receipt, KvTierRefusalReceipt):  # a name tells of tokens to who guesses them
+            digest, chunk = self.digest(receipt.session_id), self.digest(receipt.chunk)
+            return msgspec.structs.replace(receipt, session_id=digest, chunk=chunk)
+        return receipt
 
 
 def salt_file(ledger: Path) -> Path:

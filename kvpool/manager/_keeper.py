@@ -39,9 +39,10 @@ class SessionKeeper:
     Attributes
     ----------
     key : CacheKey
+    number : int
     """
 
-    __slots__ = ("_fork", "_make_room", "_number", "_uses", "key", "now")
+    __slots__ = ("_fork", "_make_room", "_uses", "key", "now", "number")
 
     def __init__(
         self,
@@ -57,11 +58,11 @@ class SessionKeeper:
         self._uses = uses
         self.now = now
         self.key = key
-        self._number = number
+        self.number = number
 
     def note_use(self, _entry: PoolEntry, /) -> None:
         """Append the session to the log, which the manager's next call reads."""
-        self._uses.append((self.key, self._number))
+        self._uses.append((self.key, self.number))
 
     def make_room(self, _entry: PoolEntry, nbytes: int, /) -> None:
         """Evict other entries; see `KVCacheManager.make_room`."""

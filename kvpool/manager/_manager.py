@@ -43,6 +43,7 @@ from kvpool.manager._keys import check_key
 from kvpool.manager._reuse import OpenedSession, OpenOptions, Reuse
 from kvpool.manager._session import check_ttl
 from kvpool.manager._sessions import Sessions
+from kvpool.manager._tier_notes import TierNotes
 from kvpool.manager._tiers import Beyond, Kept, Opener, Tiers, open_tiers
 from kvpool.manager._waiting import Waiters, check_timeout
 from kvpool.pool import open_pool
@@ -299,6 +300,10 @@ class KVCacheManager(Closing, ForkAware):
             keeper_of,
             self._beyond,
         )
+        self._notes: TierNotes | None = None
+        if self._beyond is not None and self.receipts is not None:
+            self._notes = TierNotes(self.pool, self.receipts)
+            self._beyond.take_notes(self._notes)
         self._reuse = Reuse(self._sessions, layout, most_tokens)
         self._waiters = Waiters(self.pool)
         self._lock = threading.Lock()  # guards _sessions and what follows
@@ -1234,6 +1239,8 @@ class KVCacheManager(Closing, ForkAware):
         """
         with self._lock:
             if not self._closed:
+                if self._notes:
+                    self._notes.settle()
                 try:
                     self._sessions.close()
                 except Exception as error:  # the pool is closed, unless it was one of these
@@ -1243,12 +1250,23 @@ class KVCacheManager(Closing, ForkAware):
         self._waiters.wake()
         # Outside of the lock, and in a second call as well: a call that was interrupted here
         # left sinks open. Closing the stream twice does nothing.
-        if self.receipts is not None:
-            self.receipts.stream.close()
-        if self.events is not None:
-            self.events.close()
-        if self._beyond is not None and self._owner == current.pid:
-            self._beyond.close(drain, progress)
+        try:
+            if self._beyond is not None and self._owner == current.pid:
+                self._beyond.close(drain, progress)
+                self._tell_last()
+        finally:
+            if self.receipts is not None:
+                self.receipts.stream.close()
+            if self.events is not None:
+                self.events.close()
+
+    def _tell_last(self) -> None:
+        """Make receipts of what happened in the tiers while the manager was closed."""
+        if self._notes is not None:
+            with self._lock:
+                self._notes.settle()
+                if self._notes:
+                    self._notes.emit()
 
     @_turn
     def _cache_entry(self, key: CacheKey) -> KVCacheEntry:
@@ -1268,7 +1286,12 @@ class KVCacheManager(Closing, ForkAware):
         """
         if self._closed:
             self._refuse_closed()
+        notes = self._notes
+        if notes:
+            notes.settle()
         gone = self._sessions.begin()
+        if notes:
+            notes.emit()
         if self._next_snapshot < math.inf and self._clock() >= self._next_snapshot:
             self._next_snapshot = self._clock() + self._snapshot_interval
             self._sessions.emit_snapshot()

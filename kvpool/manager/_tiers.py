@@ -15,7 +15,8 @@ from kvpool.errors import EntryRemovedError, InvalidTierError, PoolClosedError, 
 from kvpool.prefix import Identity
 
 if TYPE_CHECKING:
-    from kvpool.tiers import TierStore
+    from kvpool.manager._tier_notes import TierNotes
+    from kvpool.tiers import TierEvent, TierStore
 
 __all__ = ["Beyond", "Kept", "Opener", "Tiers", "open_tiers"]
 
@@ -53,11 +54,23 @@ class Beyond:
     store : TierStore
     is_own : bool
         Whether the store ends with the manager.
+
+    Attributes
+    ----------
+    store : TierStore
+    notes : TierNotes or None
+        Gets what receipts are made of.
     """
 
     def __init__(self, store: TierStore, *, is_own: bool) -> None:
         self.store = store
+        self.notes: TierNotes | None = None
         self._is_own = is_own
+
+    def take_notes(self, notes: TierNotes) -> None:
+        """Note what happens from now on."""
+        self.notes = notes
+        self.store.listen(notes.evicted)
 
     def load(self, identity: Identity, tokens: bytes, entry: KVCacheEntry, limit: int) -> bool:
         """Load what the tiers have of some tokens, behind those that an entry holds.
@@ -79,13 +92,18 @@ class Beyond:
         -----
         What fails is a miss, so that a session opens with what it has.
         """
+        events: list[TierEvent] = []
+        told = None if self.notes is None else events.append
         try:
-            return self.store.load(identity, tokens, entry, limit).waited
+            return self.store.load(identity, tokens, entry, limit, told).waited
         except (EntryRemovedError, PoolClosedError):  # by another thread meanwhile
             return False
         except Exception:  # a tier, a codec or a policy is not ours
             _log_error("the tiers failed to load tokens: they are computed")
             return False
+        finally:
+            if self.notes is not None and events:
+                self.notes.loaded(entry, events)
 
     def keep(self, kept: Kept) -> None:
         """Have the tokens of a session written behind; the arrays are copied before this ends."""

@@ -8,10 +8,13 @@ from typing import Any
 from kvpool.eviction.base import EvictionReason
 from kvpool.receipts._stream import ReceiptStream
 from kvpool.receipts.types import (
-    SCHEMA_VERSION,
+    BaseReceipt,
     KvEvictionBatchReceipt,
     KvEvictionReceipt,
     KvPoolSnapshotReceipt,
+    KvTierEvictionReceipt,
+    KvTierLoadReceipt,
+    KvTierRefusalReceipt,
     timestamp,
 )
 from kvpool.stats import MemoryStats, PoolStats
@@ -172,6 +175,88 @@ class ReceiptEmitter:
         self.stream.put(receipt)
         return receipt
 
+    # -- beyond the pool -----------------------------------------------------------------
+
+    # These only make a receipt: who calls them notes it before it is queued, so that it is told
+    # once if the call is interrupted.
+
+    def tier_load(
+        self,
+        stats: MemoryStats | None,
+        tier: str,
+        session_id: str,
+        session_number: int,
+        *,
+        tokens: int,
+        nbytes: int,
+        seconds: float,
+    ) -> KvTierLoadReceipt:
+        """Return a receipt of tokens that came from a tier into an entry.
+
+        Parameters
+        ----------
+        stats : MemoryStats or None
+            Of the pool, now; None if it is closed.
+        tier : str
+        session_id : str
+        session_number : int
+        tokens : int
+        nbytes : int
+            Of the chunks that were read.
+        seconds : float
+        """
+        return KvTierLoadReceipt(
+            **self._beyond(stats, tier, KvTierLoadReceipt),
+            session_id=_printable(session_id),
+            session_number=session_number,
+            tokens=tokens,
+            bytes_loaded=nbytes,
+            duration_ms=_exact(round(seconds * 1e3, 6)),
+        )
+
+    def tier_refusal(
+        self,
+        stats: MemoryStats | None,
+        tier: str,
+        session_id: str,
+        session_number: int,
+        *,
+        chunk: str,
+        tokens: int,
+        reason: str,
+    ) -> KvTierRefusalReceipt:
+        """Return a receipt of a chunk of a tier that was wrong; see `tier_load`."""
+        return KvTierRefusalReceipt(
+            **self._beyond(stats, tier, KvTierRefusalReceipt),
+            session_id=_printable(session_id),
+            session_number=session_number,
+            chunk=chunk,
+            tokens=tokens,
+            refusal_reason=reason,
+        )
+
+    def tier_eviction(
+        self, stats: MemoryStats | None, tier: str, count: int
+    ) -> KvTierEvictionReceipt:
+        """Return a receipt of values that a tier has evicted; see `tier_load`."""
+        return KvTierEvictionReceipt(
+            **self._beyond(stats, tier, KvTierEvictionReceipt), count=count
+        )
+
+    def _beyond(
+        self, stats: MemoryStats | None, tier: str, kind: type[BaseReceipt]
+    ) -> dict[str, Any]:
+        """Return what every receipt of a tier has."""
+        last = self.stream.last
+        if stats is not None:
+            common = self._common(stats, stats.capacity)
+        elif last is not None:  # the books of a pool that is closed do not change any more
+            common = {name: getattr(last, name) for name in BaseReceipt.__struct_fields__}
+            common |= {"sequence": last.sequence + 1, "timestamp": timestamp()}
+        else:
+            raise AssertionError("a manager that is closed has made a receipt of that")
+        return {**common, "tier": _printable(tier), "schema_version": kind.since}
+
     def _common(
         self, stats: MemoryStats | PoolStats, pool_total: int, evicted: int = 0
     ) -> dict[str, Any]:
@@ -191,7 +276,7 @@ class ReceiptEmitter:
             "bytes_freed_total": stats.bytes_freed,
             "bytes_evicted_total": evicted,
             "bytes_moved_total": self._bytes_moved + stats.bytes_trimmed,
-            "schema_version": SCHEMA_VERSION,
+            "schema_version": BaseReceipt.since,
         }
 
 

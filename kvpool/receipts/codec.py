@@ -13,10 +13,17 @@ from kvpool.receipts.canonical import UNREADABLE, canonical
 from kvpool.receipts.errors import InvalidReceiptError, SchemaVersionError
 from kvpool.receipts.types import SCHEMA_VERSION, Receipt
 
-__all__ = ["ReceiptRecord", "check_version", "decode_receipt", "encode_receipt", "unknown_names"]
+__all__ = [
+    "ReceiptRecord",
+    "check_kind",
+    "check_version",
+    "decode_receipt",
+    "encode_receipt",
+    "unknown_names",
+]
 
 _FORM = re.compile(r"\d{1,9}\.\d{1,9}\.\d{1,9}", re.ASCII)
-_MAJOR = SCHEMA_VERSION.partition(".")[0]
+_MAJORS = ("1", SCHEMA_VERSION.partition(".")[0])
 
 
 class _Version(msgspec.Struct):
@@ -76,13 +83,14 @@ def decode_receipt(data: bytes) -> ReceiptRecord:
 
     Examples
     --------
-    >>> decode_receipt(b'{"event":"kv_eviction","schema_version":"2.0.0"}')
+    >>> decode_receipt(b'{"event":"kv_eviction","schema_version":"3.0.0"}')
     Traceback (most recent call last):
-    kvpool.receipts.errors.SchemaVersionError: schema_version 2.0.0 is of another major version: ...
+    kvpool.receipts.errors.SchemaVersionError: schema_version 3.0.0 is of another major version: ...
     """
     try:
         check_version(_read_version(data).schema_version)
         receipt = _read_receipt(data)
+        check_kind(receipt)
         fields = msgspec.json.decode(data)
     except UNREADABLE as error:
         if isinstance(error, SchemaVersionError):
@@ -92,7 +100,7 @@ def decode_receipt(data: bytes) -> ReceiptRecord:
 
 
 def check_version(version: str) -> None:
-    """Raise an error unless a version has the major version of this kvpool.
+    """Raise an error unless a version has a major version that this kvpool reads.
 
     Raises
     ------
@@ -102,9 +110,24 @@ def check_version(version: str) -> None:
         raise SchemaVersionError(
             f"invalid schema_version {version!r}; expected MAJOR.MINOR.PATCH, e.g. 1.0.0"
         )
-    if version.partition(".")[0] != _MAJOR:
+    if version.partition(".")[0] not in _MAJORS:
+        read = " and ".join(f"{major}.x.y" for major in _MAJORS)
         raise SchemaVersionError(
-            f"schema_version {version} is of another major version: this kvpool reads {_MAJOR}.x.y"
+            f"schema_version {version} is of another major version: this kvpool reads {read}"
+        )
+
+
+def check_kind(receipt: Receipt) -> None:
+    """Raise an error unless the version of a receipt, which is one that is read, has its kind.
+
+    Raises
+    ------
+    SchemaVersionError
+    """
+    if receipt.schema_version.partition(".")[0] < receipt.since.partition(".")[0]:
+        raise SchemaVersionError(
+            f"schema_version {receipt.schema_version} has no {receipt.event}: that is of "
+            f"{receipt.since}"
         )
 
 

@@ -8,7 +8,7 @@ that each line of a ledger can be checked by itself:
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import msgspec
 
@@ -22,16 +22,23 @@ __all__ = [
     "KvEvictionBatchReceipt",
     "KvEvictionReceipt",
     "KvPoolSnapshotReceipt",
+    "KvTierEvictionReceipt",
+    "KvTierLoadReceipt",
+    "KvTierRefusalReceipt",
     "PoolId",
     "Receipt",
     "Share",
+    "TierReceipt",
     "Timestamp",
     "Version",
     "timestamp",
 ]
 
-SCHEMA_VERSION = "1.0.0"
-"""Of the receipts that this version writes: major.minor.patch."""
+SCHEMA_VERSION = "2.0.0"
+"""The newest that this version reads and writes: major.minor.patch.
+
+A receipt has the lowest version that has its kind, so that older readers read as much as they can.
+"""
 
 _MAX = 2**53 - 1  # what a JSON number carries exactly everywhere
 Count = Annotated[int, msgspec.Meta(ge=0, le=_MAX)]
@@ -79,7 +86,10 @@ class BaseReceipt(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field
         ones, of tokens that they dropped, of pages that they left to their forks; and of
         blocks that no entry came of. They are given back at once, or with a last view or fork.
     schema_version : str
+        At least the one that has this kind of receipt, `since`.
     """
+
+    since: ClassVar[str] = "1.0.0"
 
     pool_id: PoolId
     sequence: Count
@@ -205,7 +215,107 @@ class KvPoolSnapshotReceipt(
         return self.utilization, self.fragmentation
 
 
-Receipt = KvEvictionReceipt | KvEvictionBatchReceipt | KvPoolSnapshotReceipt
+class TierReceipt(BaseReceipt, frozen=True, kw_only=True, gc=False):
+    """What receipts of tiers have: what happened beyond the pool.
+
+    Attributes
+    ----------
+    tier : str
+        Its URL, without secrets and options.
+    """
+
+    since: ClassVar[str] = "2.0.0"
+
+    tier: Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class KvTierLoadReceipt(TierReceipt, frozen=True, kw_only=True, gc=False, tag="kv_tier_load"):
+    """Tokens came from a tier into an entry.
+
+    Attributes
+    ----------
+    session_id : str
+        Whose entry it is; a salted digest in a redacted ledger.
+    session_number : int
+        As in an eviction.
+    tokens : int
+        That the entry got.
+    bytes_loaded : int
+        Of the chunks that were read, as keys and values.
+    duration_ms : float
+        Milliseconds that it took.
+    """
+
+    session_id: str
+    session_number: Annotated[int, msgspec.Meta(ge=1, le=_MAX)]
+    tokens: Annotated[int, msgspec.Meta(ge=1, le=_MAX)]
+    bytes_loaded: Annotated[int, msgspec.Meta(ge=1, le=_MAX)]
+    duration_ms: Duration
+
+    @property
+    def measures(self) -> tuple[float, ...]:
+        """The fields that need not be whole."""
+        return (self.duration_ms,)
+
+
+class KvTierRefusalReceipt(TierReceipt, frozen=True, kw_only=True, gc=False, tag="kv_tier_refusal"):
+    """A chunk that a tier returned was wrong, and was not served.
+
+    It is removed from the tier, unless its format is that of another version of kvpool.
+
+    Attributes
+    ----------
+    session_id : str
+        For whose entry it was read; a salted digest in a redacted ledger.
+    session_number : int
+        As in an eviction.
+    chunk : str
+        Its name, hexadecimal; a salted digest in a redacted ledger.
+    tokens : int
+        That it stands for.
+    refusal_reason : str
+        What was wrong, such as ``"digest"``.
+    """
+
+    session_id: str
+    session_number: Annotated[int, msgspec.Meta(ge=1, le=_MAX)]
+    chunk: Annotated[str, msgspec.Meta(min_length=1)]
+    tokens: Annotated[int, msgspec.Meta(ge=1, le=_MAX)]
+    refusal_reason: Annotated[str, msgspec.Meta(min_length=1)]
+
+    @property
+    def measures(self) -> tuple[float, ...]:
+        """The fields that need not be whole."""
+        return ()
+
+
+class KvTierEvictionReceipt(
+    TierReceipt, frozen=True, kw_only=True, gc=False, tag="kv_tier_eviction"
+):
+    """A tier evicted values, for what the pool stored in it.
+
+    Attributes
+    ----------
+    count : int
+        How many.
+    """
+
+    count: Annotated[int, msgspec.Meta(ge=1, le=_MAX)]
+
+    @property
+    def measures(self) -> tuple[float, ...]:
+        """The fields that need not be whole."""
+        return ()
+
+
+Receipt = (
+    KvEvictionReceipt
+    | KvEvictionBatchReceipt
+    | KvPoolSnapshotReceipt
+    | KvTierLoadReceipt
+    | KvTierRefusalReceipt
+    | KvTierEvictionReceipt
+)
 """Any receipt."""
 
 

@@ -90,6 +90,14 @@ class Tier(Closing):
     def name(self) -> str:
         """What messages and tables call the tier: its URL, without secrets and options."""
 
+    @property
+    def evictions(self) -> int:
+        """How many values this object has evicted to make room, as far as it can tell.
+
+        As `TierStats.evicted`, but the store is not asked. [default: 0]
+        """
+        return 0
+
     @abstractmethod
     def read(self, keys: Sequence[bytes], /) -> AbstractContextManager[Sequence[memoryview | None]]:
         """Return the values of some keys, for a ``with`` block.

@@ -143,6 +143,11 @@ class Breaker(Tier, ForkAware):
         return self._state
 
     @property
+    def evictions(self) -> int:
+        """How many values the tier has evicted to make room, as far as it can tell."""
+        return self._tier.evictions
+
+    @property
     def is_due(self) -> bool:
         """Whether the next call of an open breaker is made, to see whether the tier answers."""
         return self._clock() >= self._retry_at

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
+import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +21,14 @@ from kvpool.tiers._breaker import Breaker, BreakerState
 from kvpool.tiers._chunk import Chunk, decode_chunk, encode_chunk
 from kvpool.tiers._codec import PLAIN, CodecChain
 
-__all__ = ["DEFAULT_QUEUE_BYTES", "Fetched", "Job", "Level", "LevelStats"]
+__all__ = ["DEFAULT_QUEUE_BYTES", "EvictionListener", "Fetched", "Job", "Level", "LevelStats"]
 
 DEFAULT_QUEUE_BYTES: Final = 256 << 20
 WRITE_BUDGET: Final = 60.0
 """Seconds that a write behind may take, because no caller waits for it."""
+
+EvictionListener: TypeAlias = Callable[[str, int], object]
+"""Takes the name of a tier, and how many values it has evicted."""
 
 _log = logging.getLogger("kvpool.tiers")
 
@@ -190,6 +194,8 @@ class Level:
         self._queue: deque[Job] = deque()
         self._queued = 0  # bytes, with those that are being written
         self._is_ending = False
+        self._evictions = 0  # of which the listeners were told
+        self._listeners: list[weakref.WeakMethod[EvictionListener]] = []
         self._thread: threading.Thread | None = None
         # Guards all of the above. It is taken by itself: an interrupt in `Condition.__enter__`,
         # which is written in Python, would keep it. It is an `RLock`, because `stop` may run in
@@ -424,6 +430,27 @@ class Level:
             self._counts.update(counts)
             if there == len(items):
                 self._note_known(chunks)
+        self._tell_evictions()
+
+    def listen(self, listener: EvictionListener) -> None:
+        """Have a method called when values were evicted for what was written.
+
+        It is called in the thread that writes, without a lock held, as long as its object lives.
+
+        Parameters
+        ----------
+        listener : bound method
+            Takes the name of the tier, and how many values were evicted.
+        """
+        self._listeners.append(weakref.WeakMethod(listener))
+
+    def _tell_evictions(self) -> None:
+        evictions = self.breaker.evictions
+        count, self._evictions = evictions - self._evictions, evictions
+        if count > 0:
+            for listener in [method() for method in self._listeners]:
+                if listener is not None:
+                    listener(self.name, count)
 
     def _lacking(self, batch: Sequence[Job], counts: Counter[str]) -> Sequence[Job]:
         """Leave out, and count, what the tier had long ago and still has: it needs no bytes."""

@@ -6,7 +6,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, Protocol
 
 from numpy.typing import NDArray
@@ -61,6 +61,15 @@ class TierEvent:
     seconds: float
     reason: str
     name: str
+
+    def with_more(self, event: TierEvent) -> TierEvent:
+        """Return this event with what another one of the same kind and tier tells as well."""
+        return replace(
+            self,
+            tokens=self.tokens + event.tokens,
+            nbytes=self.nbytes + event.nbytes,
+            seconds=self.seconds + event.seconds,
+        )
 
 
 class Load:

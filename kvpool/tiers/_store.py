@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Any, Final, NamedTuple
 
@@ -20,7 +21,7 @@ from kvpool.prefix import TOKEN_BYTES, Identity
 from kvpool.tiers._base import Tier
 from kvpool.tiers._chunk import chunks_of
 from kvpool.tiers._codec import open_codec
-from kvpool.tiers._level import DEFAULT_QUEUE_BYTES, Job, Level, LevelStats
+from kvpool.tiers._level import DEFAULT_QUEUE_BYTES, EvictionListener, Job, Level, LevelStats
 from kvpool.tiers._load import Load, TierEvent, TokenSink
 from kvpool.tiers._registry import open_tier, split_url
 
@@ -303,6 +304,7 @@ class TierStore(Closing, ForkAware):
         tokens: bytes,
         sink: TokenSink,
         limit: int | None = None,
+        on_event: Callable[[TierEvent], object] | None = None,
     ) -> Loaded:
         """Load tokens of a sequence into an entry, behind those that it holds.
 
@@ -317,6 +319,8 @@ class TierStore(Closing, ForkAware):
             itself.
         limit : int, optional
             The most tokens that the entry shall hold. [default: all of `tokens`]
+        on_event : callable, optional
+            Takes each `TierEvent` of this load, beside the one of the store.
 
         Returns
         -------
@@ -354,7 +358,7 @@ class TierStore(Closing, ForkAware):
                 stop=stop,
                 deadline=deadline,
                 seconds_to_compute=self.seconds_to_compute,
-                tell=self.tell,
+                tell=self.tell if on_event is None else partial(self._tell_both, on_event),
             )
             reason = load.run()
         finally:
@@ -374,6 +378,15 @@ class TierStore(Closing, ForkAware):
         """Tell of an event."""
         if self._on_event is not None:
             self._on_event(event)
+
+    def _tell_both(self, on_event: Callable[[TierEvent], object], event: TierEvent) -> None:
+        on_event(event)
+        self.tell(event)
+
+    def listen(self, listener: EvictionListener) -> None:
+        """Have a method called when a tier has evicted values; see `Level.listen`."""
+        for level in self._levels:
+            level.listen(listener)
 
     # -- the end -----------------------------------------------------------------------------
 

@@ -49,6 +49,11 @@ class MemoryTier(Tier, ForkAware):
         """What messages and tables call the tier."""
         return "memory:"
 
+    @property
+    def evictions(self) -> int:
+        """How many values this object has evicted to make room."""
+        return self._evicted
+
     @contextmanager
     def read(self, keys: Sequence[bytes], /) -> Iterator[Sequence[memoryview | None]]:
         """Return the values of some keys, for a ``with`` block; see `Tier.read`."""

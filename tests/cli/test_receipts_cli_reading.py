@@ -41,6 +41,33 @@ def test_show_cuts_nothing(ledger: Path, columns: int) -> None:
     assert any(line[3:5] == ["(snapshot", "of"] for line in words)
 
 
+def test_receipts_of_tiers_are_shown_and_added_up(tmp_path: Path) -> None:
+    ledger = record(tmp_path / "b.jsonl", tiers=True)
+    lines = run("show", ledger, columns=120).stdout.splitlines()
+    for session, reason in (
+        ("chat/1 (64 tokens from disk:/kv)", " load "),
+        ("chat/1 (digest, from disk:/kv)", " refuse "),
+        ("(3 values of disk:/kv)", " tier "),
+    ):
+        assert sum(session in line and reason in line for line in lines) == 1
+    of_session = run("show", ledger, "--session", "chat/1", "--json").stdout.splitlines()
+    events = [json.loads(line)["event"] for line in of_session]
+    assert sorted(events) == ["kv_eviction", "kv_tier_load", "kv_tier_refusal"]
+    by_reason = run("show", ledger, "--session", "chat/1", "--reason", "lru", "--json").stdout
+    assert [json.loads(line)["event"] for line in by_reason.splitlines()] == ["kv_eviction"]
+    summed = json.loads(run("summary", ledger, "--json").stdout)
+    assert summed["tiers"] == {"disk:/kv": {"loads": 1, "tokens": 64, "refused": 1, "evicted": 3}}
+    table = run("summary", ledger).stdout
+    row = next(line for line in table.splitlines() if line.split()[:1] == ["disk:/kv"])
+    assert row.split() == ["disk:/kv", "1", "64", "1", "3"]
+    verified = run("verify", ledger).stdout
+    assert "1 load from a tier, 1 refused chunk, 1 eviction in a tier" in verified
+    copy = tmp_path / "copy.jsonl"
+    run("copy", ledger, copy, "--redact")
+    assert b"chat/" not in copy.read_bytes()
+    assert b"ab" * 32 not in copy.read_bytes()
+
+
 def test_show_folds_long_names(tmp_path: Path) -> None:
     recorder = Recorder([LedgerSink(tmp_path / "a.jsonl")])
     recorder.make("[red]" + "x" * 60, 100)
@@ -57,10 +84,14 @@ def test_show_and_log_do_not_let_names_act(
     caplog.set_level(logging.INFO, logger="kvpool.receipts")
     recorder = Recorder([LedgerSink(tmp_path / "a.jsonl"), LoggingSink()])
     recorder.make("\x1b[2J\nevicted", 100)
+    recorder.use_tiers("\x1b[2J\nevicted")
     recorder.close()
     shown = run("show", tmp_path / "a.jsonl", columns=120).stdout
     assert "  chat/\\x1b[2J\\nevicted  " in shown
-    assert "chat/\\x1b[2J\\nevicted (close)" in caplog.records[0].getMessage()
+    told = [record.getMessage() for record in caplog.records]
+    assert "chat/\\x1b[2J\\nevicted (close)" in told[3]
+    assert not any("\x1b" in line or "\n" in line for line in (*told, *shown.splitlines()))
+    assert sum("chat/\\x1b[2J\\nevicted" in line for line in told) == 3
 
 
 def test_show_of_wide_characters(tmp_path: Path) -> None:

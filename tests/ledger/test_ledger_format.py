@@ -70,12 +70,17 @@ def test_ledger_is_as_its_page_says(tmp_path: Path, options: dict[str, Any]) -> 
 
 
 def test_arithmetic_is_as_the_page_says(tmp_path: Path) -> None:
-    lines = read(record(tmp_path / "a.jsonl"))
+    lines = read(record(tmp_path / "a.jsonl", tiers=True))
     evicted = pending = evictions = 0
     for sequence, one in enumerate(line["receipt"] for line in lines if "receipt" in line):
         assert one["sequence"] == sequence
         used = one["bytes_allocated_total"] - one["bytes_freed_total"]
-        assert one.get("pool_used", one.get("pool_used_after")) == used <= one["pool_total"]
+        if one["event"].startswith("kv_tier_"):
+            assert 0 <= used <= one["pool_total"]
+            assert one["schema_version"] == "2.0.0"
+        else:
+            assert one.get("pool_used", one.get("pool_used_after")) == used <= one["pool_total"]
+            assert one["schema_version"] == "1.0.0"
         if one["event"] == "kv_eviction":
             evicted, pending = evicted + one["bytes_freed"], pending + one["bytes_pending"]
             evictions += 1

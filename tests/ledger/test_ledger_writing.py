@@ -30,7 +30,7 @@ def kinds(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("key", [None, PRIVATE], ids=["unsigned", "signed"])
 def test_recorded_ledger_verifies(tmp_path: Path, key: Any) -> None:
-    path = record(tmp_path / "a.jsonl", key=key, checkpoint_every=4)
+    path = record(tmp_path / "a.jsonl", tiers=True, key=key, checkpoint_every=4)
     report = verify(path)
     assert report.findings == []
     assert report.is_sealed

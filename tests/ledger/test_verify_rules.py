@@ -17,7 +17,7 @@ from tests.support.ledgers import Line, check, forge, parse, record, rules
 @cache
 def recorded() -> bytes:
     with TemporaryDirectory() as folder:
-        return record(Path(folder) / "a.jsonl").read_bytes()
+        return record(Path(folder) / "a.jsonl", tiers=True).read_bytes()
 
 
 def find_line(kind: str, skip: int = 0) -> int:
@@ -31,6 +31,7 @@ def find_line(kind: str, skip: int = 0) -> int:
 
 
 EVICTION, BATCH, SNAPSHOT = "kv_eviction", "kv_eviction_batch", "kv_pool_snapshot"
+LOAD, REFUSAL, TIER = "kv_tier_load", "kv_tier_refusal", "kv_tier_eviction"
 
 
 def changed(kind: str, skip: int = 0, **changes: Any) -> list[Line]:
@@ -65,7 +66,7 @@ def test_untouched_ledger_is_right() -> None:
         (EVICTION, {"pool_total": 64}, "pool_total"),
         (EVICTION, {"session_number": 500}, "session_number"),
         (EVICTION, {"schema_version": "1.0"}, "schema_version"),
-        (EVICTION, {"schema_version": "2.0.0"}, "schema_version"),
+        (EVICTION, {"schema_version": "3.0.0"}, "schema_version"),
         (EVICTION, {"eviction_reason": "bored"}, "eviction_reason"),
         (EVICTION, {"timestamp": "2026-13-01T00:00:00.000000Z"}, "timestamp"),
         (EVICTION, {"timestamp": "yesterday"}, "timestamp"),
@@ -77,6 +78,17 @@ def test_untouched_ledger_is_right() -> None:
         (BATCH, {"pool_used_after": 64}, "pool_used_after"),
         (BATCH, {"fragmentation_before": 0.0625}, "fragmentation_before"),
         (BATCH, {"fragmentation_after": 0.0625}, "fragmentation_after"),
+        (LOAD, {"bytes_loaded": "none"}, "bytes_loaded"),
+        (LOAD, {"tokens": 1 << 20}, "bytes_loaded"),
+        (LOAD, {"bytes_freed_total": 1 << 40}, "bytes_freed_total"),
+        (LOAD, {"bytes_allocated_total": 1 << 40}, "bytes_allocated_total"),
+        (LOAD, {"schema_version": "1.0.0"}, "schema_version"),
+        (REFUSAL, {"bytes_evicted_total": 64}, "bytes_evicted_total"),
+        (REFUSAL, {"schema_version": "1.0.0"}, "schema_version"),
+        (TIER, {"sequence": 1}, "sequence"),
+        (TIER, {"bytes_moved_total": -64}, "bytes_moved_total"),
+        (TIER, {"count": "many"}, "count"),
+        (TIER, {"pool_total": 64}, "pool_total"),
         (SNAPSHOT, {"pool_used": 64}, "pool_used"),
         (SNAPSHOT, {"pool_used": 64}, "utilization"),
         (SNAPSHOT, {"utilization": -0.0625}, "utilization"),
@@ -225,11 +237,11 @@ def test_line_of_a_newer_kvpool_is_called_so() -> None:
     lines = parse(recorded())
     lines[0] |= {"format": 2, "more": 1}
     index = find_line(EVICTION)
-    lines[index]["receipt"] = {"event": "kv_disk", "schema_version": "2.1.0"}
+    lines[index]["receipt"] = {"event": "kv_disk", "schema_version": "3.1.0"}
     found = {one.line: one for one in check(forge(lines)).findings}
     assert (found[1].field, found[1].expected, found[1].found) == ("format", "1", "2")
     newer = found[index + 1]
-    assert (newer.field, newer.found) == ("receipt.schema_version", "2.1.0")
+    assert (newer.field, newer.found) == ("receipt.schema_version", "3.1.0")
 
 
 def test_header_without_a_field() -> None:
@@ -248,7 +260,8 @@ def test_newer_minor_version_is_verified_as_far_as_it_is_known() -> None:
     lines = parse(recorded())
     for line in lines:
         if "receipt" in line:
-            line["receipt"] |= {"schema_version": "1.4.0", "tier": {"name": "disk"}, "aa": 1e-7}
+            major = line["receipt"]["schema_version"][0]
+            line["receipt"] |= {"schema_version": f"{major}.4.0", "far": {"x": 1}, "aa": 1e-7}
     assert check(forge(lines)).ok
     lines[find_line(EVICTION)]["receipt"]["bytes_freed"] += 64
     assert not check(forge(lines)).ok

@@ -20,6 +20,7 @@ from kvpool.receipts import (
     Receipt,
     ReceiptSink,
 )
+from kvpool.receipts.types import TierReceipt
 from tests.support.sessions import Clock
 
 PAGE = 4096
@@ -131,6 +132,7 @@ def test_sequence_has_no_gap_and_totals_always_add_up() -> None:
                 manager.remove_cache_entry(key(number % 3))
     assert [one.sequence for one in sink.receipts] == list(range(len(sink.receipts)))
     for one in sink.receipts:
+        assert not isinstance(one, TierReceipt)
         used = one.pool_used if isinstance(one, KvPoolSnapshotReceipt) else one.pool_used_after
         assert used == one.bytes_allocated_total - one.bytes_freed_total
         assert one.bytes_freed_total == one.bytes_evicted_total + one.bytes_moved_total

@@ -8,7 +8,6 @@ import pytest
 
 from kvpool import EvictionReason, PoolStats
 from kvpool.receipts import (
-    SCHEMA_VERSION,
     KvEvictionBatchReceipt,
     KvEvictionReceipt,
     KvPoolSnapshotReceipt,
@@ -50,7 +49,7 @@ def test_eviction_says_what_happened(recorder: Recorder, sink: MemorySink) -> No
         bytes_freed_total=1024,
         bytes_evicted_total=1024,
         bytes_moved_total=0,
-        schema_version=SCHEMA_VERSION,
+        schema_version=KvEvictionReceipt.since,
         session_id="chat/a",
         session_number=1,
         bytes_freed=1024,

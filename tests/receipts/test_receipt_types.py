@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta, timezone
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -18,6 +18,9 @@ from kvpool.receipts import (
     KvEvictionBatchReceipt,
     KvEvictionReceipt,
     KvPoolSnapshotReceipt,
+    KvTierEvictionReceipt,
+    KvTierLoadReceipt,
+    KvTierRefusalReceipt,
     Receipt,
     ReceiptRecord,
     decode_receipt,
@@ -79,7 +82,27 @@ snapshots = st.builds(
     cache_hits=counts,
     cache_misses=counts,
 )
-receipts = st.one_of(evictions, batches, snapshots)
+beyond = {**common, "tier": texts.filter(bool)}
+loads = st.builds(
+    KvTierLoadReceipt,
+    **beyond,
+    session_id=texts,
+    session_number=st.integers(1, 2**53 - 1),
+    tokens=st.integers(1, 2**53 - 1),
+    bytes_loaded=st.integers(1, 2**53 - 1),
+    duration_ms=st.floats(0, 2**53 - 1),
+)
+refusals = st.builds(
+    KvTierRefusalReceipt,
+    **beyond,
+    session_id=texts,
+    session_number=st.integers(1, 2**53 - 1),
+    chunk=texts.filter(bool),
+    tokens=st.integers(1, 2**53 - 1),
+    refusal_reason=texts.filter(bool),
+)
+tier_evictions = st.builds(KvTierEvictionReceipt, **beyond, count=st.integers(1, 2**53 - 1))
+receipts = st.one_of(evictions, batches, snapshots, loads, refusals, tier_evictions)
 
 
 def round_trip(receipt: Receipt) -> None:
@@ -107,6 +130,22 @@ def test_batch_receipt_roundtrip(receipt: KvEvictionBatchReceipt) -> None:
 def test_snapshot_receipt_roundtrip(receipt: KvPoolSnapshotReceipt) -> None:
     round_trip(receipt)
     assert receipt.event == "kv_pool_snapshot"
+
+
+@given(loads | refusals | tier_evictions)
+def test_receipts_of_tiers_roundtrip(
+    receipt: KvTierLoadReceipt | KvTierRefusalReceipt | KvTierEvictionReceipt,
+) -> None:
+    round_trip(receipt)
+    assert receipt.event.startswith("kv_tier_")
+
+
+@pytest.mark.parametrize("version", ["1.0.0", "1.9.0"])
+def test_a_version_without_tiers_has_no_receipt_of_them(version: str) -> None:
+    fields = {**FIELDS, "tier": "memory:", "count": 3, "event": "kv_tier_eviction"}
+    assert decode_receipt(json.dumps(fields).encode()).receipt.event == "kv_tier_eviction"
+    with pytest.raises(SchemaVersionError, match=r"has no kv_tier_eviction: that is of 2\.0\.0"):
+        decode_receipt(json.dumps({**fields, "schema_version": version}).encode())
 
 
 @pytest.mark.parametrize("reason", EvictionReason)
@@ -216,11 +255,13 @@ def test_fields_of_a_newer_minor_version_are_kept() -> None:
     assert encode_receipt(record) == raw
 
 
-@pytest.mark.parametrize("version", ["2.0.0", "10.1.0", "0.9.0"])
+@pytest.mark.parametrize("version", ["3.0.0", "10.1.0", "0.9.0"])
 def test_other_major_version_is_refused(version: str) -> None:
     alien = {"event": "kv_something", "schema_version": version}
     for fields in (wire(schema_version=version), alien):
-        with pytest.raises(SchemaVersionError, match=f"{version}.* reads 1.x.y") as caught:
+        with pytest.raises(
+            SchemaVersionError, match=f"{version}.* reads 1.x.y and 2.x.y"
+        ) as caught:
             decode_receipt(json.dumps(fields).encode())
         assert isinstance(caught.value, KVPoolError)
 
@@ -245,7 +286,7 @@ def test_schema_is_the_shipped_one() -> None:
 def test_schema_knows_every_field() -> None:
     schema = json.loads(schema_text())
     assert schema["version"] == SCHEMA_VERSION
-    for kind in (KvEvictionReceipt, KvEvictionBatchReceipt, KvPoolSnapshotReceipt):
+    for kind in get_args(Receipt):
         definition = schema["$defs"][kind.__name__]
         fields = {"event", *kind.__struct_fields__}
         assert set(definition["properties"]) == set(definition["required"]) == fields

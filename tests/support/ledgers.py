@@ -45,8 +45,17 @@ Line = dict[str, Any]
 PRIVATE = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 
 
-def record(path: Path, **options: Any) -> Path:
-    """Write a ledger with every kind of line and of receipt; return its first file."""
+def record(path: Path, *, tiers: bool = False, **options: Any) -> Path:
+    """Write a ledger with every kind of line and of receipt; return its first file.
+
+    Parameters
+    ----------
+    path : Path
+    tiers : bool, default False
+        Whether there are receipts of tiers, too.
+    **options
+        Of the `LedgerSink`.
+    """
     recorder = Recorder([LedgerSink(path, **options)], capacity=64 * 1024)
     leased = recorder.make("leased", 4096).data()
     for number in range(6):
@@ -61,6 +70,8 @@ def record(path: Path, **options: Any) -> Path:
     recorder.make("briefly", 500, ttl=60)
     recorder.expire()
     recorder.make("briefly", 700)
+    if tiers:
+        recorder.use_tiers()
     recorder.snapshot()
     recorder.close()
     return path

@@ -54,6 +54,15 @@ class Recorder:
         self._now += 1e9
         self.manager.evict_expired()
 
+    def use_tiers(self, name: str = "1") -> None:
+        """Tell of a load, of a chunk that was refused and of an eviction, in a tier."""
+        stats, whose = self.manager.pool.stats(), ("disk:/kv", f"chat/{name}", 1)
+        emitter, put = self.emitter, self.stream.put
+        put(emitter.tier_load(stats, *whose, tokens=64, nbytes=8192, seconds=0.25))
+        chunk = "ab" * 32
+        put(emitter.tier_refusal(stats, *whose, chunk=chunk, tokens=64, reason="digest"))
+        put(emitter.tier_eviction(stats, "disk:/kv", 3))
+
     def snapshot(self) -> None:
         self.manager.emit_pool_snapshot()
 

@@ -12,7 +12,6 @@ from kvpool.cli._options import with_default
 from kvpool.cli._receipts.options import LedgerArgument, OpenLedger
 from kvpool.ledger import LedgerSink, read_salt, verify
 from kvpool.receipts.errors import DamagedLedgerError, LedgerOptionError
-from kvpool.receipts.types import SCHEMA_VERSION
 
 __all__ = ["copy"]
 
@@ -44,7 +43,7 @@ def copy(
             f"{ledger} does not verify, so it was not copied: {report.findings[0]}"
         )
     receipts = [receipt for _, receipt in islice(OpenLedger(ledger).receipts(), report.receipts)]
-    newer = {one.schema_version for one in receipts} - {SCHEMA_VERSION}
+    newer = {one.schema_version for one in receipts if one.schema_version != one.since}
     if newer:
         raise LedgerOptionError(f"receipts of schema {newer} can only be copied by a newer kvpool")
     with LedgerSink(

@@ -25,6 +25,10 @@ from kvpool.receipts.errors import LedgerOptionError
 from kvpool.receipts.types import (
     KvEvictionBatchReceipt,
     KvEvictionReceipt,
+    KvPoolSnapshotReceipt,
+    KvTierEvictionReceipt,
+    KvTierLoadReceipt,
+    KvTierRefusalReceipt,
     Receipt,
     timestamp,
 )
@@ -39,7 +43,7 @@ Wanted = Callable[[Receipt], bool]
 def show(
     ledger: LedgerArgument,
     session: Annotated[
-        str | None, typer.Option(help="Show only evictions of this session id.")
+        str | None, typer.Option(help="Show only receipts of this session id.")
     ] = None,
     salt: Annotated[
         Path | None,
@@ -71,8 +75,8 @@ def show(
         if session is None and reason is None:
             return True
         return (
-            isinstance(receipt, KvEvictionReceipt)
-            and (reason is None or receipt.eviction_reason is reason)
+            isinstance(receipt, KvEvictionReceipt | KvTierLoadReceipt | KvTierRefusalReceipt)
+            and (reason is None or getattr(receipt, "eviction_reason", None) is reason)
             and (session is None or receipt.session_id == name_of_session())
         )
 
@@ -145,6 +149,19 @@ def _print_narrow(receipts: Iterator[Receipt]) -> None:
         typer.echo(f"  {f'freed {freed}, ' if freed else ''}used {used}")
 
 
+def _of_tier(receipt: Receipt) -> tuple[str, str]:
+    """Return what stands for the session, and for the reason, of what happened in a tier."""
+    if isinstance(receipt, KvTierLoadReceipt):
+        session = f"{receipt.session_id} ({receipt.tokens:,} tokens from {receipt.tier})"
+        return session, "load"
+    if isinstance(receipt, KvTierRefusalReceipt):
+        session = f"{receipt.session_id} ({receipt.refusal_reason}, from {receipt.tier})"
+        return session, "refuse"
+    if isinstance(receipt, KvTierEvictionReceipt):
+        return f"({receipt.count:,} values of {receipt.tier})", "tier"
+    return f"({receipt.event})", ""
+
+
 def _row(receipt: Receipt) -> tuple[str, ...]:
     reason = freed = ""
     if isinstance(receipt, KvEvictionReceipt):
@@ -153,7 +170,10 @@ def _row(receipt: Receipt) -> tuple[str, ...]:
     elif isinstance(receipt, KvEvictionBatchReceipt):
         session = f"(batch of {receipt.count:,})"
         freed, used = format_size(receipt.total_bytes_freed), receipt.pool_used_after
-    else:
+    elif isinstance(receipt, KvPoolSnapshotReceipt):
         session, used = f"(snapshot of {receipt.active_sessions:,})", receipt.pool_used
+    else:
+        session, reason = _of_tier(receipt)
+        used = receipt.bytes_allocated_total - receipt.bytes_freed_total
     moment = receipt.timestamp[:19].replace("T", " ")
     return str(receipt.sequence), moment, session, reason, freed, format_size(used)

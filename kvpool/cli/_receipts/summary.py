@@ -14,6 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from kvpool._escaping import printable
 from kvpool.cli._options import JsonOption
 from kvpool.cli._receipts.options import (
     LedgerArgument,
@@ -22,7 +23,14 @@ from kvpool.cli._receipts.options import (
 )
 from kvpool.cli._sizes import counted, format_size
 from kvpool.cli._tables import Fitted
-from kvpool.receipts.types import KvEvictionReceipt, KvPoolSnapshotReceipt, Receipt
+from kvpool.receipts.types import (
+    KvEvictionReceipt,
+    KvPoolSnapshotReceipt,
+    KvTierEvictionReceipt,
+    KvTierLoadReceipt,
+    KvTierRefusalReceipt,
+    Receipt,
+)
 
 __all__ = ["summary"]
 
@@ -42,6 +50,10 @@ class _Sums:
     )  # by reason, like `freed` and `pending`
     freed: Counter[str] = field(default_factory=Counter)
     pending: Counter[str] = field(default_factory=Counter)
+    loads: Counter[str] = field(default_factory=Counter)  # by tier, like the next three
+    tokens: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    tier_evictions: Counter[str] = field(default_factory=Counter)
     first: str = ""
     last: str = ""
     times: array[float] = field(default_factory=lambda: array("d"))  # of evictions, seconds
@@ -60,6 +72,17 @@ class _Sums:
             self.freed[reason] += receipt.bytes_freed
             self.pending[reason] += receipt.bytes_pending
             self.times.append(datetime.fromisoformat(receipt.timestamp).timestamp())
+        elif isinstance(receipt, KvTierLoadReceipt):
+            self.loads[receipt.tier] += 1
+            self.tokens[receipt.tier] += receipt.tokens
+        elif isinstance(receipt, KvTierRefusalReceipt):
+            self.refusals[receipt.tier] += 1
+        elif isinstance(receipt, KvTierEvictionReceipt):
+            self.tier_evictions[receipt.tier] += receipt.count
+
+    def tiers(self) -> list[str]:
+        """Return the names of the tiers that something is known of, sorted."""
+        return sorted({*self.loads, *self.refusals, *self.tier_evictions})
 
 
 def summary(
@@ -96,6 +119,15 @@ def _document(sums: _Sums, bins: int) -> dict[str, Any]:
             }
             for reason, count in sums.evictions.most_common()
         },
+        "tiers": {
+            tier: {
+                "loads": sums.loads[tier],
+                "tokens": sums.tokens[tier],
+                "refused": sums.refusals[tier],
+                "evicted": sums.tier_evictions[tier],
+            }
+            for tier in sums.tiers()
+        },
         "histogram": [
             {"from": _iso(start), "evictions": count} for start, count in _histogram(sums, bins)
         ],
@@ -112,6 +144,8 @@ def _print(screen: Console, sums: _Sums, bins: int) -> None:
         f"from {sums.first} to {sums.last}"
     )
     screen.print(Fitted(_by_reason(sums)))
+    if sums.tiers():
+        screen.print(Fitted(_by_tier(sums)))
     if sums.times:
         _print_histogram(screen, _histogram(sums, bins))
 
@@ -131,6 +165,17 @@ def _by_reason(sums: _Sums) -> Table:
         share = f"{count / total:.1%}"
         freed, pending = format_size(sums.freed[reason]), format_size(sums.pending[reason])
         table.add_row(reason, f"{count:,}", share, freed, pending)
+    return table
+
+
+def _by_tier(sums: _Sums) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("tier")
+    for name in ("loads", "tokens loaded", "chunks refused", "values evicted"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for tier in sums.tiers():
+        counts = sums.loads[tier], sums.tokens[tier], sums.refusals[tier], sums.tier_evictions[tier]
+        table.add_row(printable(tier), *(f"{count:,}" for count in counts))
     return table
 
 

@@ -19,6 +19,9 @@ from kvpool.receipts.types import (
     KvEvictionBatchReceipt,
     KvEvictionReceipt,
     KvPoolSnapshotReceipt,
+    KvTierEvictionReceipt,
+    KvTierLoadReceipt,
+    KvTierRefusalReceipt,
 )
 
 __all__ = ["verify"]
@@ -28,6 +31,11 @@ KINDS = (
     (KvEvictionReceipt, "eviction", "evictions"),
     (KvEvictionBatchReceipt, "batch", "batches"),
     (KvPoolSnapshotReceipt, "snapshot", "snapshots"),
+)
+BEYOND = (  # only said of pools with tiers
+    (KvTierLoadReceipt, "load from a tier", "loads from tiers"),
+    (KvTierRefusalReceipt, "refused chunk", "refused chunks"),
+    (KvTierEvictionReceipt, "eviction in a tier", "evictions in tiers"),
 )
 
 
@@ -68,7 +76,8 @@ def _print(report: VerifyReport) -> None:
         typer.echo(f"… and {report.total_findings - SHOWN:,} more; --json has the first 1,000\n")
     counts = (
         counted(report.events[str(kind.__struct_config__.tag)], name, plural)
-        for kind, name, plural in KINDS
+        for kind, name, plural in (*KINDS, *BEYOND)
+        if (kind, name, plural) in KINDS or report.events[str(kind.__struct_config__.tag)]
     )
     typer.echo(f"receipts  {report.receipts:,}: {', '.join(counts)}")
     state = "sealed" if report.is_sealed else "open"

@@ -9,7 +9,9 @@ from kvpool.receipts.types import (
     KvEvictionBatchReceipt,
     KvEvictionReceipt,
     KvPoolSnapshotReceipt,
+    KvTierLoadReceipt,
     Receipt,
+    TierReceipt,
 )
 
 __all__ = ["Find", "PoolBooks"]
@@ -69,8 +71,10 @@ class PoolBooks:
             self._check_eviction(receipt)
         elif isinstance(receipt, KvEvictionBatchReceipt):
             self._check_batch(receipt)
-        else:
+        elif isinstance(receipt, KvPoolSnapshotReceipt):
             self._check_snapshot(receipt)
+        else:
+            self._check_tier(receipt)
         self._check_totals(receipt)
 
     # -- every receipt ---------------------------------------------------------------------
@@ -103,7 +107,7 @@ class PoolBooks:
         if used != expected:
             self._find(field, expected, used, "bytes_allocated_total - bytes_freed_total")
         if used > receipt.pool_total:
-            self._find(field, f"at most {receipt.pool_total}", used, "a pool holds its size")
+            self._find(field, f"at most {receipt.pool_total}", used, _HOLDS)
 
     def _check_created(self, field: str, found: int, created: int) -> None:
         """Check that the number of sessions that were made so far does not fall."""
@@ -193,5 +197,21 @@ class PoolBooks:
         self._hits, self._misses = receipt.cache_hits, receipt.cache_misses
         self._forget_members()
 
+    # -- tiers -------------------------------------------------------------------------------
 
+    def _check_tier(self, receipt: TierReceipt) -> None:
+        allocated, freed = receipt.bytes_allocated_total, receipt.bytes_freed_total
+        if freed > allocated:
+            rule = "no more is freed than was allocated"
+            self._find("bytes_freed_total", f"at most {allocated}", freed, rule)
+        if allocated - freed > receipt.pool_total:
+            most = receipt.pool_total + freed
+            self._find("bytes_allocated_total", f"at most {most}", allocated, _HOLDS)
+        if isinstance(receipt, KvTierLoadReceipt) and receipt.bytes_loaded < receipt.tokens:
+            rule = "a token has at least a byte"
+            self._find("bytes_loaded", f"at least {receipt.tokens}", receipt.bytes_loaded, rule)
+        self._forget_members()
+
+
+_HOLDS = "a pool holds its size"
 _FALLS = "a running total never falls"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from kvpool.ledger._lines import FORMAT, LedgerLine, ReceiptLine
 from kvpool.receipts.canonical import UNREADABLE, canonical, is_canonical
-from kvpool.receipts.codec import check_version, unknown_names
+from kvpool.receipts.codec import check_kind, check_version, unknown_names
 from kvpool.receipts.errors import SchemaVersionError
 from kvpool.receipts.types import SCHEMA_VERSION
 
@@ -34,8 +34,9 @@ def form_problem(line: LedgerLine, raw: bytes) -> Problem | None:
     try:
         if isinstance(line, ReceiptLine):
             receipt = line.receipt
-            if receipt.schema_version != SCHEMA_VERSION:
+            if receipt.schema_version != receipt.since:
                 check_version(receipt.schema_version)
+                check_kind(receipt)
             encoded = canonical(line, receipt.measures)
         else:
             encoded = canonical(line)
@@ -102,10 +103,14 @@ def _unknown_fields(line: LedgerLine, raw: bytes) -> Problem | None:
     """Return a field that the version of the line does not have, as a problem; None if none."""
     if isinstance(line, ReceiptLine):
         names = unknown_names(line.receipt, msgspec.json.decode(raw)["receipt"])
-        if _minor(line.receipt.schema_version) <= _minor(SCHEMA_VERSION) and names:
+        if _minor(line.receipt.schema_version) <= _NEWEST_MINOR and names:
             version = line.receipt.schema_version
             return Problem(f"receipt.{names[0]}", "no such field", "one", f"schema {version}")
     return None
+
+
+_NEWEST_MINOR: Final = 0
+"""Of every major version that is read."""
 
 
 def _minor(version: str) -> int:

@@ -10,7 +10,14 @@ import msgspec
 from kvpool._escaping import printable
 from kvpool.hookspecs import hookimpl
 from kvpool.receipts.sink import ReceiptSink, SinkFactory
-from kvpool.receipts.types import KvEvictionBatchReceipt, KvEvictionReceipt, Receipt
+from kvpool.receipts.types import (
+    KvEvictionBatchReceipt,
+    KvEvictionReceipt,
+    KvTierEvictionReceipt,
+    KvTierLoadReceipt,
+    KvTierRefusalReceipt,
+    Receipt,
+)
 
 __all__ = [
     "LOGGER",
@@ -81,6 +88,19 @@ def summary_line(receipt: Receipt) -> str:
             f"evicted {receipt.count} sessions in {receipt.duration_ms:.3f} ms: "
             f"{receipt.total_bytes_freed:,} bytes freed; {_used(receipt.pool_used_after, receipt)}"
         )
+    if isinstance(receipt, KvTierLoadReceipt):
+        return (
+            f"loaded {receipt.tokens:,} tokens of {printable(receipt.session_id)} from "
+            f"{printable(receipt.tier)} in {receipt.duration_ms:.3f} ms: "
+            f"{receipt.bytes_loaded:,} bytes"
+        )
+    if isinstance(receipt, KvTierRefusalReceipt):
+        return (
+            f"refused chunk {printable(receipt.chunk)} of {printable(receipt.tier)} for "
+            f"{printable(receipt.session_id)}: {printable(receipt.refusal_reason)}"
+        )
+    if isinstance(receipt, KvTierEvictionReceipt):
+        return f"{printable(receipt.tier)} evicted {receipt.count:,} values"
     return (
         f"pool: {_used(receipt.pool_used, receipt)}, {receipt.active_sessions} sessions, "
         f"{receipt.total_evictions} evictions so far"

@@ -332,6 +332,7 @@ class TierSuite:
         assert stats.values in {len(there), None}
         assert stats.refused == len(keys) - stored
         assert stats.evicted + stats.refused >= len(keys) - len(there)
+        assert small.evictions == stats.evicted
 
     def test_a_value_that_never_fits_is_refused(self, small: Tier) -> None:
         """Nothing is evicted for it."""
