@@ -275,6 +275,27 @@ def engine_llama(session: nox.Session) -> None:
     session.run("pytest", "--quiet", *WITH_LLAMA, env=environment)
 
 
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def engine_vllm(session: nox.Session) -> None:
+    """Run the tests of the tier of vLLM, which runs on a CPU here.
+
+    About 2 GB are installed: what vLLM needs for these tests, and not all that it asks for. Where
+    that cannot be had, the session is skipped and says so; with CI set in the environment that is
+    a failure. A server of the tests is redis-server, which the system has to have.
+    """
+    steps.require(session, OLDEST)
+    steps.install_project(session, "requirements/test.txt")
+    steps.install_or_skip(session, "engine-vllm")
+    steps.install_alone_or_skip(session, "engine-vllm-alone")
+    required = "vllm,redis,model" if steps.install_model(session) else "vllm,redis"
+    environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": required, "VLLM_LOGGING_LEVEL": "WARNING"}
+    folder = "tests/integrations/vllm"
+    measured = [*COVERAGE, f"--cov-config={folder}/coverage.toml"]
+    session.run("pytest", folder, *(session.posargs or measured), env=environment)
+    if not session.posargs:
+        session.run("pytest", "tests/integrations/test_vllm_plugin.py", env=environment)
+
+
 @nox.session(python=OLDEST.for_nox)
 def bench(session: nox.Session) -> None:
     """Run every benchmark, print what they find, and write one record of it.

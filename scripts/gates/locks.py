@@ -5,9 +5,10 @@ both, with exact versions and hashes, for every supported Python and platform at
 `min-python.txt` differs: it pins the run-time dependencies to the lowest versions that
 `pyproject.toml` allows, on the oldest Python, and everything else as usual.
 
-`constraints.txt` differs as well: it has the versions, without hashes, of what the groups with
-torch and with servers need. Which build of torch fits depends on the machine, so pip installs
-these groups by their names, within these versions.
+The files of constraints differ as well: they have the versions, without hashes, of what the groups
+with torch, with servers and with engines need. Which build of torch fits depends on the machine, so
+pip installs these groups by their names, within these versions. vLLM has a file of its own, because
+it wants other versions than the rest.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
-__all__ = ["CONSTRAINED", "CONSTRAINTS", "LOCKS", "write_all"]
+__all__ = ["CONSTRAINED", "LOCKS", "constraints_of", "write_all"]
 
 LOCKS = {
     "nox": ("nox", False),
@@ -35,18 +36,26 @@ LOCKS = {
 }
 """Name of each file: its dependency group, and whether it holds the run-time dependencies."""
 
-CONSTRAINED = (
-    "bench-serve",
-    "bench-tiers",
-    "engine-llama",
-    "integration",
-    "model",
-    "plot",
-    "transformers",
-)
-"""Dependency groups that are installed within the versions of `CONSTRAINTS`."""
+CONSTRAINED = {
+    "constraints": (
+        "bench-serve",
+        "bench-tiers",
+        "engine-llama",
+        "integration",
+        "model",
+        "plot",
+        "transformers",
+    ),
+    "constraints-vllm": ("engine-vllm",),
+}
+"""Name of each file of constraints, and the dependency groups that are installed within them."""
 
-CONSTRAINTS = "requirements/constraints.txt"
+
+def constraints_of(groups: Iterable[str]) -> str | None:
+    """Return the file of constraints that all of some groups have; None if there is none."""
+    wanted = set(groups)
+    files = [name for name, has in CONSTRAINED.items() if wanted <= set(has)]
+    return f"requirements/{files[0]}.txt" if files else None
 
 
 def write_all(uv: str, root: Path, oldest: str, extra: Sequence[str]) -> None:
@@ -80,8 +89,9 @@ def write_all(uv: str, root: Path, oldest: str, extra: Sequence[str]) -> None:
         output = directory / f"{name}.txt"
         _compile([*compiler, *extra, *sources, "--output-file", str(output)], root)
     _write_lowest([*compiler, *extra], root, directory / "min-python.txt")
-    _write_constraints([*compiler, *extra], root)
-    for name in [*LOCKS, "min-python", "constraints"]:
+    for name in CONSTRAINED:
+        _write_constraints([*compiler, *extra], root, name)
+    for name in [*LOCKS, "min-python", *CONSTRAINED]:
         _check(directory / f"{name}.txt")
 
 
@@ -103,11 +113,16 @@ def _write_lowest(compiler: list[str], root: Path, output: Path) -> None:
         _compile([*compiler, "--no-annotate", *sources, "--output-file", str(output)], root)
 
 
-def _write_constraints(compiler: list[str], root: Path) -> None:
-    """Pin what the groups need around the versions of the tests, which they are installed on."""
-    sources = [option for group in CONSTRAINED for option in ("--group", group)]
-    sources += ["--constraints", "requirements/test.txt"]
-    options = ["--no-generate-hashes", "--no-annotate", "--output-file", CONSTRAINTS]
+def _write_constraints(compiler: list[str], root: Path, name: str) -> None:
+    """Pin what groups need, around the versions of the tests, which they are installed on.
+
+    What vLLM wants replaces some of those.
+    """
+    sources = [option for group in CONSTRAINED[name] for option in ("--group", group)]
+    if name == "constraints":
+        sources += ["--constraints", "requirements/test.txt"]
+    output = f"requirements/{name}.txt"
+    options = ["--no-generate-hashes", "--no-annotate", "--output-file", output]
     _compile([*compiler, *options, *sources], root)
 
 

@@ -10,16 +10,18 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import nox
 from nox.command import CommandFailed
 from nox.virtualenv import find_uv
 
 from scripts.gates.interpreters import Search
-from scripts.gates.locks import CONSTRAINED, CONSTRAINTS
+from scripts.gates.locks import constraints_of
 
 __all__ = [
     "LLAMA_SETTINGS",
+    "install_alone_or_skip",
     "install_compiled_or_skip",
     "install_editable",
     "install_groups",
@@ -83,9 +85,7 @@ def install_editable(session: nox.Session, lock_file: str, *groups: str) -> None
 
 def install_groups(session: nox.Session, *groups: str) -> None:
     """Install dependency groups that have no lock file, within the constraints that they have."""
-    constrained = set(groups) <= set(CONSTRAINED)
-    within = ["--constraint", CONSTRAINTS] if constrained else []
-    session.install(*within, *_needed(groups))
+    session.install(*_within(groups), *_needed(groups))
 
 
 def install_or_skip(session: nox.Session, *groups: str) -> None:
@@ -93,10 +93,7 @@ def install_or_skip(session: nox.Session, *groups: str) -> None:
     try:
         install_groups(session, *groups)
     except CommandFailed:
-        refusal = f"pip cannot install {' and '.join(_needed(groups))} here; its words are above"
-        if os.environ.get("CI"):
-            session.error(refusal)
-        session.skip(refusal)
+        _skip(session, _needed(groups))
 
 
 def install_compiled_or_skip(session: nox.Session, group: str, settings: Mapping[str, str]) -> None:
@@ -120,13 +117,26 @@ def install_compiled_or_skip(session: nox.Session, group: str, settings: Mapping
     kept = ["--wheel-dir", str(wheels), "--find-links", str(wheels)]
     try:
         session.run("pip", "wheel", "--no-deps", *kept, *needed, env={**jobs, **settings})
-        within = ["--constraint", CONSTRAINTS] if group in CONSTRAINED else []
-        session.install(*within, "--find-links", str(wheels), *needed)
+        session.install(*_within([group]), "--find-links", str(wheels), *needed)
     except CommandFailed:
-        refusal = f"pip cannot install {' and '.join(needed)} here; its words are above"
-        if os.environ.get("CI"):
-            session.error(refusal)
-        session.skip(refusal)
+        _skip(session, needed)
+
+
+def install_alone_or_skip(session: nox.Session, group: str) -> None:
+    """Install packages without what they depend on; skip the session if that fails.
+
+    Parameters
+    ----------
+    session : nox.Session
+        With CI set in the environment it fails instead.
+    group : str
+        A dependency group.
+    """
+    needed = _needed([group])
+    try:
+        session.install("--no-deps", *needed)
+    except CommandFailed:
+        _skip(session, needed)
 
 
 def install_model(session: nox.Session) -> bool:
@@ -243,6 +253,20 @@ def use_wheel(
 def missing_backends(listed: str, backends: Iterable[str]) -> list[str]:
     """Return the backends that a text of `kvpool backends` does not name."""
     return [name for name in backends if name not in listed]
+
+
+def _skip(session: nox.Session, needed: Iterable[str]) -> NoReturn:
+    """Skip a session because pip cannot install something; with CI set, let it fail."""
+    refusal = f"pip cannot install {' and '.join(needed)} here; its words are above"
+    if os.environ.get("CI"):
+        session.error(refusal)
+    session.skip(refusal)
+
+
+def _within(groups: Iterable[str]) -> list[str]:
+    """Return the option of pip for the constraints that some groups have."""
+    constraints = constraints_of(groups)
+    return [] if constraints is None else ["--constraint", constraints]
 
 
 def _needed(groups: Iterable[str]) -> tuple[str, ...]:
