@@ -50,6 +50,7 @@ class Chunks(CachePolicy):
     def __init__(self, cache_capacity: int) -> None:
         super().__init__(cache_capacity)
         self._chunks: dict[bytes, Any] = {}
+        self._new: dict[bytes, None] = {}  # those that the policy does not know yet
         self._policy: EvictionPolicy = create_policy(self.name)
 
     def get(self, key: bytes) -> Any:
@@ -57,20 +58,29 @@ class Chunks(CachePolicy):
         return self._chunks.get(key)
 
     def insert(self, key: bytes, chunk: Any) -> None:
-        """Add a new chunk."""
+        """Add a new chunk. The policy is told at the end of the request, or when it is asked."""
         self._chunks[key] = chunk
-        self._policy.admit(key, 1)
+        self._new[key] = None
 
     def remove(self, key: bytes) -> None:
         """Remove a chunk that could not be stored."""
         del self._chunks[key]
-        self._policy.remove(key)
+        if key in self._new:
+            del self._new[key]
+        else:
+            self._policy.remove(key)
+
+    def _admit(self) -> None:
+        """Tell the policy of new chunks, the last one first: it is of use with the others alone."""
+        for key in reversed(self._new):
+            self._policy.admit(key, 1)
+        self._new.clear()
 
     def touch(self, keys: Iterable[bytes], req_context: Any) -> None:
         """Note a use of chunks; the first one counts as used last."""
         del req_context
         for key in reversed(list(keys)):
-            if key in self._chunks:
+            if key in self._chunks and key not in self._new:
                 self._policy.touch(key)
 
     def on_store_miss(self, keys: Iterable[bytes], req_context: Any) -> None:
@@ -83,13 +93,15 @@ class Chunks(CachePolicy):
         reused_keys: set[bytes],
         req_context: Any,
     ) -> None:
-        """Note a use of the chunks that a request found."""
+        """Note a use of the chunks that a request found, and the arrival of those it brought."""
         del insertion_only_keys
         ordered = order_request_keys(key_groups, req_context)
         self.touch([key for key in ordered if key in reused_keys], req_context)
+        self._admit()
 
     def evict(self, n: int, protected: set[bytes]) -> list[tuple[bytes, Any]] | None:
         """Remove chunks that are not in use; return None, and remove none, if they are too few."""
+        self._admit()
         chosen: list[tuple[bytes, Any]] = []
         victims: Iterator[Any] = self._policy.victims() if n else iter(())
         for key in victims:
@@ -107,6 +119,7 @@ class Chunks(CachePolicy):
     def clear(self) -> None:
         """Remove all chunks, and forget what was learned."""
         self._chunks.clear()
+        self._new.clear()
         self._policy = create_policy(self.name)
 
 

@@ -76,3 +76,11 @@ def test_a_store_that_fails_leaves_nothing(make: MakeOffloading) -> None:
     engine.manager.on_request_finished(context)
     assert not is_resident(engine, 1)
     assert engine.store(1, 2) == [1, 2]
+
+
+def test_the_last_chunk_of_a_request_goes_first(make: MakeOffloading) -> None:
+    engine = make({"type": "example"}, chunks=4, eviction_policy="kvpool-fifo")
+    engine.store(1, 2, 3)
+    engine.store(4)
+    engine.store(5, 6)
+    assert [number for number in range(1, 7) if is_resident(engine, number)] == [1, 4, 5, 6]
