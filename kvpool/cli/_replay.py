@@ -42,7 +42,7 @@ __all__ = ["replay"]
 # Those that mean something in a replay by blocks; typer knows the others by their parameters.
 _OF_BLOCKS = {
     "trace", "backend", "policy", "max_requests", "trace_format", "hash_block_tokens",
-    "capacity_blocks", "skip_bad", "as_json", "as_csv",
+    "capacity_blocks", "tier", "tier_blocks", "skip_bad", "as_json", "as_csv",
 }  # fmt: skip
 
 
@@ -117,6 +117,24 @@ def replay(
             ),
         ),
     ] = None,
+    tier: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            rich_help_panel=POOL,
+            help="With --capacity-blocks: a tier to store blocks in and load them from, such as "
+            "disk:/path?capacity=1GiB. Several are asked in their order.",
+        ),
+    ] = None,
+    tier_blocks: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="BLOCKS",
+            rich_help_panel=POOL,
+            help="With --capacity-blocks: a tier in memory for about this many blocks.",
+        ),
+    ] = None,
     skip_bad: SkipBadOption = False,
     ledger: Annotated[
         Path | None,
@@ -131,7 +149,7 @@ def replay(
 
     Reads Azure LLM inference traces (CSV) and Mooncake traces (JSON lines). With
     --capacity-blocks, prompts share the blocks that they begin with, and a few bytes stand for
-    each block.
+    each block; --tier and --tier-blocks add tiers, and show the hits of each.
     """
     if as_json and as_csv:
         raise typer.BadParameter("give --json or --csv, not both")
@@ -141,10 +159,12 @@ def replay(
             TraceReader(
                 trace, trace_format, skip_bad=skip_bad, hash_block_tokens=hash_block_tokens
             ) as requests,
-            BlockReplay(capacity_blocks, policy, backend) as blocks,
+            BlockReplay(capacity_blocks, policy, backend, tier or (), tier_blocks) as blocks,
         ):
             replay_blocks(blocks, requests, max_requests, as_json=as_json, as_csv=as_csv)
         return
+    if tier or tier_blocks is not None:
+        raise typer.BadParameter("--tier and --tier-blocks need --capacity-blocks")
     layout = KVLayout(layers, kv_heads, head_dim, dtype, packing)
     with (
         TraceReader(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 
 import typer
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
+from kvpool._escaping import printable
 from kvpool.cli._interrupts import EXIT_CODE
 from kvpool.cli._replay_loop import serve_all
-from kvpool.cli._tables import Figures
+from kvpool.cli._tables import Figures, Fitted
 from kvpool.replay import BlockReplay, BlockReport, TraceReader, to_csv
 
 __all__ = ["replay_blocks"]
@@ -48,6 +51,24 @@ def replay_blocks(
         raise typer.Exit(EXIT_CODE)
 
 
+def _levels(report: BlockReport) -> Table:
+    """Return the hits of the pool and of each tier."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("level")
+    for name in ("hit blocks", "hit ratio", "stored", "not stored", "evicted", "held"):
+        table.add_column(name, justify="right", no_wrap=True)
+    shown = report.as_dict()["levels"]
+    for level in shown:
+        others = [""] * 4
+        if level is not shown[0]:
+            lost, held = level["dropped"] + level["refused"], level["held"]
+            counts = level["stored"], lost, level["evicted"]
+            others = [*(f"{count:,}" for count in counts), "?" if held is None else f"{held:,}"]
+        hits = f"{level['hit_blocks']:,}", f"{level['hit_ratio']:.4f}"
+        table.add_row(printable(level["level"]), *hits, *others)
+    return table
+
+
 def _print(report: BlockReport, requests: TraceReader) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     by_source = report.stats.prefix.tokens_by_source
@@ -59,6 +80,7 @@ def _print(report: BlockReport, requests: TraceReader) -> None:
         ("hit ratio", f"{report.hit_ratio:.4f}"),
         ("  of sessions that go on", f"{by_source['continued']:,}"),
         ("  of others", f"{by_source['forked'] + by_source['copied']:,}"),
+        *((("  of tiers", f"{by_source['loaded']:,}"),) if report.tiers else ()),
         ("blocks held at the end", f"{report.stats.prefix.tokens_held:,}"),
         ("checksum failures", f"{report.checksum_failures:,}"),
         ("seconds", f"{report.seconds:.1f}"),
@@ -69,5 +91,7 @@ def _print(report: BlockReport, requests: TraceReader) -> None:
         soft_wrap=True,
     )
     console.print(Figures((figures,)))
+    if report.tiers:
+        console.print(Fitted(_levels(report)))
     if requests.first_skipped is not None:
         console.print(f"Skipped first: {requests.first_skipped}", soft_wrap=True)

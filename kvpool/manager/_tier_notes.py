@@ -24,7 +24,7 @@ __all__ = ["TierNotes"]
 class _Note:
     """Something of which there is no receipt yet.
 
-    `event` is None of an eviction. `receipt` is set right before it is queued.
+    An eviction has no `event`. The `receipt` is set right before it is queued.
     """
 
     tier: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kvpool import _exports
+from kvpool.replay._block_tiers import BlockLevel
 from kvpool.replay._blocks import BlockReplay, BlockReport
 from kvpool.replay._content import Span, TokenTape, request_spans
 from kvpool.replay._driver import Replay
@@ -17,6 +18,7 @@ from kvpool.replay._sessions import ReplaySession
 
 __all__ = [
     "HASH_BLOCK_TOKENS",
+    "BlockLevel",
     "BlockReplay",
     "BlockReport",
     "BrokenLineError",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ from kvpool.errors import InvalidSizeError
 from kvpool.eviction.registry import registry as policies
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
+from kvpool.replay._block_tiers import BlockLevel, BlockTiers
 from kvpool.replay._errors import TraceError
 from kvpool.replay._request import TraceRequest
 from kvpool.stats import PoolStats
@@ -44,12 +46,14 @@ class BlockReport:
     blocks : int
         Blocks of all prompts: an id counts as often as it comes.
     hit_blocks : int
-        Of those, the ones that the pool held, as part of a leading run of the prompt.
+        Of those, the ones that the pool held or a tier had, as part of a leading run of the prompt.
     checksum_failures : int
         Requests whose blocks had other bytes than were written.
     seconds : float
         Wall time of serving and checking.
     stats : PoolStats
+    tiers : tuple of BlockLevel
+        The tiers, the one that is asked first before the others; empty without tiers.
     """
 
     policy: str
@@ -61,6 +65,12 @@ class BlockReport:
     checksum_failures: int
     seconds: float
     stats: PoolStats
+    tiers: tuple[BlockLevel, ...] = ()
+
+    @property
+    def pool_hit_blocks(self) -> int:
+        """The hit blocks that the pool held."""
+        return self.hit_blocks - self.stats.prefix.tokens_by_source["loaded"]
 
     @property
     def hit_ratio(self) -> float:
@@ -68,7 +78,13 @@ class BlockReport:
         return self.hit_blocks / self.blocks if self.blocks else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all figures as JSON values."""
+        """Return all figures as JSON values; `levels` only with tiers, the pool first."""
+        levels: list[dict[str, Any]] = []
+        if self.tiers:
+            hits = self.pool_hit_blocks
+            ratio = hits / self.blocks if self.blocks else 0.0
+            levels.append({"level": "pool", "hit_blocks": hits, "hit_ratio": ratio})
+            levels += [tier.as_dict(self.blocks) for tier in self.tiers]
         return {
             "policy": self.policy,
             "capacity_blocks": self.capacity_blocks,
@@ -81,6 +97,7 @@ class BlockReport:
             "blocks_held": self.stats.prefix.tokens_held,
             "checksum_failures": self.checksum_failures,
             "seconds": self.seconds,
+            **({"levels": levels} if levels else {}),
         }
 
 
@@ -100,6 +117,11 @@ class BlockReplay(Closing):
     policy : str, optional
         Name of the eviction policy. [default: "hit-density"]
     backend : str, default "numpy"
+    tiers : str or sequence of str, optional
+        URLs of tiers, in which a chunk is one block. What was stored is there for the next
+        request, unless the tier does not answer. [default: none]
+    tier_blocks : int, optional
+        Have a tier in memory for about this many blocks, which is asked before the others.
 
     Attributes
     ----------
@@ -108,9 +130,13 @@ class BlockReplay(Closing):
     Raises
     ------
     InvalidSizeError
-        `capacity_blocks` is not a whole number of at least 1.
+        `capacity_blocks` or `tier_blocks` is not a whole number of at least 1.
     PluginError
-        The backend or the policy is unknown or cannot be used.
+        The backend, the policy or a tier is unknown or cannot be used.
+    InvalidTierError
+        `tiers` are not URLs of tiers, or one is not accepted.
+    TierError
+        A tier cannot be opened.
 
     Notes
     -----
@@ -122,21 +148,32 @@ class BlockReplay(Closing):
         capacity_blocks: int | None = None,
         policy: str | None = None,
         backend: str | None = "numpy",
+        tiers: str | Sequence[str] = (),
+        tier_blocks: int | None = None,
     ) -> None:
         if capacity_blocks is not None:
             whole_number("capacity_blocks", capacity_blocks, InvalidSizeError, least=1)
         self._capacity_blocks = capacity_blocks
         self._policy = policies.chosen_name(policy or DEFAULT_POLICY)
-        self.manager = KVCacheManager(
-            _POOL_BYTES,
-            backend,
-            _LAYOUT,
-            policy=self._policy,
-            receipts=False,
-            elastic=False,
-            chunk_tokens=1,
-            prefix_tokens=capacity_blocks,
-        )
+        self._tiers: BlockTiers | None = None
+        if tiers or tier_blocks is not None:
+            self._tiers = BlockTiers(tiers, tier_blocks, _LAYOUT)
+        try:
+            self.manager = KVCacheManager(
+                _POOL_BYTES,
+                backend,
+                _LAYOUT,
+                policy=self._policy,
+                receipts=False,
+                elastic=False,
+                chunk_tokens=1,
+                prefix_tokens=capacity_blocks,
+                tiers=None if self._tiers is None else self._tiers.store,
+            )
+        except BaseException:
+            if self._tiers is not None:
+                self._tiers.close()
+            raise
         self._requests = self._failures = 0
         self._seconds = 0.0
         self._is_complete = False
@@ -147,7 +184,7 @@ class BlockReplay(Closing):
         Returns
         -------
         int
-            How many of its first blocks the pool held.
+            How many of its first blocks the pool held, or a tier had.
 
         Raises
         ------
@@ -173,6 +210,8 @@ class BlockReplay(Closing):
             new = blocks[hits:].view(np.float32).reshape(1, 1, left, 2)
             entry.extend(new, new)
         self.manager.close_session(entry, blocks)
+        if self._tiers is not None:
+            self._tiers.settle()
         self._requests += 1
         self._seconds += time.perf_counter() - started
         return hits
@@ -201,8 +240,13 @@ class BlockReplay(Closing):
             checksum_failures=self._failures,
             seconds=self._seconds,
             stats=stats,
+            tiers=() if self._tiers is None else self._tiers.figures(),
         )
 
     def close(self) -> None:
-        """Close the pool."""
-        self.manager.close()
+        """Close the pool and the tiers."""
+        try:
+            self.manager.close(0.0)
+        finally:
+            if self._tiers is not None:
+                self._tiers.close()

@@ -342,6 +342,29 @@ def test_the_table_of_blocks() -> None:
     assert "1,000 blocks, policy hit-density" in done.stdout
 
 
+def test_the_hits_of_each_level(tmp_path: Path) -> None:
+    options = ("--capacity-blocks", "9", "--tier", f"disk:{tmp_path}/kv?capacity=4MiB")
+    first = figures(MOONCAKE, *options)
+    again = figures(MOONCAKE, *options, "--tier-blocks", "50")
+    assert [level["level"] for level in again["levels"]] == [
+        "pool",
+        "memory:",
+        f"disk:{tmp_path}/kv",
+    ]
+    assert again["hit_blocks"] == again["blocks"] > first["hit_blocks"]
+    assert sum(level["hit_blocks"] for level in again["levels"]) == again["hit_blocks"]
+    done = run("replay", MOONCAKE, *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("hit blocks") >= 2  # of all levels, and of each
+    assert re.search(r"of tiers +\d+", done.stdout)
+
+
+def test_tiers_are_for_blocks() -> None:
+    assert "need --capacity-blocks" in refused(MOONCAKE, "--tier", "memory:", code=2)
+    assert "need --capacity-blocks" in refused(MOONCAKE, "--tier-blocks", "9", code=2)
+    assert "disk" in refused(MOONCAKE, "--capacity-blocks", "9", "--tier", "disk", code=2)
+
+
 @pytest.mark.parametrize("option", ["--layers=3", "--count-only", "--ledger=here", "--ttl=3"])
 def test_blocks_have_no_other_options(option: str) -> None:
     text = refused(MOONCAKE, "--capacity-blocks", "9", option, code=2)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kvpool.errors import InvalidSizeError, UnknownPluginError
+from kvpool.errors import InvalidSizeError, InvalidTierError, UnknownPluginError
 from kvpool.replay import BlockReplay, BlockReport, TraceError, TraceReader, TraceRequest
 from tests.support import needs
 
@@ -64,6 +65,73 @@ def test_the_blocks_of_the_request_stay_while_it_is_served() -> None:
 def test_ids_of_64_bits() -> None:
     wide = request(2**63 - 1, -(2**63), 0)
     assert served([wide, wide]).hit_blocks == 3
+
+
+ROUNDS = [request(*range(n * 10, n * 10 + 4)) for n in range(6)] * 3
+
+
+@pytest.mark.parametrize("kind", ["memory", "disk", "two"])
+def test_a_tier_has_what_the_pool_has_not(kind: str, tmp_path: Path) -> None:
+    disk = f"disk:{tmp_path}/kv?capacity=4MiB"
+    kinds: dict[str, dict[str, Any]] = {
+        "memory": {"tier_blocks": 100},
+        "disk": {"tiers": disk},
+        "two": {"tiers": [disk], "tier_blocks": 4},
+    }
+    options = kinds[kind]
+    assert served(ROUNDS, capacity_blocks=8, policy="lru").hit_blocks == 0
+    report = served(ROUNDS, capacity_blocks=8, policy="lru", **options)
+    assert (report.hit_blocks, report.pool_hit_blocks) == (48, 0)
+    assert (report.checksum_failures, report.complete) == (0, True)
+    assert sum(tier.hit_blocks for tier in report.tiers) == 48
+    assert report.tiers[-1].stored >= 24
+    shown = report.as_dict()["levels"]
+    assert [level["level"] for level in shown] == ["pool", *(tier.name for tier in report.tiers)]
+    assert [level["hit_ratio"] for level in shown[1:]] == [
+        tier.hit_blocks / report.blocks for tier in report.tiers
+    ]
+    json.dumps(report.as_dict())
+
+
+def test_a_tier_that_is_too_small_evicts() -> None:
+    report = served(ROUNDS, capacity_blocks=4, policy="lru", tier_blocks=10)
+    (tier,) = report.tiers
+    assert report.hit_blocks == tier.hit_blocks < 48
+    assert tier.evicted == tier.stored - (tier.held or 0) > 0
+    assert 9 <= (tier.held or 0) <= 11
+
+
+def test_what_an_earlier_replay_stored_is_there(tmp_path: Path) -> None:
+    disk = f"disk:{tmp_path}/kv?capacity=4MiB"
+    assert served(ROUNDS[:6], capacity_blocks=100, tiers=disk).hit_blocks == 0
+    assert served(ROUNDS[:6], capacity_blocks=100, tiers=disk).hit_blocks == 24
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"tier_blocks": 0}, InvalidSizeError, "tier_blocks"),
+        ({"tiers": "disk"}, InvalidTierError, "disk"),
+        ({"tiers": [3]}, InvalidTierError, "URLs of tiers"),
+        ({"tiers": "memory:", "backend": "nonesuch"}, UnknownPluginError, "nonesuch"),
+    ],
+)
+def test_a_bad_tier_is_named(options: Any, error: type[Exception], text: str) -> None:
+    with pytest.raises(error, match=text):
+        BlockReplay(10, **options)
+
+
+@pytest.mark.integration
+def test_the_hits_of_mooncake_by_level() -> None:
+    with TraceReader(needs.traces() / "mooncake_conversation.jsonl") as reader:
+        requests = list(reader)
+    report = served(requests, capacity_blocks=1_000, policy="lru", tier_blocks=10_000)
+    (tier,) = report.tiers
+    assert report.pool_hit_blocks == GOLDENS["lru"][1_000]  # the pool does as without a tier
+    assert tier.hit_blocks > 2 * report.pool_hit_blocks
+    assert report.hit_blocks == report.pool_hit_blocks + tier.hit_blocks
+    assert (report.checksum_failures, tier.dropped, tier.refused) == (0, 0, 0)
+    assert report.hit_blocks < GOLDENS["lru"][10_000] + GOLDENS["lru"][1_000]
 
 
 @pytest.mark.parametrize("odd", [2**63, -(2**63) - 1])
