@@ -293,7 +293,8 @@ def engine_vllm(session: nox.Session) -> None:
     measured = [*COVERAGE, f"--cov-config={folder}/coverage.toml"]
     session.run("pytest", folder, *(session.posargs or measured), env=environment)
     if not session.posargs:
-        session.run("pytest", "tests/integrations/test_vllm_plugin.py", env=environment)
+        more = ["tests/integrations/test_vllm_plugin.py", "tests/benchmarks/test_vllm.py"]
+        session.run("pytest", *more, env=environment)
 
 
 @nox.session(python=OLDEST.for_nox)
@@ -407,6 +408,24 @@ def bench_serve(session: nox.Session) -> None:
         session.error("the benchmark measures a real model, and pip cannot install its weights")
     record = str(session.cache_dir / "bench-serve.json")
     session.run("python", "-m", "benchmarks", "serve", "--json", record, *session.posargs)
+
+
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def bench_vllm(session: nox.Session) -> None:
+    """Run the benchmark that needs vLLM and a real model, as `bench` runs all others.
+
+    It takes some minutes; `-- --quick` shows that it works. The record is in
+    `.nox/.cache/bench-vllm.json`. With `-- --publish` it goes to the performance page. pip makes
+    this environment, as that of `engine_vllm`.
+    """
+    steps.require(session, OLDEST)
+    steps.install_editable(session, "requirements/bench.txt")
+    steps.install_or_skip(session, "engine-vllm")
+    steps.install_alone_or_skip(session, "engine-vllm-alone")
+    if not steps.install_model(session):
+        session.error("the benchmark measures a real model, and pip cannot install its weights")
+    record = str(session.cache_dir / "bench-vllm.json")
+    session.run("python", "-m", "benchmarks", "vllm", "--json", record, *session.posargs)
 
 
 @nox.session(python=OLDEST.for_nox)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,61 +12,15 @@ from kvpool.tiers import verify_tier
 from kvpool.tiers.disk import DiskTier
 from tests.support import needs
 from tests.support.redis_server import RedisServer
+from tests.support.vllm_process import BLOCK, CHUNK_BYTES, NEXT, prompt, run
 
 pytestmark = pytest.mark.engines
 
-PROGRAM = Path(__file__).parents[2] / "support" / "vllm_run.py"
-MARK = "RESULT OF THE RUN: "
-BLOCK = 128  # tokens: vLLM's own on a CPU
-CHUNK_BYTES = 2 * 30 * 3 * 64 * 4 * BLOCK
-
-SHELF = "Shelf {} has the books of the letter {}."
-PROMPTS = [
-    " ".join(SHELF.format(n, chr(65 + (n + first) % 26)) for n in range(count)) + " So shelf 3 has"
-    for first, count in ((0, 72), (1, 40), (2, 40))
-]
-NEXT = {"prompt": "Hello", "max_tokens": 2}
-"""A request after those that matter: vLLM stores with the step after a request."""
+PROMPTS = [prompt(0, 72), prompt(1, 40), prompt(2, 40)]
 
 
 def requests(*numbers: int) -> list[dict[str, Any]]:
     return [{"prompt": PROMPTS[number]} for number in numbers]
-
-
-def run(model: Path, tiers: Sequence[dict[str, Any]], steps: list[Any]) -> list[dict[str, Any]]:
-    """Run steps in a new process; it leaves neither a file nor an exported pointer."""
-    before = set(Path("/dev/shm").glob("vllm_offload_*"))
-    task = {
-        "model": str(model),
-        "options": {"dtype": "float32"},
-        "extra": {
-            "spec_name": "KVPoolOffloadingSpec",
-            "cpu_bytes_to_use": 9 * CHUNK_BYTES,
-            "secondary_tiers": [{"type": "kvpool", **tier} for tier in tiers],
-        },
-        "steps": steps,
-    }
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    ended = subprocess.run(
-        [sys.executable, str(PROGRAM)],
-        input=json.dumps(task),
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    told = ended.stdout + ended.stderr
-    assert ended.returncode == 0, told
-    assert "exported pointer" not in told
-    assert "Traceback" not in told, told
-    assert set(Path("/dev/shm").glob("vllm_offload_*")) <= before
-    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(MARK))
-    results: list[dict[str, Any]] = json.loads(line.removeprefix(MARK))
-    return results
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,83 @@
+"""Processes that run vLLM with a real model, and what their requests came to."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["BLOCK", "CHUNK_BYTES", "NEXT", "prompt", "run"]
+
+PROGRAM: Final = Path(__file__).with_name("vllm_run.py")
+MARK: Final = "RESULT OF THE RUN: "
+BLOCK: Final = 128
+"""Tokens of a block: vLLM's own on a CPU."""
+CHUNK_BYTES: Final = 2 * 30 * 3 * 64 * 4 * BLOCK
+"""Bytes of a block of SmolLM2-135M in float32."""
+NEXT: Final = {"prompt": "Hello", "max_tokens": 2}
+"""A request after those that matter: vLLM stores with the step after a request."""
+
+
+def prompt(first: int, count: int) -> str:
+    """Return a text of 13 tokens for each shelf; another first one shares no block of tokens."""
+    shelves = (
+        f"Shelf {n} has the books of the letter {chr(65 + (n + first) % 26)}." for n in range(count)
+    )
+    return f"Library {first}. " + " ".join(shelves) + " So shelf 3 has"
+
+
+def run(
+    model: Path,
+    tiers: Sequence[dict[str, Any]],
+    steps: Sequence[dict[str, Any]],
+    dtype: str = "float32",
+) -> list[dict[str, Any]]:
+    """Run steps in a new process; it leaves neither a file nor an exported pointer.
+
+    Parameters
+    ----------
+    model : Path
+        The directory of the model.
+    tiers : sequence of dict
+        The options of each tier.
+    steps : sequence of dict
+        As `vllm_run` takes them.
+    dtype : str, default "float32"
+        In which the tokens do not depend on how the prompt is split.
+    """
+    before = set(Path("/dev/shm").glob("vllm_offload_*"))
+    task = {
+        "model": str(model),
+        "options": {"dtype": dtype},
+        "extra": {
+            "spec_name": "KVPoolOffloadingSpec",
+            "cpu_bytes_to_use": 9 * CHUNK_BYTES,
+            "secondary_tiers": [{"type": "kvpool", **tier} for tier in tiers],
+        },
+        "steps": list(steps),
+    }
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    ended = subprocess.run(
+        [sys.executable, str(PROGRAM)],
+        input=json.dumps(task),
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    told = ended.stdout + ended.stderr
+    assert ended.returncode == 0, told
+    assert "exported pointer" not in told
+    assert "Traceback" not in told, told
+    assert set(Path("/dev/shm").glob("vllm_offload_*")) <= before
+    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(MARK))
+    results: list[dict[str, Any]] = json.loads(line.removeprefix(MARK))
+    return results
