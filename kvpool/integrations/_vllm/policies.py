@@ -96,8 +96,9 @@ class Chunks(CachePolicy):
         """Note a use of the chunks that a request found, and the arrival of those it brought."""
         del insertion_only_keys
         ordered = order_request_keys(key_groups, req_context)
-        self.touch([key for key in ordered if key in reused_keys], req_context)
-        self._admit()
+        reused = [key for key in ordered if key in reused_keys and key not in self._new]
+        self._admit()  # before the uses: what the new chunks follow is to stay longer than they
+        self.touch(reused, req_context)
 
     def evict(self, n: int, protected: set[bytes]) -> list[tuple[bytes, Any]] | None:
         """Remove chunks that are not in use; return None, and remove none, if they are too few."""
