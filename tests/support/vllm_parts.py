@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from vllm.platforms import current_platform
 from vllm.v1.kv_offload.base import (
     CanonicalKVCacheRef,
     CanonicalKVCaches,
@@ -42,8 +43,12 @@ __all__ = [
     "CPULoadStoreSpec",
     "GPULoadStoreSpec",
     "Offloading",
+    "OffloadingSpecFactory",
+    "as_caches",
+    "current_platform",
     "key",
     "make_config",
+    "make_tensors",
     "path_of",
     "worker_alone",
 ]

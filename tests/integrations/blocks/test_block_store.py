@@ -153,6 +153,64 @@ def test_a_removed_block_is_gone(make_store: MakeStore) -> None:
     store.remove([key(1), key(5)])
     assert store.contains([key(1), key(2)]) == [False, True]
     assert loads(store, 1, 2) == [False, True]
+    store.remove([key(2)])
+    store.put(blocks(2))
+    store.drain(60)
+    assert store.manager is not None
+    store.manager.clear()
+    assert loads(store, 2) == [True]  # from the tier, which got it once more
+
+
+class Watched(np.ndarray[Any, np.dtype[np.uint8]]):
+    """Bytes that call a function when the store asks for their size, as it does while it copies."""
+
+    when_asked: Callable[[], object] | None = None
+
+    @property
+    def nbytes(self) -> int:
+        act = Watched.when_asked
+        if act is not None:
+            act()
+        return self.size
+
+
+@pytest.fixture
+def watched() -> Iterator[Any]:
+    value: Any = block(1).view(Watched)
+    yield value
+    Watched.when_asked = None
+
+
+def test_a_block_that_is_being_copied_is_not_there(make_store: MakeStore, watched: Any) -> None:
+    store = make_store(pool=1 << 20)
+    seen: list[tuple[list[bool], list[bool], list[bool]]] = []
+
+    def look() -> None:
+        if len(store.manager or ()) and not seen:
+            Watched.when_asked = None
+            seen.append((store.contains([key(1)]), loads(store, 1), store.put(blocks(1))))
+
+    Watched.when_asked = look
+    assert store.put([(key(1), watched)]) == [True]
+    assert seen == [([False], [False], [False])]
+    assert loads(store, 1) == [True]
+
+
+def test_an_interrupted_copy_leaves_nothing(make_store: MakeStore, watched: Any) -> None:
+    store = make_store(pool=1 << 20)
+
+    def interrupt() -> None:
+        if len(store.manager or ()):
+            raise KeyboardInterrupt
+
+    Watched.when_asked = interrupt
+    with pytest.raises(KeyboardInterrupt):
+        store.put([(key(1), watched)])
+    Watched.when_asked = None
+    assert store.contains([key(1)]) == [False]
+    assert loads(store, 1) == [False]
+    assert store.put(blocks(1)) == [True]
+    assert loads(store, 1) == [True]
 
 
 # -- the pool is bounded ---------------------------------------------------------------------

@@ -80,3 +80,18 @@ def test_processes_that_are_killed_leave_no_file(parts: Any) -> None:
         assert child.stdout.readline() == "ready\n"
         child.send_signal(signal.SIGKILL)
     assert set(Path("/dev/shm").glob("vllm_offload_*")) <= before
+
+
+def test_a_worker_that_cannot_be_made_leaves_no_file(parts: Any) -> None:
+    spec = parts.OffloadingSpecFactory.create_spec(parts.make_config())
+    tensors = parts.make_tensors()
+    with pytest.raises(AssertionError, match="exceeds worker area"):
+        spec.get_worker(parts.as_caches([*tensors, *tensors]))
+    assert not parts.path_of(spec).exists()
+
+
+def test_on_a_gpu_it_is_the_spec_of_vllm(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = parts.OffloadingSpecFactory.create_spec(parts.make_config())
+    monkeypatch.setattr(type(parts.current_platform), "is_cpu", lambda _: False)
+    with pytest.raises(Exception, match="only supported on CUDA-alike"):
+        spec.get_worker(parts.as_caches(parts.make_tensors()))

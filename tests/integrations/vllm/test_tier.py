@@ -218,6 +218,21 @@ def test_a_store_that_raises_fails_no_engine(
     assert "a transfer of blocks has failed" in caplog.text
 
 
+def test_a_store_that_does_not_close_keeps_no_memory_of_vllm(
+    make: MakeOffloading, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = make({"type": "kvpool", "pool": "1MiB"})
+    close = engine.tier.store.close
+
+    def fail() -> None:
+        close()
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr(engine.tier.store, "close", fail)
+    engine.close()
+    assert "kvpool does not close: the disk is gone" in caplog.text
+
+
 def test_transfers_under_way_end_before_the_memory_is_reset(make: MakeOffloading) -> None:
     engine = make({"type": "kvpool", "pool": "1MiB"})
     context = engine.begin()
