@@ -277,7 +277,7 @@ class HitDensityPolicy(EvictionPolicy):
         """Move what has become older to the next bin."""
         now, ends, due = self._now, self._ages.ends, self._due
         self._next_look = now + ends[self._first] / 2
-        for at in range(BINS - 2, -1, -1):
+        for at in range(BINS - 1):  # upwards: a jump in time takes items to their bin
             if due[at] > now:
                 continue
             due[at] = now + ends[at] / 8
