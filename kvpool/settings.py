@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     capacity: int | str = "512MiB"
     backend: str | None = None
     ttl: float | None = None
-    policy: str = "lru"
+    policy: str | None = None
     receipts: bool | str | list[str] = True
     snapshot_interval: float | None = None
     elastic: bool | None = None

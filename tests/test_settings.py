@@ -40,7 +40,7 @@ def load(environment: dict[str, str] | None = None, **arguments: Any) -> Setting
 
 def test_the_nearest_project(folder: Path) -> None:
     settings = load()
-    assert (settings.capacity, settings.ttl, settings.policy) == ("1MiB", 60.0, "lru")
+    assert (settings.capacity, settings.ttl, settings.policy) == ("1MiB", 60.0, None)
     with settings.open() as manager:
         assert manager.pool.capacity == 1 << 20
         assert manager.layout == KVLayout(2, 2, 64)

@@ -32,6 +32,7 @@ from kvpool.errors import (
     InvalidLayoutError,
     InvalidSizeError,
     KVPoolError,
+    PluginError,
     PoolClosedError,
     PoolExhaustedError,
 )
@@ -128,8 +129,9 @@ class KVCacheManager(Closing, ForkAware):
         For entries that are created without one.
     ttl : float, optional
         Seconds for which an entry stays without being used. By default forever.
-    policy : str or EvictionPolicy, default "lru"
-        The order in which entries are evicted: a policy, or the name of one.
+    policy : str or EvictionPolicy, optional
+        The order in which entries are evicted: a policy, or the name of one. [default: ``"lru"``
+        up to the first call of `open_session`, and ``"hit-density"`` from then on]
     clock : callable, default `time.monotonic`
         Returns seconds; never goes back.
     receipts : bool, sink, name of a sink, or several of those, default True
@@ -232,7 +234,7 @@ class KVCacheManager(Closing, ForkAware):
         backend: str | None = None,
         layout: KVLayout | None = None,
         ttl: float | None = None,
-        policy: str | EvictionPolicy = "lru",
+        policy: str | EvictionPolicy | None = None,
         clock: Callable[[], float] = time.monotonic,
         receipts: Receipts = True,
         snapshot_interval: float | None = None,
@@ -248,7 +250,7 @@ class KVCacheManager(Closing, ForkAware):
         interval = check_ttl(snapshot_interval, "snapshot_interval")
         if layout is not None and not isinstance(layout, KVLayout):
             raise InvalidLayoutError(f"layout must be a KVLayout, not {layout!r}")
-        chosen = create_policy(policy) if isinstance(policy, str) else policy
+        chosen = create_policy(policy) if policy is None or isinstance(policy, str) else policy
         if not isinstance(chosen, EvictionPolicy):
             raise InvalidArgumentError(
                 f"policy must be an EvictionPolicy or a name, not {policy!r}"
@@ -304,7 +306,8 @@ class KVCacheManager(Closing, ForkAware):
         if self._beyond is not None and self.receipts is not None:
             self._notes = TierNotes(self.pool, self.receipts)
             self._beyond.take_notes(self._notes)
-        self._reuse = Reuse(self._sessions, layout, most_tokens)
+        later = _prefix_policy if policy is None else None
+        self._reuse = Reuse(self._sessions, layout, most_tokens, later)
         self._waiters = Waiters(self.pool)
         self._lock = threading.Lock()  # guards _sessions and what follows
         self._closed = False
@@ -1303,6 +1306,14 @@ class KVCacheManager(Closing, ForkAware):
         if self._owner != current.pid:
             raise in_child_of(self._owner, "manager")
         raise PoolClosedError("the manager is closed")
+
+
+def _prefix_policy() -> EvictionPolicy | None:
+    """Return the default policy of pools whose prefixes are reused; None if it is disabled."""
+    try:
+        return create_policy("hit-density")
+    except PluginError:
+        return None
 
 
 def _checked_events(events: Any) -> EventQueue | None:

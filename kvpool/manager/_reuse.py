@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +23,7 @@ from kvpool.errors import (
     InvalidTokensError,
     PoolExhaustedError,
 )
+from kvpool.eviction import EvictionPolicy
 from kvpool.layout import KVLayout
 from kvpool.manager._keeper import SessionKeeper
 from kvpool.manager._keys import check_key
@@ -131,14 +133,22 @@ class Reuse:
         For sessions that are opened without one.
     most_tokens : int or None
         Tokens that all sessions together may hold; None if the bytes of the pool decide alone.
+    policy : callable, optional
+        Returns the policy that ranks from the first open session on; None to keep the one that is
+        there, as this argument or as what is returned.
     """
 
     def __init__(
-        self, sessions: Sessions, layout: KVLayout | None, most_tokens: int | None
+        self,
+        sessions: Sessions,
+        layout: KVLayout | None,
+        most_tokens: int | None,
+        policy: Callable[[], EvictionPolicy | None] | None = None,
     ) -> None:
         self._sessions = sessions
         self._layout = layout
         self._most_tokens = most_tokens
+        self._policy = policy
         self._numbers = itertools.count(1)
         self._found = Match(None, 0)  # by the search of the call under way
         self._lookups = self._tokens_asked = 0
@@ -162,6 +172,8 @@ class Reuse:
         if options.priority is not None:
             whole_number("priority", options.priority, InvalidArgumentError)
         own = None if key is None else self._own(key)
+        if self._policy is not None:
+            self._adopt(self._policy())
         new_key, entry, source = self._begin(key, own, asked)
         reused = entry.token_count
         session = self._sessions.require(new_key)
@@ -237,6 +249,14 @@ class Reuse:
         if session is None or session.held is None or not isinstance(session.entry, KVCacheEntry):
             return None
         return *session.held, session.entry.keys(), session.entry.values()
+
+    def _adopt(self, policy: EvictionPolicy | None) -> None:
+        """Rank by another policy, if there is one, from now on."""
+        if policy is not None:
+            self._sessions.ranking.adopt(
+                policy, lambda key: self._sessions.require(key).entry.block.size
+            )
+        self._policy = None
 
     def _begin(
         self, key: CacheKey | None, own: Session | None, asked: _Asked

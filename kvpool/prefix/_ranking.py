@@ -269,6 +269,27 @@ class Ranking:
 
     # -- the whole -----------------------------------------------------------------------
 
+    def adopt(self, policy: EvictionPolicy, size_of: Callable[[CacheKey], int]) -> None:
+        """Rank by another policy from now on; no tokens are known yet.
+
+        Parameters
+        ----------
+        policy : EvictionPolicy
+            A new one. It is told of the sessions in the order in which they would be evicted.
+        size_of : callable
+            Returns the bytes of a session.
+        """
+        for key in self._ranked():
+            if isinstance(key, CacheKey):
+                policy.admit(key, size_of(key))
+        self.policy = policy  # an interrupt after this leads to `restore`
+        self._follow()
+
+    def _follow(self) -> None:
+        """Let all follow the policy that there is."""
+        self.tree.policy = self.policy
+        self.reason = self.policy.reason
+
     def restore(
         self,
         sessions: Iterable[tuple[CacheKey, int, tuple[Identity, bytes] | None]],
@@ -283,6 +304,7 @@ class Ranking:
         unranked : iterable of CacheKey
             Keys of open sessions without known tokens.
         """
+        self._follow()
         self.policy.reset()
         self.tree.clear()
         self.unranked = set(unranked)

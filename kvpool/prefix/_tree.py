@@ -65,6 +65,8 @@ class PrefixTree:
 
     Attributes
     ----------
+    policy : EvictionPolicy
+        To be changed by whoever tells it of all segments.
     token_count : int
         Tokens of all segments; those that several sessions hold count once.
     ends : dict of CacheKey to Segment
@@ -77,7 +79,7 @@ class PrefixTree:
         self, policy: EvictionPolicy, chunk_tokens: int, journal: Journal | None = None
     ) -> None:
         self.token_count = 0
-        self._policy = policy
+        self.policy = policy
         self._chunk_tokens = chunk_tokens
         self._journal = self._listener = journal
         self._roots: dict[Identity, Segment] = {}
@@ -178,10 +180,10 @@ class PrefixTree:
             self.ends[key] = segment
         known = segment if new is None else segment.parent
         while known is not None and known.end > used:  # not at the root, whose end is 0
-            self._policy.touch(known)  # the last first, so that of these it is evicted first
+            self.policy.touch(known)  # the last first, so that of these it is evicted first
             known = known.parent
         if new is not None:
-            self._policy.admit(new, new.nbytes)
+            self.policy.admit(new, new.nbytes)
         if before is not None and before is not segment:
             before.holders.remove(key)
             self._prune(before)
@@ -189,7 +191,7 @@ class PrefixTree:
     def touch(self, key: CacheKey) -> None:
         """Count a use of all tokens of a session."""
         for segment in self.ends[key].path():
-            self._policy.touch(segment)
+            self.policy.touch(segment)
 
     def drop(self, key: CacheKey) -> None:
         """Forget a session; the segments that only it held go."""
@@ -257,7 +259,7 @@ class PrefixTree:
         """
         segment, end = cut
         if end > segment.start:
-            self._policy.resize(segment, (end - segment.start) * segment.token_nbytes)
+            self.policy.resize(segment, (end - segment.start) * segment.token_nbytes)
             self.token_count -= segment.end - end
             segment.cut(end)
             if self._journal is not None:
@@ -403,7 +405,7 @@ class PrefixTree:
         self.segments.add(head)
         if self._journal is not None:
             self._journal(Split(head, self._before(head), head.tokens, tail))
-        self._policy.split(tail, head, tail.nbytes, head.nbytes)
+        self.policy.split(tail, head, tail.nbytes, head.nbytes)
         return head
 
     def _prune(self, segment: Segment) -> None:
@@ -415,7 +417,7 @@ class PrefixTree:
             self.token_count -= segment.token_count
             if self._journal is not None:
                 self._journal(Gone(segment))
-            self._policy.remove(segment)
+            self.policy.remove(segment)
             segment = parent
         if segment.parent is None and not segment.children:  # so that identities do not pile up
             self._recent = None

@@ -148,7 +148,10 @@ OPEN: dict[str, tuple[Callable[[Any], object], tuple[Any, ...]]] = {
     "backend": (lambda v: KVCacheManager(1 << 20, v), without(WRONG_OBJECTS, None, "")),
     "layout": (lambda v: KVCacheManager(1 << 20, "numpy", v), without(WRONG_OBJECTS, None)),
     "ttl": (lambda v: KVCacheManager(1 << 20, "numpy", ttl=v), NOT_SECONDS),
-    "policy": (lambda v: KVCacheManager(1 << 20, "numpy", policy=v), without(WRONG_OBJECTS, "")),
+    "policy": (
+        lambda v: KVCacheManager(1 << 20, "numpy", policy=v),
+        without(WRONG_OBJECTS, "", None),
+    ),
     "clock": (lambda v: KVCacheManager(1 << 20, "numpy", clock=v), WRONG_OBJECTS),
     "receipts": (
         lambda v: KVCacheManager(1 << 20, "numpy", receipts=v),

@@ -23,6 +23,7 @@ from kvpool.errors import (
     InvalidTokensError,
     PoolExhaustedError,
 )
+from kvpool.eviction import EvictionReason
 from kvpool.eviction.lru import LruPolicy
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
@@ -517,3 +518,52 @@ def test_an_interrupted_call_leaves_no_session_open(backend: str, tokens: list[i
             manager.check_integrity()
             assert opened_keys(manager) == []
             serve(manager, tokens, key_of(1))
+
+
+CONTEXT = 112  # tokens of a session in the tests of two policies
+ROOM = LAYOUT.geometry(CONTEXT).nbytes
+
+
+def victims_reason(manager: KVCacheManager) -> EvictionReason:
+    """Evict something; return the reason, which tells the policy `lru` from the others."""
+    for number in range(100, 110):
+        manager.create_cache_entry(key_of(number), CONTEXT)
+    reasons = manager.get_stats().evictions_by_reason
+    (reason,) = [reason for reason, count in reasons.items() if count]
+    return reason
+
+
+def test_lru_ranks_until_a_session_is_opened_with_tokens(backend: str) -> None:
+    with KVCacheManager(3 * ROOM, backend, LAYOUT, receipts=False, elastic=False) as manager:
+        for number in range(3):
+            manager.create_cache_entry(key_of(number), CONTEXT)
+        manager.get_cache_entry(key_of(0))
+        manager.create_cache_entry(key_of(3), CONTEXT)
+        assert key_of(1) not in manager
+        assert manager.get_stats().evictions_by_reason[EvictionReason.LRU] == 1
+
+
+def test_the_default_policy_of_prefixes_takes_the_order_of_sessions_over(backend: str) -> None:
+    with KVCacheManager(4 * ROOM, backend, LAYOUT, receipts=False, elastic=False) as manager:
+        for number in range(3):
+            manager.create_cache_entry(key_of(number), CONTEXT)
+        manager.get_cache_entry(key_of(0))
+        serve(manager, range(100), max_context_length=CONTEXT)
+        manager.check_integrity()
+        manager.create_cache_entry(key_of(3), CONTEXT)
+        assert key_of(1) not in manager
+        assert manager.get_stats().evictions_by_reason[EvictionReason.POLICY] == 1
+
+
+@pytest.mark.parametrize("policy", ["lru", LruPolicy()])
+def test_a_policy_that_was_named_stays(policy: str | LruPolicy) -> None:
+    with KVCacheManager(4 * ROOM, "numpy", LAYOUT, receipts=False, policy=policy) as manager:
+        serve(manager, range(100))
+        assert victims_reason(manager) is EvictionReason.LRU
+
+
+def test_lru_stays_if_the_policy_of_prefixes_is_disabled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KVPOOL_DISABLED_POLICIES", "hit-density")
+    with KVCacheManager(4 * ROOM, "numpy", LAYOUT, receipts=False) as manager:
+        serve(manager, range(100))
+        assert victims_reason(manager) is EvictionReason.LRU
