@@ -230,6 +230,7 @@ class Breaker(Tier, ForkAware):
         self._check_open()
         if self._budget is not None:
             budget = max(self._budget, budget or 0.0)
+        begun = time.monotonic()
         if not self._may_ask():
             raise _FailedError(f"the tier {self.name!r} does not answer")
         try:
@@ -252,7 +253,10 @@ class Breaker(Tier, ForkAware):
         except BaseException:  # an interrupt of the caller
             self._note_interrupt()
             raise
-        self._note_success()
+        if self._budget is not None and time.monotonic() - begun > self._budget:
+            self._note_slow()
+        else:
+            self._note_success()
         return result
 
     def _ask(
@@ -298,9 +302,24 @@ class Breaker(Tier, ForkAware):
     def _note_success(self) -> None:
         with self._lock:
             self._in_a_row = 0
+            if self._state is BreakerState.OPEN:
+                return
+            self._wait, before = self._retry_after, self._state
+            self._state = BreakerState.CLOSED
+        if before is BreakerState.HALF_OPEN:
+            _log.warning("tier %s: answers again", self.name)
+
+    def _note_slow(self) -> None:
+        """Note a success that took longer than other calls may, as a large write can.
+
+        It tells nothing of those: so it does not excuse calls that were late before, and if it was
+        the probe, the next late call opens the breaker again, for longer.
+        """
+        with self._lock:
             if self._state is not BreakerState.HALF_OPEN:
                 return
-            self._state, self._wait = BreakerState.CLOSED, self._retry_after
+            self._state, self._wait = BreakerState.CLOSED, min(2 * self._wait, _MAX_WAIT)
+            self._in_a_row = self._failures - 1
         _log.warning("tier %s: answers again", self.name)
 
     def _note_failure(self, why: str, *, is_late: bool = False) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -406,3 +407,41 @@ def test_each_change_of_state_is_one_line(
 def test_a_budget_that_is_not_a_time_is_refused(budget: float) -> None:
     with pytest.raises(InvalidTierError, match="budget"):
         Breaker(MemoryTier(), budget)
+
+
+def test_a_write_that_takes_long_excuses_no_late_call() -> None:
+    tier = FaultyTier()
+    with Breaker(tier, 0.05) as breaker:
+        tier.fault = lambda: time.sleep(0.2)
+        for _ in range(2):
+            breaker.contains([b"a"])
+            assert breaker.count(lambda one: one.write([(b"a", [b"value"])]), 1, 30.0) == 1
+        breaker.contains([b"a"])
+        assert state_of(breaker) is BreakerState.OPEN
+
+
+def test_a_probe_that_takes_long_closes_it_until_the_next_late_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "kvpool.tiers")
+    tier, clock = FaultyTier(), Clock()
+    with Breaker(tier, 0.05, clock=clock) as breaker:
+        tier.fault = lambda: time.sleep(0.2)
+        for _ in range(3):
+            breaker.contains([b"a"])
+        for wait in (1, 2, 4):
+            assert state_of(breaker) is BreakerState.OPEN
+            assert f"not asked for {wait} s" in caplog.records[-1].getMessage()
+            clock.now += wait
+            assert breaker.count(lambda one: one.write([(b"a", [b"value"])]), 1, 30.0) == 1
+            assert state_of(breaker) is BreakerState.CLOSED
+            breaker.contains([b"a"])
+        tier.fault = lambda: None
+        clock.now += 8
+        assert breaker.contains([b"a"]) == 1
+        assert state_of(breaker) is BreakerState.CLOSED
+        tier.fault = lambda: time.sleep(0.2)
+        for _ in range(3):
+            assert state_of(breaker) is BreakerState.CLOSED
+            breaker.contains([b"a"])
+        assert "not asked for 1 s" in caplog.records[-1].getMessage()
