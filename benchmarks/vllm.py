@@ -39,7 +39,7 @@ OURS: Final = {
     f"kvpool's {name}": f"kvpool-{name}"
     for name in ("s3-fifo", "arc", "gdsf", "hit-density", "lru")
 }
-BEST: Final = "kvpool's s3-fifo"
+BEST: Final = "kvpool's hit-density"
 
 NOTES = """\
 The model is SmolLM2-135M-Instruct in bfloat16 on a CPU. The time of a first token is that of a \

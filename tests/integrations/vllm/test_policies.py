@@ -84,3 +84,23 @@ def test_the_last_chunk_of_a_request_goes_first(make: MakeOffloading) -> None:
     engine.store(4)
     engine.store(5, 6)
     assert [number for number in range(1, 7) if is_resident(engine, number)] == [1, 4, 5, 6]
+
+
+def test_the_end_of_a_prompt_goes_before_its_beginning(make: MakeOffloading) -> None:
+    engine = make({"type": "example"}, chunks=6, eviction_policy="kvpool-hit-density")
+    engine.store(1, 2, 3)
+    for number in range(10, 20):
+        engine.store(1, number)
+        there = [is_resident(engine, one) for one in (1, 2, 3)]
+        assert there == sorted(there, reverse=True)
+    assert is_resident(engine, 1)
+    assert not is_resident(engine, 3)
+
+
+def test_a_chunk_that_comes_back_is_known_again(make: MakeOffloading) -> None:
+    engine = make({"type": "example"}, chunks=4, eviction_policy="kvpool-arc")
+    for _ in range(3):
+        for number in range(6):
+            engine.store(number)
+            engine.load(number)
+    assert sum(is_resident(engine, number) for number in range(6)) == 4
