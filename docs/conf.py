@@ -194,6 +194,22 @@ def _with_links_for(page: Path, text: str, home: Path) -> str:
     return re.sub(r"(!?)\[([^\]]+)\]\((?!\w+:)([^)#\s]+)(#[^)\s]*)?\)", link, text)
 
 
+def _with_drawings(page: Path, text: str) -> str:
+    """Put drawings into the text, where they follow the page's switch of light and dark.
+
+    Elsewhere they are pictures. What they show is in their own words, for screen readers.
+    """
+
+    def drawing(match: re.Match[str]) -> str:
+        file = page.parent / match[1]
+        svg = file.read_text(encoding="utf-8") if file.is_file() else ""
+        if not svg.startswith('<svg class="kv"'):
+            return match[0]
+        return f"```{{raw}} html\n{svg}```"
+
+    return re.sub(r"^!\[[^\]]*\]\(([^)\s:]+\.svg)\)$", drawing, text, flags=re.MULTILINE)
+
+
 def _commands() -> str:
     """Return what `--help` says of each command, as Markdown with a heading for each."""
     command = get_command(command_line)
@@ -236,7 +252,7 @@ def _read(_app: Sphinx, name: str, content: list[str]) -> None:
         file = ROOT / match[1]
         return _with_links_for(page, file.read_text(encoding="utf-8"), file.parent)
 
-    text = _with_links_for(page, content[0], page.parent)
+    text = _with_drawings(page, _with_links_for(page, content[0], page.parent))
     text = re.sub(r"^<!-- text of: (\S+) -->$", text_of, text, flags=re.MULTILINE)
     text = re.sub(r"^<!-- module: (\S+) -->$", _module, text, flags=re.MULTILINE)
     text = re.sub(r"^<!-- commands -->$", lambda _: _commands(), text, flags=re.MULTILINE)

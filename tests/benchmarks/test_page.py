@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.page import PAGE, RECORD, check, main, render
-from benchmarks.record import ROOT, RecordError, write
+from benchmarks.record import ROOT, Record, RecordError, write
 from tests.support.scratch_benchmarks import record
 
 
@@ -23,12 +23,18 @@ def files(tmp_path: Path) -> list[str]:
     return options
 
 
+def front(made: Record) -> str:
+    """Return the page that has the targets."""
+    return render(made)["performance.md"]
+
+
 def lines(start: str) -> list[str]:
-    """Return the lines of the page that begin so."""
-    return [line for line in render(record()).splitlines() if line.startswith(start)]
+    """Return the lines of the pages that begin so."""
+    pages = [text for name, text in render(record()).items() if name.endswith(".md")]
+    return [line for page in pages for line in page.splitlines() if line.startswith(start)]
 
 
-def test_the_page_of_the_docs_is_what_its_record_says() -> None:
+def test_the_pages_of_the_docs_are_what_their_record_says() -> None:
     assert check(RECORD, PAGE) == ""
 
 
@@ -47,9 +53,9 @@ def test_the_page_shows_the_machine_and_the_versions() -> None:
 def test_the_page_says_that_the_commit_is_not_all() -> None:
     made = record()
     assert made.commit is not None
-    page = render(replace(made, commit=replace(made.commit, changed=True)))
+    page = front(replace(made, commit=replace(made.commit, changed=True)))
     assert "| commit | `0123456789ab`, with changes that are in no commit |" in page
-    assert "| commit" not in render(replace(made, commit=None))
+    assert "| commit" not in front(replace(made, commit=None))
 
 
 def test_the_page_shows_figures_with_both_sides() -> None:
@@ -61,17 +67,37 @@ def test_the_page_shows_figures_with_both_sides() -> None:
     assert lines("| one task | theirs |") == [
         "| one task | theirs | 5,000 µs | 4,500 / 5,500 | 3 |  |  |"
     ]
-    assert lines("*") == ["* all is small"]
-    assert "\n## Speed\n\nHow fast it is.\n\n`python -m benchmarks speed`\n" in render(record())
+    assert lines("* all") == ["* all is small"]
+    begin = "# Speed\n\nHow fast it is.\n\n`python -m benchmarks speed`\n"
+    assert render(record())["performance/speed.md"].startswith(begin)
 
 
 def test_the_page_hides_no_missed_target_and_nothing_that_did_not_run() -> None:
-    page = render(record())
+    page = front(record())
     assert "\n1 of 2 are met.\n" in page
-    missed = "| speed | one task | ours beside theirs | 2,500 times as fast | ≥ 3,000 |"
-    assert missed in page
-    assert "| torch_speed | there is no torch |" in page
+    link = "[speed](performance/speed.md)"
+    found = "one task, ours beside theirs: 2,500 times as fast, target ≥ 3,000"
+    assert f"\n* {link}: {found}\n" in page
+    assert "| [torch_speed](performance/torch_speed.md) | there is no torch |" in page
     assert "\nFailed: ValueError: 7 is too many\n" in page
+
+
+def test_each_benchmark_has_a_page_and_what_is_compared_has_a_chart() -> None:
+    made = record()
+    files = render(made)
+    names = {one.name for one in made.benchmarks}
+    pages = {f"performance/{name}.md" for name in names} | {"performance.md"}
+    assert set(files) == {*pages, "performance.svg", "performance/speed.svg"}
+    assert "](performance/speed.svg)" in files["performance.md"]
+    assert "](speed.svg)" in files["performance/speed.md"]
+    links = {f"](performance/{name}.md)" for name in names}
+    assert all(link in files["performance.md"] for link in links)
+
+
+def test_links_name_the_files_that_are_written() -> None:
+    files = render(record(), stem="other")
+    assert "[the record](other.json)" in files["other.md"]
+    assert "](../other.md#the-run)" in files["other/speed.md"]
 
 
 def test_a_benchmark_that_was_run_by_itself_shows_its_run() -> None:
@@ -79,12 +105,13 @@ def test_a_benchmark_that_was_run_by_itself_shows_its_run() -> None:
     (found, *_), (before, skipped, _) = made.benchmarks, made.benchmarks
     measured = replace(found, name="torch_speed")
     own = replace(made, versions={"torch": "2.13"}, benchmarks=(measured,))
-    page = render(replace(made, benchmarks=(before, skipped)), {"record-torch_speed.json": own})
-    assert "there is no torch" not in page
-    assert "\n2 of 4 are met.\n" in page
-    run = page.partition("come from [a run of its own](record-torch_speed.json)")[2]
+    files = render(replace(made, benchmarks=(before, skipped)), {"record-torch_speed.json": own})
+    assert "there is no torch" not in "".join(files.values())
+    assert "\n2 of 4 are met.\n" in files["performance.md"]
+    page = files["performance/torch_speed.md"]
+    run = page.partition("Of this benchmark [alone](../record-torch_speed.json):")[2]
     assert "| versions | torch 2.13 |" in run
-    assert page.count("| versions |") == 2
+    assert "".join(files.values()).count("| versions |") == 2
 
 
 def test_a_quick_run_by_itself_makes_no_page() -> None:
@@ -95,7 +122,7 @@ def test_a_quick_run_by_itself_makes_no_page() -> None:
 def test_a_cell_ends_where_it_should() -> None:
     made = record()
     odd = replace(made.benchmarks[1], reason="a | b\nc")
-    assert "| torch_speed | a \\| b c |" in render(replace(made, benchmarks=(odd,)))
+    assert " | a \\| b c |" in front(replace(made, benchmarks=(odd,)))
 
 
 def test_a_quick_run_makes_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,7 +145,7 @@ def test_check_passes_on_a_fresh_page_and_writes_nothing(files: list[str]) -> No
 def test_check_finds_a_page_that_was_edited(
     files: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = Path(files[-1])
+    page = Path(files[-1]).with_suffix("") / "speed.md"
     edited = page.read_text(encoding="utf-8").replace("**missed**", "met")
     page.write_text(edited, encoding="utf-8")
     assert main([*files, "--check"]) == 1
@@ -131,6 +158,24 @@ def test_check_finds_a_record_that_was_made_anew(files: list[str]) -> None:
     assert main([*files, "--check"]) == 1
     assert main(files) == 0
     assert main([*files, "--check"]) == 0
+
+
+@pytest.mark.parametrize("name", ["page/gone.md", "page/gone.svg"])
+def test_check_finds_what_is_of_no_benchmark(
+    files: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    left = Path(files[-1]).parent / name
+    left.write_text("old", encoding="utf-8")
+    assert main([*files, "--check"]) == 1
+    assert f"{left} is of no benchmark" in capsys.readouterr().err
+    assert main(files) == 0
+    assert not left.exists()
+
+
+def test_check_finds_a_chart_that_was_edited(files: list[str]) -> None:
+    chart = Path(files[-1]).with_suffix("") / "speed.svg"
+    chart.write_text(chart.read_text(encoding="utf-8").replace("5,000", "9,000"), encoding="utf-8")
+    assert main([*files, "--check"]) == 1
 
 
 def test_check_finds_another_record_beside(files: list[str]) -> None:
