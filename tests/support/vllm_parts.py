@@ -33,6 +33,7 @@ from vllm.v1.kv_offload.config import (
     OffloadingParallelConfig,
 )
 from vllm.v1.kv_offload.cpu.common import CPULoadStoreSpec
+from vllm.v1.kv_offload.cpu.policies.base import ChunkStatus
 from vllm.v1.kv_offload.factory import OffloadingSpecFactory
 
 from kvpool.integrations.vllm import KVPoolTier
@@ -41,9 +42,11 @@ __all__ = [
     "LAYERS",
     "PAGE",
     "CPULoadStoreSpec",
+    "ChunkStatus",
     "GPULoadStoreSpec",
     "Offloading",
     "OffloadingSpecFactory",
+    "ReqContext",
     "as_caches",
     "current_platform",
     "key",

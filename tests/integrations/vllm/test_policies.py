@@ -86,15 +86,63 @@ def test_the_last_chunk_of_a_request_goes_first(make: MakeOffloading) -> None:
     assert [number for number in range(1, 7) if is_resident(engine, number)] == [1, 4, 5, 6]
 
 
-def test_the_end_of_a_prompt_goes_before_its_beginning(make: MakeOffloading) -> None:
-    engine = make({"type": "example"}, chunks=6, eviction_policy="kvpool-hit-density")
-    engine.store(1, 2, 3)
-    for number in range(10, 20):
-        engine.store(1, number)
-        there = [is_resident(engine, one) for one in (1, 2, 3)]
-        assert there == sorted(there, reverse=True)
-    assert is_resident(engine, 1)
-    assert not is_resident(engine, 3)
+class Memory:
+    """The chunks of hit-density, without a manager around them."""
+
+    def __init__(self, parts: Any) -> None:
+        front: Any = import_module("kvpool.integrations.vllm")
+        self.parts, self.chunks = parts, front.HitDensityChunks(10)
+
+    def request(self, *keys: bytes) -> None:
+        """Bring what is not there of a prompt, and use the rest."""
+        context = self.parts.ReqContext(req_id="one")
+        for place, key in enumerate(keys):
+            context.set_offload_key_position(key, place)
+        new = [key for key in keys if self.chunks.get(key) is None]
+        for key in new:
+            self.chunks.insert(key, self.parts.ChunkStatus(0))
+            self.chunks.get(key).ref_cnt = 0
+        self.chunks.on_request_finished([keys], set(new), set(keys) - set(new), context)
+
+    def use(self, key: bytes, times: int) -> None:
+        for _ in range(times):
+            self.chunks.touch([key], None)
+
+    def evict(self) -> bytes:
+        ((key, _),) = self.chunks.evict(1, set())
+        return bytes(key)
+
+
+def test_the_end_of_a_prompt_goes_before_its_beginning(parts: Any) -> None:
+    memory = Memory(parts)
+    memory.request(b"a", b"b", b"c")
+    memory.use(b"c", 5)
+    memory.use(b"b", 5)
+    assert [memory.evict() for _ in range(3)] == [b"c", b"b", b"a"]
+
+
+def test_a_beginning_that_comes_back_is_linked_again(parts: Any) -> None:
+    memory = Memory(parts)
+    memory.request(b"a", b"b")
+    memory.chunks.get(b"b").ref_cnt = 1
+    assert memory.evict() == b"a"
+    memory.chunks.get(b"b").ref_cnt = 0
+    memory.request(b"a", b"b")
+    memory.use(b"b", 5)
+    assert [memory.evict() for _ in range(2)] == [b"b", b"a"]
+
+
+def test_a_use_before_the_end_of_the_request_is_no_error(parts: Any) -> None:
+    memory = Memory(parts)
+    memory.chunks.insert(b"a", parts.ChunkStatus(0))
+    memory.use(b"a", 2)
+    memory.use(b"missing", 1)
+    memory.chunks.get(b"a").ref_cnt = 0
+    assert memory.evict() == b"a"
+    memory.request(b"a")
+    memory.chunks.clear()
+    assert memory.chunks.get(b"a") is None
+    assert memory.chunks.evict(1, set()) is None
 
 
 def test_a_chunk_that_comes_back_is_known_again(make: MakeOffloading) -> None:
