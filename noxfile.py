@@ -149,9 +149,9 @@ def docs(session: nox.Session) -> None:
     """Gate: the pages build without a warning, and every example in them runs.
 
     The examples are the doctests of the docstrings and the Python blocks of the README and of
-    the pages, in syntax that the oldest Python can read. Those of `docs/stack` and the page of
-    the benchmarks are what their records say, and the table of packages is what they import. All
-    of them are in `docs/_build/html` afterwards.
+    the pages, in syntax that the oldest Python can read. Those of `docs/stack` and the pages of
+    the benchmarks are what their records say, the table of packages is what they import, and the
+    diagrams are what is drawn. All of them are in `docs/_build/html` afterwards.
     """
     steps.require(session, NEWEST)
     steps.install_project(session, "requirements/docs.txt")
@@ -165,6 +165,7 @@ def docs(session: nox.Session) -> None:
     session.run("python", "-m", "scripts.stack", "render", "--check")
     session.run("python", "-m", "benchmarks.page", "--check")
     session.run("python", "-m", "scripts.architecture", "--check")
+    session.run("python", "-m", "scripts.diagrams", "--check")
     elsewhere = ("integrations/*", "serving/*", "tiers/mooncake_store.py")
     without = [f"--ignore-glob=/*/kvpool/{room}" for room in elsewhere]
     modules = ["--doctest-modules", *without, "--pyargs", *MODULES]
