@@ -15,7 +15,7 @@ class EvictionReason(enum.StrEnum):
     """Why an entry was removed from the pool."""
 
     MANUAL = "manual"
-    """The caller removed the entry."""
+    """The caller removed the entry, or a session without a name was covered by another one."""
     LRU = "lru"
     """The entry was the least recently used, and memory was needed."""
     TTL = "ttl"

@@ -66,7 +66,7 @@ class PrefixTree:
     Attributes
     ----------
     policy : EvictionPolicy
-        To be changed by whoever tells it of all segments.
+        A caller that changes it has to tell the new one of all segments.
     token_count : int
         Tokens of all segments; those that several sessions hold count once.
     ends : dict of CacheKey to Segment
