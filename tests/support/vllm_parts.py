@@ -5,6 +5,7 @@ Needs vllm, so tests have it as a fixture.
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ __all__ = [
     "ReqContext",
     "as_caches",
     "current_platform",
+    "files_left",
     "key",
     "make_config",
     "make_tensors",
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 LAYERS, PAGE, BLOCKS = 3, 1000, 64
+MARK = f"test-{os.getpid()}"
 
 
 def key(number: int) -> bytes:
@@ -84,7 +87,7 @@ def make_config(
             "secondary_tiers": [dict(one) for one in secondary],
             **extra,
         },
-        engine_id=f"test-{uuid.uuid4().hex}",
+        engine_id=f"{MARK}-{uuid.uuid4().hex}",
         model=OffloadingModelConfig(model, "bfloat16"),
         cache=OffloadingCacheConfig(16, blocks_per_chunk),
         parallel=OffloadingParallelConfig(
@@ -114,6 +117,11 @@ def worker_alone() -> Any:
     return spec
 
 
+def files_left() -> list[Path]:
+    """Return the files of memory for offloading that this process has made and not removed."""
+    return list(Path("/dev/shm").glob(f"vllm_offload_{MARK}-*"))
+
+
 def path_of(spec: Any) -> Path:
     """Return the file of the memory for offloading."""
     return Path(f"/dev/shm/vllm_offload_{spec.config.engine_id}.mmap")
@@ -138,7 +146,11 @@ class Offloading:
         self.worker: Any = self.worker_spec.get_worker(as_caches(self.tensors))
         self.spec = OffloadingSpecFactory.create_spec(config)
         self.path = path_of(self.spec)
-        self.manager: Any = self.spec.get_manager()
+        try:
+            self.manager: Any = self.spec.get_manager()
+        except BaseException:  # as vLLM does when its engine does not start
+            self.worker.shutdown()
+            raise
         self.requests = self.jobs = 0
         self.is_closed = False
 

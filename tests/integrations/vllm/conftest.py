@@ -17,13 +17,15 @@ MakeOffloading = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
-def parts() -> Any:
-    """The module `tests.support.vllm_parts`, which imports vllm."""
+def parts() -> Iterator[Any]:
+    """The module `tests.support.vllm_parts`, which imports vllm; at the end no file is left."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # vllm and torch warn of themselves
         needs.vllm()
         vllm_plugin.register()
-        return importlib.import_module("tests.support.vllm_parts")
+        module = importlib.import_module("tests.support.vllm_parts")
+    yield module
+    assert module.files_left() == []
 
 
 @pytest.fixture
