@@ -1,10 +1,11 @@
-"""Figures in the text of pages: each is a ratio of a record, and is written from there.
+"""Figures in the text of pages: each is of a record, and is written from there.
 
 A figure stands between two comments that Markdown does not show::
 
     <!-- figure: BENCHMARK :: WHAT :: OURS beside THEIRS -->4.9<!-- /figure -->
 
-It says how many times `OURS` is as fast, as full, … as `THEIRS`. Such a comment must not begin a
+It says how many times `OURS` is as fast, as full, … as `THEIRS`. With one subject it is what was
+measured, in percent if it is a part of something. Such a comment must not begin a
 line, where Markdown would end the paragraph; and a ``|`` in it would end a cell of a table.
 """
 
@@ -14,20 +15,21 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from benchmarks.harness import Ratio
+from benchmarks.harness import Measurement, Ratio
 from benchmarks.record import ROOT, RecordError
 from benchmarks.suite import Outcome
+from benchmarks.tables import value
 
 __all__ = ["PAGES", "FigureError", "filled", "short"]
 
-PAGES: tuple[Path, ...] = (ROOT / "README.md", ROOT / "docs/why.md")
+PAGES: tuple[Path, ...] = (ROOT / "README.md", ROOT / "docs/why.md", ROOT / "docs/elastic.md")
 """The pages that have such figures."""
 
 _FIGURE = re.compile(r"(<!-- figure: (.+?) :: (.+?) :: (.+?) -->)[^<]*(<!-- /figure -->)")
 
 
 class FigureError(RecordError):
-    """No record has a ratio that a page names."""
+    """No record has a figure that a page names."""
 
 
 def filled(text: str, outcomes: Iterable[Outcome]) -> str:
@@ -36,24 +38,27 @@ def filled(text: str, outcomes: Iterable[Outcome]) -> str:
     Raises
     ------
     FigureError
-        No record has such a ratio.
+        No record has such a figure.
     """
-    ratios = {
-        (outcome.name, ratio.what, ratio.subject): ratio
-        for outcome in outcomes
-        if outcome.report
-        for ratio in outcome.report.ratios
-    }
+    figures: dict[tuple[str, str, str], Measurement | Ratio] = {}
+    for outcome in outcomes:
+        if outcome.report:
+            for one in outcome.report.measurements:
+                figures[outcome.name, one.what, one.subject] = one
+            for ratio in outcome.report.ratios:
+                figures[outcome.name, ratio.what, ratio.subject] = ratio
 
     def figure(match: re.Match[str]) -> str:
         name = match[2], match[3], match[4]
-        if name not in ratios:
+        if name not in figures:
             raise FigureError(f"no record has the figure {' :: '.join(name)}")
-        return f"{match[1]}{short(ratios[name])}{match[5]}"
+        return f"{match[1]}{short(figures[name])}{match[5]}"
 
     return _FIGURE.sub(figure, text)
 
 
-def short(ratio: Ratio) -> str:
-    """Return a ratio in two or three digits."""
-    return f"{ratio.value:.1f}" if ratio.value < 10 else f"{ratio.value:,.0f}"
+def short(one: Measurement | Ratio) -> str:
+    """Return a ratio in two or three digits, and a measurement with its unit or in percent."""
+    if isinstance(one, Ratio):
+        return f"{one.value:.1f}" if one.value < 10 else f"{one.value:,.0f}"
+    return f"{one.value:.2%}" if one.unit.startswith("of ") else value(one)

@@ -65,6 +65,17 @@ def test_the_table_of_page_tables(packing: Packing) -> None:
     assert expected in (DOCS / "elastic.md").read_text(encoding="utf-8").splitlines()
 
 
+def test_the_share_of_page_tables() -> None:
+    layout = KVLayout(32, 8, 128, "float16")
+    shares = [
+        f"{tables('head', 131_072, tokens) * PAGE_SIZE / (tokens * layout.bytes_per_token):.0%}"
+        for tokens in (300, 1600)
+    ]
+    few, many = (share.replace("%", " %") for share in shares)
+    page = " ".join((DOCS / "elastic.md").read_text(encoding="utf-8").split())
+    assert f"{few} of a session of 300 tokens, {many} of one of 1,600" in page
+
+
 @pytest.mark.parametrize("packing", PACKINGS)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_no_layout_wastes_more_than_a_page_of_each_run(packing: Packing, dtype: str) -> None:

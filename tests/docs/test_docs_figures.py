@@ -20,31 +20,49 @@ from tests.support.terminal import run
 # What was measured: a number with one of these behind it. Sizes, limits and versions are not.
 MEASURED = re.compile(
     r"(?<![\w.])\d[\d.,]*(?: to \d[\d.,]*)? ?"
-    r"(?:times (?:as|less|more|faster|the)|µs|[mn]s\b|microseconds|milliseconds|[GM]B/s|tokens/s|%)"
+    r"(?:times\b|to 1\b|µs|[mn]s\b|microseconds|milliseconds|[GM]i?B/s|(?:tokens|requests)/s|%)"
 )
 CODE = re.compile(r"^```.*?^```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 FIGURE = re.compile(r"<!-- figure: .*?<!-- /figure -->", re.DOTALL)
+COMPUTED = re.compile(r"<!-- computed: (\S+) -->(.*?)<!-- /computed -->", re.DOTALL)
 
-# Pages that anyone reads who decides. Others have tables with tests of their own.
-READ = ("why", "embedding", "troubleshooting", "stability", "tutorial", "choosing-a-backend")
+# All pages that are written by hand.
+HAND = [ROOT / "README.md", *sorted(set(DOCS.glob("*.md")) - {DOCS / "performance.md"})]
+HAND += sorted(DOCS.glob("reference/*.md"))
 
 
 def loose_figures(text: str) -> list[str]:
     """Return the figures of a page that stand in no record and in no example."""
-    plain = CODE.sub("", FIGURE.sub("", text))
+    plain = CODE.sub("", COMPUTED.sub("", FIGURE.sub("", text)))
     return MEASURED.findall(" ".join(plain.split()))
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *(DOCS / f"{name}.md" for name in READ)])
+@pytest.mark.parametrize("page", HAND, ids=lambda page: page.stem)
 def test_no_figure_is_typed_by_hand(page: Path) -> None:
     assert loose_figures(page.read_text(encoding="utf-8")) == []
 
 
 @pytest.mark.parametrize(
-    "text", ["it takes 5 µs", "4.9 times as fast", "by 12 %", "1,000 ms", "5 to 50 microseconds"]
+    "text",
+    [
+        "it takes 5 µs",
+        "4.9 times as fast",
+        "by 12 %",
+        "1,000 ms",
+        "5 to 50 microseconds",
+        "1.4 to 1",
+    ],
 )
 def test_what_is_found(text: str) -> None:
     assert loose_figures(f"Then {text}, see\n`9 µs`.") != []
+
+
+def test_what_is_computed_has_a_test_that_reads_the_page() -> None:
+    found = [(page, match) for page in HAND for match in COMPUTED.findall(page.read_text("utf-8"))]
+    assert found
+    for page, (test, figures) in found:
+        assert MEASURED.search(figures), f"{page}: {figures} is no figure"
+        assert f'"{page.name}"' in (ROOT / test).read_text(encoding="utf-8"), f"{test}: {page}"
 
 
 def test_pages_have_the_figures_of_the_records() -> None:
