@@ -329,7 +329,7 @@ class Level:
     def put(self, job: Job) -> bool:
         """Have a chunk written behind; return False if it is dropped."""
         with self._lock:
-            if not self._has_room(job.chunk):
+            if not self.has_room(job.chunk):
                 self._counts["dropped"] += 1
                 return False
             if self._thread is None or not self._thread.is_alive():
@@ -347,6 +347,11 @@ class Level:
             self._changed.notify_all()
             return True
 
+    def note_dropped(self) -> None:
+        """Count a chunk that was not put because there is no room for it."""
+        with self._lock:
+            self._counts["dropped"] += 1
+
     def store(self, chunk: Chunk, data: NDArray[Any]) -> bool:
         """Have a chunk written behind; return False if it is dropped.
 
@@ -360,9 +365,10 @@ class Level:
 
     def takes(self, chunk: Chunk) -> bool:
         """Return whether a chunk would be written that is put now."""
-        return self._has_room(chunk) and not self.knows(chunk)
+        return self.has_room(chunk) and not self.knows(chunk)
 
-    def _has_room(self, chunk: Chunk) -> bool:
+    def has_room(self, chunk: Chunk) -> bool:
+        """Return whether the queue has room for a chunk, and the tier may be asked."""
         return (
             not self._is_ending
             and self._queued + chunk.nbytes <= self._queue_bytes

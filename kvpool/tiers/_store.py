@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -19,7 +19,7 @@ from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch
 from kvpool.errors import InvalidTierError, TierError
 from kvpool.prefix import TOKEN_BYTES, Identity
 from kvpool.tiers._base import Tier
-from kvpool.tiers._chunk import chunks_of
+from kvpool.tiers._chunk import Chunk, chunks_of
 from kvpool.tiers._codec import open_codec
 from kvpool.tiers._level import DEFAULT_QUEUE_BYTES, EvictionListener, Job, Level, LevelStats
 from kvpool.tiers._load import Load, TierEvent, TokenSink
@@ -165,6 +165,7 @@ class TierStore(Closing, ForkAware):
         self._pid = current.pid
         self._loading: dict[bytes, threading.Lock] = {}  # by the first chunk; held while it loads
         self._compute_rate: float | None = None
+        self._cut: tuple[Identity, bytes, list[Chunk]] | None = None  # by the last `put` of a tail
         self._is_closed = self._is_ended = False
         self._levels: list[Level] = []
         try:
@@ -243,15 +244,32 @@ class TierStore(Closing, ForkAware):
         self._check_open()
         held = min(len(tokens) // TOKEN_BYTES, keys.shape[2])
         queued = 0
-        for chunk in chunks_of(identity, tokens[: held * TOKEN_BYTES], self._chunk_tokens):
-            if chunk.start + chunk.tokens <= start:
-                continue
+        for chunk in self._chunks(identity, tokens[: held * TOKEN_BYTES], start):
             lacking = [level for level in self._levels if not level.knows(chunk)]
             job = Job(chunk, keys, values)
-            if not hold and any(level.takes(chunk) for level in lacking):
-                job.data()
-            queued += sum(level.put(job) for level in lacking) > 0
+            if hold:
+                queued += sum(level.put(job) for level in lacking) > 0
+            elif any(level.has_room(chunk) for level in lacking):
+                job.data()  # before: a queue must not have what refers to the session
+                queued += sum(level.put(job) for level in lacking) > 0
+            else:
+                for level in lacking:
+                    level.note_dropped()
         return queued
+
+    def _chunks(self, identity: Identity, tokens: bytes, start: int) -> Iterable[Chunk]:
+        """Return the whole chunks of a sequence that end behind the token at `start`.
+
+        A long session is often cut many times, always shorter: its chunks are named once.
+        """
+        if not start:
+            return chunks_of(identity, tokens, self._chunk_tokens)
+        cut = self._cut
+        if cut is None or cut[0] != identity or not cut[1].startswith(tokens):
+            named = list(chunks_of(identity, tokens, self._chunk_tokens))
+            self._cut = cut = identity, tokens, named
+        whole = len(tokens) // TOKEN_BYTES // self._chunk_tokens
+        return cut[2][start // self._chunk_tokens : whole]
 
     def drain(self, timeout: float, progress: Callable[[int, int], object] | None = None) -> int:
         """Wait until all chunks are written that are queued now.

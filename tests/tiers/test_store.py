@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -515,6 +516,23 @@ def test_arrays_are_copied_or_held_until_they_are_written(hold: bool) -> None:
         assert holds(loaded, 64)
 
 
+def test_what_becomes_known_meanwhile_leaves_no_lease_in_the_queue(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As if another thread had written the chunk between two looks of one call."""
+    tier, entry = SlowTier(), new_entry(32)
+    level = Level(tier, budget=None)
+    with store_of(level) as store:
+        tier.go_on.clear()
+        store.put(Identity("another model", "", LAYOUT), tokens(16), *computed(16))
+        assert tier.asked.wait(60)  # what follows stays in the queue
+        looks = itertools.count()
+        monkeypatch.setattr(level, "knows", lambda _: next(looks) % 2 == 1)
+        store.put(IDENTITY, tokens(32), entry.keys(), entry.values())
+        assert not entry.block.is_leased
+        tier.go_on.set()
+
+
 def test_a_tier_that_does_not_answer_gets_no_chunks() -> None:
     with store_of(BrokenTier()) as store:
         for _ in range(3):
@@ -551,6 +569,30 @@ def test_what_was_evicted_is_queued_again() -> None:
         tier.remove(names)
         store.load(IDENTITY, tokens(), new_entry())
         assert store.put(IDENTITY, tokens(), *computed(100)) >= 1
+
+
+@pytest.mark.parametrize(
+    ("start", "count", "chunks"),
+    [(0, 100, 6), (1, 100, 6), (16, 100, 5), (80, 100, 1), (95, 100, 1), (96, 100, 0), (40, 70, 2)],
+)
+def test_a_tail_is_put_alone(start: int, count: int, chunks: int) -> None:
+    with store_of("memory:") as store:
+        assert store.put(IDENTITY, tokens(count), *computed(count), start=start) == chunks
+
+
+def test_a_session_that_is_cut_again_and_again_is_there_in_the_end() -> None:
+    """And the tails of other sessions, of which some begin alike, are not taken for its own."""
+    other = Identity("another model", "salt", LAYOUT)
+    longer = token_bytes([*TOKENS[:90], *range(20)])
+    with store_of("memory:") as store:
+        for start in (80, 64, 48, 16, 0):
+            for identity, held in (IDENTITY, tokens()), (other, tokens()), (IDENTITY, longer):
+                count = min(start + 32, 96)
+                store.put(identity, held[: count * 8], *computed(count), start=start)
+        assert store.drain(60) == 0
+        assert store.stats().levels[0].stored == 6 + 6 + 1
+        for identity, held in (IDENTITY, tokens()), (other, tokens()), (IDENTITY, longer):
+            assert store.available(identity, held) == 96
 
 
 def test_closing_writes_what_is_queued_and_tells_how_far_it_is() -> None:
