@@ -230,7 +230,7 @@ def transformers(session: nox.Session) -> None:
     measured = [*COVERAGE, "--cov-config=tests/integrations/coverage.toml"]
     options = session.posargs or measured
     session.run("pytest", "-m", "transformers", *options, env=environment)
-    modules = ["--doctest-modules", "--ignore-glob=*llama_cpp*"]
+    modules = ["--doctest-modules", "--ignore-glob=*llama_cpp*", "--ignore-glob=*vllm*"]
     modules += ["--pyargs", "kvpool.integrations", "kvpool.serving"]
     session.run("pytest", "--quiet", *WITH_TORCH, *modules, env=environment)
 

@@ -41,14 +41,14 @@ from kvpool.eviction.registry import create_policy
 from kvpool.layout import KVLayout
 from kvpool.manager._keeper import SessionKeeper, UseLog
 from kvpool.manager._keys import check_key
-from kvpool.manager._reuse import OpenedSession, OpenOptions, Reuse
+from kvpool.manager._reuse import NAMELESS, OpenedSession, OpenOptions, Reuse
 from kvpool.manager._session import check_ttl
 from kvpool.manager._sessions import Sessions
 from kvpool.manager._tier_notes import TierNotes
 from kvpool.manager._tiers import Beyond, Kept, Opener, Tiers, open_tiers
 from kvpool.manager._waiting import Waiters, check_timeout
 from kvpool.pool import open_pool
-from kvpool.prefix import Ranking, TokenIds, token_bytes
+from kvpool.prefix import Identity, Ranking, TokenIds, token_bytes
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -671,15 +671,17 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
-        kept = self._close(entry, tokens)
+        key, kept = self._close(entry, tokens)
         if kept is not None and self._beyond is not None:
             self._beyond.keep(kept)
+            if key.namespace != NAMELESS:
+                self._beyond.keep_name(kept[0], key, kept[1])
 
     @_turn
-    def _close(self, entry: KVCacheEntry, tokens: TokenIds) -> Kept | None:
+    def _close(self, entry: KVCacheEntry, tokens: TokenIds) -> tuple[CacheKey, Kept | None]:
         key = self._reuse.close(entry, tokens)
         self._waiters.wake()
-        return None if self._beyond is None else self._reuse.kept(key)
+        return key, None if self._beyond is None else self._reuse.kept(key)
 
     @_turn
     def is_open(self, key: CacheKey) -> bool:
@@ -713,6 +715,58 @@ class KVCacheManager(Closing, ForkAware):
         """
         data = self._reuse.tokens_of(key)
         return None if data is None else np.frombuffer(data, np.int64)
+
+    def find_session_tokens(
+        self,
+        key: CacheKey,
+        *,
+        model_id: str = "",
+        salt: str = "",
+        layout: KVLayout | None = None,
+    ) -> NDArray[np.int64] | None:
+        """Return the tokens of a session that was closed under a key, also in an earlier process.
+
+        `open_session` with these tokens, and with those of a new turn behind them, goes on with
+        the session: it begins with what the pool and its tiers hold of them.
+
+        Parameters
+        ----------
+        key : CacheKey
+        model_id, salt : str
+            As at `open_session`.
+        layout : KVLayout, optional
+            By default the manager's.
+
+        Returns
+        -------
+        ndarray of int64, shape (n,), or None
+            Read-only. None if neither the pool nor its tiers have a session of this key, or if
+            it is one of another model, salt or layout.
+
+        Raises
+        ------
+        InvalidArgumentError
+            `key` is not a `CacheKey`; `model_id` or `salt` is not a str.
+        InvalidLayoutError
+            `layout` is not a `KVLayout`, or there is no layout.
+        PoolClosedError
+            The manager is closed.
+
+        Notes
+        -----
+        Tiers have a session with the last tokens that it was closed with, although the pool may
+        have evicted its tail. They are asked each within its budget.
+        """
+        options = OpenOptions(model_id, salt, layout, None, None, 0, None)
+        identity, held = self._known_session(key, options)
+        stored = None if self._beyond is None else self._beyond.tokens_of(identity, key)
+        if stored is None or (held is not None and not stored.startswith(held)):
+            stored = held  # the pool has a later turn
+        return None if stored is None else np.frombuffer(stored, np.int64)
+
+    @_turn
+    def _known_session(self, key: CacheKey, options: OpenOptions) -> tuple[Identity, bytes | None]:
+        return self._reuse.known_session(key, options)
 
     @_turn
     def allocate_entry(

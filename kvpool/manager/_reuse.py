@@ -415,6 +415,16 @@ class Reuse:
         session = self._sessions.require(key) if key in self._sessions else None
         return None if session is None or session.identity is None else session.known_tokens
 
+    def known_session(self, key: CacheKey, options: OpenOptions) -> tuple[Identity, bytes | None]:
+        """Return whose tokens a session has, and those that the pool holds under its key.
+
+        There are none if the key has no entry, or one of another identity.
+        """
+        identity, data = self.identity(options), self.tokens_of(key)
+        if data is not None and self._sessions.require(key).identity != identity:
+            return identity, None
+        return identity, data
+
     # -- figures and checks --------------------------------------------------------------
 
     def stats(self) -> PrefixStats:

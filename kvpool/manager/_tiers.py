@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from numpy.typing import NDArray
 
+from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import EntryRemovedError, InvalidTierError, PoolClosedError, TierError
 from kvpool.prefix import Identity
@@ -111,6 +112,22 @@ class Beyond:
             self.store.put(*kept)
         except Exception:  # the tokens are in the pool, which is what was asked for
             _log_error("the tiers failed to take tokens: they stay in the pool alone")
+
+    def keep_name(self, identity: Identity, key: CacheKey, tokens: bytes) -> None:
+        """Have the tokens of a session written behind, under its key."""
+        try:
+            self.store.put_session(identity, key, tokens)
+        except Exception:
+            _log_error(f"the tiers failed to take the tokens of session {key!s}")
+
+    def tokens_of(self, identity: Identity, key: CacheKey) -> bytes | None:
+        """Return the tokens that the tiers have under a key; None if there are none."""
+        try:
+            found = self.store.find_session(identity, key)
+        except Exception:  # a tier or a codec is not ours
+            _log_error(f"the tiers failed to find session {key!s}")
+            return None
+        return None if found is None else found.tokens.tobytes()
 
     def save(self, identity: Identity, tokens: bytes, entry: KVCacheEntry, start: int) -> None:
         """Have tokens written behind that are about to leave the pool, those from `start` on.

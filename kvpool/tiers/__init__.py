@@ -35,6 +35,7 @@ from kvpool.tiers._registry import (
     split_url,
     without_secrets,
 )
+from kvpool.tiers._session import SESSION_PREFIX, StoredSession
 from kvpool.tiers._store import LEVEL_OPTIONS, Loaded, StoreStats, TierStore, open_level
 from kvpool.tiers._verification import MAX_FINDINGS, Finding, TierReport, remove_wrong, verify_tier
 
@@ -44,6 +45,7 @@ __all__ = [
     "MAX_FINDINGS",
     "MAX_KEY_BYTES",
     "PROBE_PREFIX",
+    "SESSION_PREFIX",
     "Breaker",
     "BreakerFigures",
     "BreakerState",
@@ -63,6 +65,7 @@ __all__ = [
     "Part",
     "ProbeResult",
     "StoreStats",
+    "StoredSession",
     "Tier",
     "TierError",
     "TierEvent",

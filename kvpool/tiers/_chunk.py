@@ -17,7 +17,16 @@ from kvpool.tiers._base import Part
 from kvpool.tiers._codec import PLAIN, CodecChain, Form, open_codec
 from kvpool.tiers._frame import Frame, Kind, seal, unseal
 
-__all__ = ["CHUNK_PREFIX", "Chunk", "chunks_of", "decode_chunk", "encode_chunk", "read_chunk"]
+__all__ = [
+    "CHUNK_PREFIX",
+    "Chunk",
+    "chunks_of",
+    "codec_for",
+    "decode_chunk",
+    "encode_chunk",
+    "named_codec",
+    "read_chunk",
+]
 
 CHUNK_PREFIX: Final = b"c/"
 """What the keys of chunks begin with."""
@@ -173,7 +182,7 @@ def decode_chunk(value: memoryview, chunk: Chunk, codec: CodecChain = PLAIN) -> 
     frame = unseal(value, Kind.CHUNK)
     header = _header_of(frame)
     _check_header(header, chunk)
-    data = _codec_for(header.codec, codec).decode(frame.payload, _form(chunk, frame))
+    data = codec_for(header.codec, codec).decode(frame.payload, _form(chunk, frame))
     array: NDArray[Any] = np.frombuffer(data, DTYPES[chunk.dtype]).reshape(chunk.shape)
     array.setflags(write=False)
     return array
@@ -207,7 +216,7 @@ def read_chunk(key: bytes, value: memoryview, codec: CodecChain = PLAIN) -> Chun
         raise ChunkError(f"the chunk has an impossible layout: {chunk.dtype} {sizes}", "layout")
     if chunk.start < 0 or bool(chunk.start) != bool(chunk.parent):
         raise ChunkError("the first token of the chunk and the chunk before differ", "tokens")
-    _named_codec(header.codec, codec).decode(frame.payload, _form(chunk, frame))
+    named_codec(header.codec, codec).decode(frame.payload, _form(chunk, frame))
     return chunk
 
 
@@ -261,7 +270,7 @@ _CHECKED: Final = {
 }
 
 
-def _codec_for(name: str, ours: CodecChain) -> CodecChain:
+def codec_for(name: str, ours: CodecChain) -> CodecChain:
     """Return what decodes a chunk that says that a codec of this name made it.
 
     Raises
@@ -269,13 +278,13 @@ def _codec_for(name: str, ours: CodecChain) -> CodecChain:
     ChunkError
         A chunk of that codec is not to be served: anyone can write one that is not encrypted.
     """
-    theirs = ours if ours.is_cipher else _named_codec(name, ours)
+    theirs = ours if ours.is_cipher else named_codec(name, ours)
     if name != ours.name and (theirs.is_cipher or not theirs.is_lossless):
         raise _other_codec(name, ours)
     return theirs
 
 
-def _named_codec(name: str, ours: CodecChain) -> CodecChain:
+def named_codec(name: str, ours: CodecChain) -> CodecChain:
     """Return the codec of a name, which stands in a chunk.
 
     Raises

@@ -219,6 +219,11 @@ class CodecChain:
             )
         return data
 
+    @property
+    def for_bytes(self) -> CodecChain:
+        """The codecs that take any bytes, in the same order."""
+        return CodecChain([codec for codec in self._parts if not codec.takes_arrays_only])
+
     def __repr__(self) -> str:
         return f"<CodecChain {self.name!r}>"
 

@@ -7,7 +7,7 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias
@@ -20,6 +20,14 @@ from kvpool.tiers._base import Item, Tier, TierStats
 from kvpool.tiers._breaker import Breaker, BreakerState
 from kvpool.tiers._chunk import Chunk, decode_chunk, encode_chunk
 from kvpool.tiers._codec import PLAIN, CodecChain
+from kvpool.tiers._session import (
+    SESSION_PREFIX,
+    StoredSession,
+    encode_session,
+    find_session,
+    place_for,
+    write_session,
+)
 
 __all__ = ["DEFAULT_QUEUE_BYTES", "EvictionListener", "Fetched", "Job", "Level", "LevelStats"]
 
@@ -74,6 +82,11 @@ class Job:
             raise AssertionError("a job has keys and values, or knows where they are")
         return self._data
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of keys and values."""
+        return self.chunk.nbytes
+
 
 @dataclass(frozen=True, slots=True)
 class LevelStats:
@@ -107,6 +120,8 @@ class LevelStats:
         Chunks that the codec could not encode.
     queued_nbytes : int
         Bytes of keys and values that wait to be written.
+    sessions : int
+        Records of named sessions that were written.
     """
 
     name: str
@@ -124,6 +139,7 @@ class LevelStats:
     refused: int
     failed: int
     queued_nbytes: int
+    sessions: int = 0
 
 
 class Fetched:
@@ -191,7 +207,7 @@ class Level:
         self._seconds = 0.0
         self._bandwidth: float | None = None
         self._declined = 0
-        self._queue: deque[Job] = deque()
+        self._queue: deque[Job | StoredSession] = deque()
         self._queued = 0  # bytes, with those that are being written
         self._is_ending = False
         self._evictions = 0  # of which the listeners were told
@@ -238,6 +254,7 @@ class Level:
                 refused=counts["refused"],
                 failed=counts["failed"],
                 queued_nbytes=self._queued,
+                sessions=counts["sessions"],
             )
 
     def tier_stats(self) -> TierStats | None:
@@ -326,10 +343,10 @@ class Level:
 
     # -- writing behind ----------------------------------------------------------------------
 
-    def put(self, job: Job) -> bool:
-        """Have a chunk written behind; return False if it is dropped."""
+    def put(self, job: Job | StoredSession) -> bool:
+        """Have a chunk or a session written behind; return False if it is dropped."""
         with self._lock:
-            if not self.has_room(job.chunk):
+            if not self.has_room(job.nbytes):
                 self._counts["dropped"] += 1
                 return False
             if self._thread is None or not self._thread.is_alive():
@@ -337,7 +354,7 @@ class Level:
                     target=self._write_behind, name=f"kvpool writes {self.name}", daemon=True
                 )
                 self._thread.start()
-            nbytes = job.chunk.nbytes
+            nbytes = job.nbytes
             self._queued += nbytes  # no interrupt comes between this line and the end of `append`
             try:
                 self._queue.append(job)
@@ -365,21 +382,24 @@ class Level:
 
     def takes(self, chunk: Chunk) -> bool:
         """Return whether a chunk would be written that is put now."""
-        return self.has_room(chunk) and not self.knows(chunk)
+        return self.has_room(chunk.nbytes) and not self.knows(chunk)
 
-    def has_room(self, chunk: Chunk) -> bool:
-        """Return whether the queue has room for a chunk, and the tier may be asked."""
+    def has_room(self, nbytes: int) -> bool:
+        """Return whether the queue has room for this many bytes, and the tier may be asked."""
         return (
             not self._is_ending
-            and self._queued + chunk.nbytes <= self._queue_bytes
+            and self._queued + nbytes <= self._queue_bytes
             and (self.breaker.state is not BreakerState.OPEN or self.breaker.is_due)
         )
 
     def _write_behind(self) -> None:
         while batch := self._take():
-            nbytes = sum(job.chunk.nbytes for job in batch)
+            nbytes = sum(job.nbytes for job in batch)
             try:
-                self._write(batch)
+                self._write([job for job in batch if isinstance(job, Job)])
+                for job in batch:
+                    if isinstance(job, StoredSession):
+                        self._write_session(job)
             except BaseException:  # no signal: a codec or a tier may raise it, and this goes on
                 _log.exception("tier %s: chunks cannot be written", self.name)
                 with self._lock:
@@ -390,23 +410,27 @@ class Level:
                     self._queued -= nbytes
                     self._changed.notify_all()
 
-    def _take(self) -> list[Job]:
+    def _take(self) -> list[Job | StoredSession]:
         """Wait for chunks, and return some of them; an empty list at the end."""
         with self._lock:
             self._changed.wait_for(lambda: self._queue or self._is_ending)
             return self._first_jobs()
 
-    def _first_jobs(self) -> list[Job]:
-        """Take as many chunks off the queue as are written at once."""
-        batch: list[Job] = []
+    def _first_jobs(self) -> list[Job | StoredSession]:
+        """Take as much off the queue as is written at once: chunks, and then a session."""
+        batch: list[Job | StoredSession] = []
         nbytes = 0
         while self._queue and nbytes < _BATCH:
             batch.append(self._queue.popleft())
-            nbytes += batch[-1].chunk.nbytes
+            nbytes += batch[-1].nbytes
+            if isinstance(batch[-1], StoredSession):
+                break
         return batch
 
     def _write(self, batch: Sequence[Job]) -> None:
         """Encode and write chunks, and count what became of them."""
+        if not batch:
+            return
         counts: Counter[str] = Counter()
         items: list[Item] = []
         chunks: list[Chunk] = []
@@ -472,6 +496,44 @@ class Level:
         counts["stored"] += len(batch) - len(lacking)
         return lacking
 
+    def _write_session(self, session: StoredSession) -> None:
+        """Write the record of a session, whose chunks were written before it, and count it."""
+        name, written = session.name, None
+        with suppress(KVPoolError):  # closed meanwhile
+            found = self.breaker.call(
+                lambda tier: place_for(tier, name, self.codec), None, budget=WRITE_BUDGET
+            )
+            if found is not None:
+                key, least = found
+                session = session._replace(when=max(session.when, least))
+                parts = encode_session(session, self.codec)
+                written = self.breaker.count(
+                    lambda tier: write_session(tier, key, parts), 1, WRITE_BUDGET
+                )
+        with self._lock:
+            self._counts["sessions" if written else "dropped"] += 1
+
+    def find_session(self, name: bytes) -> StoredSession | None:
+        """Return the newest record of a session; None if the tier has none or does not answer."""
+        return self.breaker.call(lambda tier: find_session(tier, name, self.codec), None)
+
+    def sessions(self) -> Iterator[StoredSession]:
+        """Yield the newest record of each named session, in any order.
+
+        Raises
+        ------
+        TierError
+            The tier fails.
+        """
+        seen: set[bytes] = set()
+        for key in self.breaker.keys(SESSION_PREFIX):
+            name = key[len(SESSION_PREFIX) : -1]
+            if name not in seen:
+                seen.add(name)
+                found = self.find_session(name)
+                if found is not None:
+                    yield found
+
     def _write_items(self, items: Sequence[Item]) -> int | None:
         """Write values; return how many are there now, None if the tier fails or is closed."""
         try:
@@ -505,7 +567,7 @@ class Level:
     def _drop_jobs(self) -> None:
         while self._queue:
             job = self._queue[-1]
-            nbytes = job.chunk.nbytes
+            nbytes = job.nbytes
             self._counts["dropped"] += 1
             self._queued -= nbytes
             self._queue.pop()

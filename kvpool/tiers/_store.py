@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kvpool._checks import whole_number
 from kvpool._closing import Closing
 from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
+from kvpool.cache_key import CacheKey
 from kvpool.errors import InvalidTierError, TierError
 from kvpool.prefix import TOKEN_BYTES, Identity
 from kvpool.tiers._base import Tier
@@ -24,6 +25,7 @@ from kvpool.tiers._codec import open_codec
 from kvpool.tiers._level import DEFAULT_QUEUE_BYTES, EvictionListener, Job, Level, LevelStats
 from kvpool.tiers._load import Load, TierEvent, TokenSink
 from kvpool.tiers._registry import open_tier, split_url
+from kvpool.tiers._session import StoredSession, session_keys, session_name
 
 __all__ = [
     "LEVEL_OPTIONS",
@@ -249,7 +251,7 @@ class TierStore(Closing, ForkAware):
             job = Job(chunk, keys, values)
             if hold:
                 queued += sum(level.put(job) for level in lacking) > 0
-            elif any(level.has_room(chunk) for level in lacking):
+            elif any(level.has_room(chunk.nbytes) for level in lacking):
                 job.data()  # before: a queue must not have what refers to the session
                 queued += sum(level.put(job) for level in lacking) > 0
             else:
@@ -270,6 +272,76 @@ class TierStore(Closing, ForkAware):
             self._cut = cut = identity, tokens, named
         whole = len(tokens) // TOKEN_BYTES // self._chunk_tokens
         return cut[2][start // self._chunk_tokens : whole]
+
+    # -- sessions by their names -----------------------------------------------------------
+
+    def put_session(self, identity: Identity, key: CacheKey, tokens: bytes) -> int:
+        """Have the tokens of a session written behind, under its key.
+
+        Parameters
+        ----------
+        identity : Identity
+        key : CacheKey
+        tokens : bytes
+            From `kvpool.prefix.token_bytes`: all of the session; at least one.
+
+        Returns
+        -------
+        int
+            Levels whose queue has room for it.
+
+        Notes
+        -----
+        Unless a codec of the level is a cipher, the token ids are stored as they are: everyone with
+        access to the store can read the text of the session.
+        """
+        self._check_open()
+        session = StoredSession.of(identity, key, tokens, time.time_ns())
+        return sum(level.put(session) for level in self._levels)
+
+    def find_session(self, identity: Identity, key: CacheKey) -> StoredSession | None:
+        """Return the newest record of a session that any level has; None if there is none."""
+        self._check_open()
+        name = session_name(identity, key)
+        found = [level.find_session(name) for level in self._levels]
+        return max((one for one in found if one is not None), key=_when, default=None)
+
+    def sessions(self) -> list[StoredSession]:
+        """Return the newest record of each session that the levels keep, the newest first.
+
+        Raises
+        ------
+        TierError
+            A level cannot be read.
+
+        Notes
+        -----
+        A level on the network lists all of its keys for that, which may take long.
+        """
+        self._check_open()
+        newest: dict[bytes, StoredSession] = {}
+        for level in self._levels:
+            for one in level.sessions():
+                before = newest.get(one.name)
+                if before is None or before.when < one.when:
+                    newest[one.name] = one
+        return sorted(newest.values(), key=_when, reverse=True)
+
+    def remove_session(self, name: bytes) -> bool:
+        """Forget a session; its chunks stay, because others may begin with them.
+
+        Parameters
+        ----------
+        name : bytes
+            See `StoredSession`.
+
+        Returns
+        -------
+        bool
+            Whether a level had it.
+        """
+        self._check_open()
+        return sum(level.breaker.remove(session_keys(name)) for level in self._levels) > 0
 
     def drain(self, timeout: float, progress: Callable[[int, int], object] | None = None) -> int:
         """Wait until all chunks are written that are queued now.
@@ -470,3 +542,7 @@ def _close_all(levels: Sequence[Level]) -> list[Exception]:
         except Exception as error:
             errors.append(error)
     return errors
+
+
+def _when(session: StoredSession) -> int:
+    return session.when

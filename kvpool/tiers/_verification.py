@@ -13,15 +13,14 @@ from kvpool.errors import ChunkError
 from kvpool.tiers._base import Tier
 from kvpool.tiers._chunk import CHUNK_PREFIX, Chunk, read_chunk
 from kvpool.tiers._codec import PLAIN, CodecChain
-from kvpool.tiers._frame import Kind, unseal
 from kvpool.tiers._probe import PROBE_PREFIX
+from kvpool.tiers._session import SESSION_PREFIX, read_session
 
 __all__ = ["MAX_FINDINGS", "Finding", "TierReport", "remove_wrong", "verify_tier"]
 
 MAX_FINDINGS: Final = 1000
 """Findings that a report describes; the others are counted."""
 
-_SESSION_PREFIX: Final = b"s/"
 _AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 32 << 20
 _LOOKS: Final = 10
@@ -196,8 +195,8 @@ def _verify(key: bytes, value: memoryview, codec: CodecChain, report: TierReport
     try:
         if key.startswith(CHUNK_PREFIX):
             _note_chunk(read_chunk(key, value, codec), report)
-        elif key.startswith(_SESSION_PREFIX):
-            unseal(value, Kind.SESSION)
+        elif key.startswith(SESSION_PREFIX):
+            read_session(key, value, codec)
             report.sessions += 1
         elif key.startswith(PROBE_PREFIX):
             text = "a measurement of the bandwidth was killed before it could remove it"

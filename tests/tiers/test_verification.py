@@ -6,11 +6,15 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from kvpool.cache_key import CacheKey
 from kvpool.errors import TierError
+from kvpool.layout import KVLayout
+from kvpool.prefix import Identity, token_bytes
 from kvpool.tiers import (
     PROBE_PREFIX,
     CodecChain,
     Item,
+    StoredSession,
     Tier,
     encode_chunk,
     open_codec,
@@ -18,7 +22,7 @@ from kvpool.tiers import (
     remove_wrong,
     verify_tier,
 )
-from kvpool.tiers._frame import Kind, seal
+from kvpool.tiers._session import encode_session, session_keys
 from kvpool.tiers.codecs.aes_gcm import AesGcmCodec
 from kvpool.tiers.memory import MemoryTier
 from tests.support.stored_chunks import chunks, fill, value_of, with_format
@@ -41,7 +45,11 @@ def put(tier: Tier, value: bytes, key: bytes = CHUNKS[0].key) -> bytes:
 def test_a_tier_that_is_right(tier: MemoryTier, codec: str) -> None:
     """Also with chunks of a codec that is not that of the tier."""
     fill(tier, CHUNKS, codec)
-    put(tier, seal(Kind.SESSION, b"header", [b"payload"]) + b"payload", b"s/" + bytes(32))
+    session = StoredSession.of(
+        Identity("", "", KVLayout(1, 1, 1)), CacheKey("chat", 1), token_bytes(range(5)), when=1
+    )
+    value = b"".join(map(bytes, encode_session(session, open_codec("none"))))
+    put(tier, value, session_keys(session.name)[0])
     seen: list[tuple[int, int | None]] = []
     report = verify_tier(tier, progress=lambda done, total: seen.append((done, total)))
     assert report.is_clean
