@@ -52,6 +52,17 @@ class BlockStats:
     shed: int
 
 
+class _BlockKey(CacheKey):
+    """The key of a block in the pool, which is also the name by which a policy knows it again."""
+
+    __slots__ = ()
+
+    @property
+    def names(self) -> tuple[CacheKey]:
+        """The names of the parts of what has this key: itself alone."""
+        return (self,)
+
+
 class BlockStore(Closing):
     """Keeps blocks of bytes that an engine names, and gives them back as they were or not at all.
 
@@ -150,7 +161,8 @@ class BlockStore(Closing):
         Parameters
         ----------
         items : sequence of tuple of bytes and bytes-like
-            Keys and values. The values are copied before the call returns.
+            Keys and values, those of a prompt in its order: to the policy of the pool, the first
+            one counts as used last. The values are copied before the call returns.
 
         Returns
         -------
@@ -158,7 +170,10 @@ class BlockStore(Closing):
             Whether each block is kept. One that neither the pool nor the queue of a tier has room
             for is not.
         """
-        kept = [self._put(self._chunk(key, value.nbytes), value) for key, value in _viewed(items)]
+        given = [(self._chunk(key, value.nbytes), value) for key, value in _viewed(items)]
+        # To a full queue the first ones matter most, and to a pool they are to be used last.
+        order = slice(None, None, 1 if self._manager is None else -1)
+        kept = [self._put(chunk, value) for chunk, value in given[order]][order]
         self._count(kept=sum(kept), shed=len(kept) - sum(kept))
         return kept
 
@@ -243,7 +258,7 @@ class BlockStore(Closing):
         Parameters
         ----------
         items : sequence of tuple of bytes and writable bytes-like
-            Keys, and memory of the size of each value.
+            Keys, those of a prompt in its order, and memory of the size of each value.
 
         Returns
         -------
@@ -257,7 +272,8 @@ class BlockStore(Closing):
         wanted = list(_viewed(items))
         chunks = [self._chunk(key, target.nbytes) for key, target in wanted]
         targets = [target for _, target in wanted]
-        found = [self._copy(chunk, target) for chunk, target in zip(chunks, targets, strict=True)]
+        both = list(zip(chunks, targets, strict=True))
+        found = [self._copy(chunk, target) for chunk, target in reversed(both)][::-1]
         in_pool = sum(found)
         deadline = time.monotonic() + self._load_budget
         for number in range(len(self._levels)):
@@ -403,7 +419,7 @@ class BlockStore(Closing):
         return Chunk(self._identity, 1, 1, (nbytes + 1) // 2, "int8", 0, 1, b"", digest.digest())
 
     def _pool_key(self, chunk: Chunk) -> CacheKey:
-        return CacheKey(self._namespace, f"b{chunk.name.hex()}")
+        return _BlockKey(self._namespace, f"b{chunk.name.hex()}")
 
     def _count(self, **counts: int) -> None:
         with self._lock:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from kvpool import KVCacheManager
 from kvpool.errors import InvalidArgumentError, InvalidTierError, PoolClosedError, TierError
+from kvpool.eviction import names_of
+from kvpool.eviction.lru import LruPolicy
 from kvpool.integrations._blocks.store import BlockStats, BlockStore
 from kvpool.tiers import Item, Level, Tier, TierStore, open_tier
 from kvpool.tiers.memory import MemoryTier
@@ -223,6 +225,50 @@ def test_a_full_pool_evicts(make_store: MakeStore) -> None:
     found = loads(store, *range(20))
     assert 3 <= sum(found) <= 5
     assert found[19]
+
+
+def test_the_last_block_of_a_prompt_leaves_the_pool_first(make_store: MakeStore) -> None:
+    store = make_store(pool=4 * 12_288)
+    store.put(blocks(0, 1, 2, 3))
+    store.put(blocks(4))
+    assert loads(store, 0, 1, 2, 3) == [True, True, True, False]
+    store.put(blocks(5))
+    assert loads(store, 4, 0, 1, 2) == [False, True, True, True]
+    store.put(blocks(6))
+    assert loads(store, 0, 1, 2) == [True, True, True]
+
+
+@pytest.mark.parametrize(
+    "policy", ["arc", "gdsf", "hit-density", "lfu", "s3-fifo", "sieve", "slru"]
+)
+def test_every_policy_takes_blocks(policy: str) -> None:
+    with KVCacheManager(6 * 12_288, "numpy", policy=policy) as manager:
+        store = BlockStore("model", manager=manager)
+        for number in range(40):
+            store.put(blocks(number % 9, number % 4))
+            loads(store, number % 4, number % 7)
+            manager.check_integrity()
+        assert 0 < loads(store, *range(9)).count(True) < 9
+
+
+class Watching(LruPolicy):
+    """Notes the names of what is admitted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[Sequence[Hashable]] = []
+
+    def admit(self, item: Hashable, nbytes: int, /) -> None:
+        self.names.append(names_of(item) if hasattr(item, "names") else ())
+        super().admit(item, nbytes)
+
+
+def test_a_policy_has_a_name_for_each_block() -> None:
+    policy = Watching()
+    with KVCacheManager(1 << 20, "numpy", policy=policy) as manager:
+        store = BlockStore("model", manager=manager)
+        store.put(blocks(1))
+        assert policy.names == [tuple(manager)]
 
 
 def test_a_block_that_fits_nowhere_is_shed(make_store: MakeStore) -> None:

@@ -63,10 +63,10 @@ def test_a_pool_evicts_by_its_policy(make: MakeOffloading) -> None:
 def test_what_vllm_has_counts_as_used_in_the_pool(make: MakeOffloading) -> None:
     engine = make({"type": "kvpool", "pool": 3 * 4096, "policy": "lru"}, chunks=16)
     engine.store(1, 2, 3)
-    engine.manager.touch([key_of(engine, 1)], engine.begin())
+    engine.manager.touch([key_of(engine, 3)], engine.begin())
     engine.store(4)
     engine.forget()
-    assert [engine.look(number) for number in (1, 2, 4)] == [1, 0, 1]
+    assert [engine.look(number) for number in (1, 2, 3, 4)] == [1, 0, 1, 1]
 
 
 def key_of(engine: Any, number: int) -> bytes:
