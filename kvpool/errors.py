@@ -58,6 +58,8 @@ A call that raises one of them has changed nothing: the pool is as it was before
 
 from __future__ import annotations
 
+from typing import Self
+
 __all__ = [
     "AddressSpaceExhaustedError",
     "ArenaError",
@@ -214,6 +216,8 @@ class PoolExhaustedError(PoolError, MemoryError):
         Bytes of sessions that are not evicted because a view of them is alive.
     pinned : int
         Bytes of sessions that are not evicted because they are pinned, and have no view.
+    task : str
+        What cannot be done: ``"allocate 4096 bytes"``.
     """
 
     def __init__(
@@ -225,7 +229,9 @@ class PoolExhaustedError(PoolError, MemoryError):
         capacity: int = 0,
         leased: int = 0,
         pinned: int = 0,
+        task: str = "",
     ) -> None:
+        self.task = task or f"allocate {requested} bytes"
         self.requested = requested
         self.free = free
         self.largest_free = largest_free
@@ -234,13 +240,18 @@ class PoolExhaustedError(PoolError, MemoryError):
         self.leased = leased
         self.pinned = pinned
         super().__init__(
-            f"cannot allocate {requested} bytes: {free} bytes are free, "
+            f"cannot {self.task}: {free} bytes are free, "
             f"the largest free range has {largest_free}{detail}"
         )
 
     def __reduce__(self) -> tuple[type[PoolExhaustedError], tuple[int | str, ...]]:
         figures = self.requested, self.free, self.largest_free, self.detail
-        return type(self), (*figures, self.capacity, self.leased, self.pinned)
+        return type(self), (*figures, self.capacity, self.leased, self.pinned, self.task)
+
+    def of_task(self, task: str) -> Self:
+        """Return an equal error about something else that cannot be done."""
+        figures = self.requested, self.free, self.largest_free, self.detail
+        return type(self)(*figures, self.capacity, self.leased, self.pinned, task)
 
 
 class AddressSpaceExhaustedError(PoolExhaustedError):

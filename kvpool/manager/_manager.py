@@ -1113,7 +1113,11 @@ class KVCacheManager(Closing, ForkAware):
                 missing = shortage.requested
             else:
                 break
-            gone += self._sessions.room.make_room(missing)
+            try:
+                gone += self._sessions.room.make_room(missing)
+            except PoolExhaustedError as shortage:
+                task = f"resize the pool to {capacity} bytes" if isinstance(capacity, int) else ""
+                raise shortage.of_task(task or f"resize the pool to {capacity}") from shortage
         self._waiters.wake()
         return gone
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import sys
 import threading
 from functools import partial
@@ -154,9 +155,13 @@ def test_a_smaller_pool_evicts(make_manager: MakeManager) -> None:
 def test_what_is_leased_keeps_a_pool_from_shrinking(make_manager: MakeManager) -> None:
     manager = filled(make_manager, backend="mmap")
     with manager[key_of(0)].lease(), manager[key_of(1)].lease():
-        with pytest.raises(PoolExhaustedError) as caught:
+        with pytest.raises(PoolExhaustedError, match="cannot resize the pool to 32KiB: ") as caught:
             manager.resize("32KiB")
         assert caught.value.leased == 64 << 10
+        copied = pickle.loads(pickle.dumps(caught.value))
+        assert (str(copied), copied.leased) == (str(caught.value), 64 << 10)
+        with pytest.raises(PoolExhaustedError, match="cannot resize the pool to 32768 bytes: "):
+            manager.resize(32 << 10)
     assert (manager.pool.capacity, len(manager)) == (1 << 20, 3)
 
 
