@@ -396,10 +396,7 @@ class Level:
         while batch := self._take():
             nbytes = sum(job.nbytes for job in batch)
             try:
-                self._write([job for job in batch if isinstance(job, Job)])
-                for job in batch:
-                    if isinstance(job, StoredSession):
-                        self._write_session(job)
+                self._write_jobs(batch)
             except BaseException:  # no signal: a codec or a tier may raise it, and this goes on
                 _log.exception("tier %s: chunks cannot be written", self.name)
                 with self._lock:
@@ -409,6 +406,13 @@ class Level:
                 with self._lock:
                     self._queued -= nbytes
                     self._changed.notify_all()
+
+    def _write_jobs(self, batch: Sequence[Job | StoredSession]) -> None:
+        """Write chunks, and then the session that follows them."""
+        self._write([job for job in batch if isinstance(job, Job)])
+        for job in batch:
+            if isinstance(job, StoredSession):
+                self._write_session(job)
 
     def _take(self) -> list[Job | StoredSession]:
         """Wait for chunks, and return some of them; an empty list at the end."""

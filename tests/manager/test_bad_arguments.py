@@ -83,6 +83,7 @@ TABLE: dict[str, tuple[Act, tuple[Any, ...]]] = {
         NOT_SECONDS,
     ),
     "is_open": (KVCacheManager.is_open, NOT_KEYS),
+    "find_session_tokens": (KVCacheManager.find_session_tokens, NOT_KEYS),
     "get_session_tokens": (KVCacheManager.get_session_tokens, NOT_KEYS),
     "open_session": (KVCacheManager.open_session, NOT_TOKENS),
     "open_session, key": (lambda m, v: m.open_session([1], v), without(NOT_KEYS, None)),

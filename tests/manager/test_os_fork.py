@@ -33,6 +33,7 @@ MORE_CALLS: dict[str, Callable[[KVCacheManager], object]] = {
     "make_room": lambda manager: manager.make_room(64),
     "open_session": lambda manager: manager.open_session([1, 2]),
     "is_open": lambda manager: manager.is_open(key_of(1)),
+    "find_session_tokens": lambda manager: manager.find_session_tokens(key_of(1)),
     "get_session_tokens": lambda manager: manager.get_session_tokens(key_of(1)),
     "close_session": lambda manager: manager.close_session(NO_ENTRY, [1]),
     "stats": KVCacheManager.stats,
