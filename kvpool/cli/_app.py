@@ -17,7 +17,7 @@ from kvpool.cli._receipts import receipts
 from kvpool.cli._replay import replay
 from kvpool.cli._serve import serve
 from kvpool.cli._size import size
-from kvpool.cli._tiers import fsck, gc, tiers
+from kvpool.cli._tiers import fsck, gc, sessions, tiers
 from kvpool.cli._top import top
 from kvpool.descriptors import Descriptor
 from kvpool.errors import (
@@ -81,6 +81,7 @@ app.command("gc")(gc)
 app.command("map")(memory_map)
 app.command("replay")(replay)
 app.command("serve")(serve)
+app.command("sessions")(sessions)
 app.command("size")(size)
 app.command("tiers")(tiers)
 app.command("top")(top)

@@ -35,7 +35,12 @@ from kvpool.tiers._registry import (
     split_url,
     without_secrets,
 )
-from kvpool.tiers._session import SESSION_PREFIX, StoredSession
+from kvpool.tiers._session import (
+    SESSION_PREFIX,
+    StoredSession,
+    remove_session,
+    stored_sessions,
+)
 from kvpool.tiers._store import LEVEL_OPTIONS, Loaded, StoreStats, TierStore, open_level
 from kvpool.tiers._verification import MAX_FINDINGS, Finding, TierReport, remove_wrong, verify_tier
 
@@ -88,8 +93,10 @@ __all__ = [
     "probe_tier",
     "read_chunk",
     "registry",
+    "remove_session",
     "remove_wrong",
     "split_url",
+    "stored_sessions",
     "verify_tier",
     "without_secrets",
 ]

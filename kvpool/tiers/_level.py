@@ -21,11 +21,11 @@ from kvpool.tiers._breaker import Breaker, BreakerState
 from kvpool.tiers._chunk import Chunk, decode_chunk, encode_chunk
 from kvpool.tiers._codec import PLAIN, CodecChain
 from kvpool.tiers._session import (
-    SESSION_PREFIX,
     StoredSession,
     encode_session,
     find_session,
     place_for,
+    stored_sessions,
     write_session,
 )
 
@@ -522,21 +522,14 @@ class Level:
         return self.breaker.call(lambda tier: find_session(tier, name, self.codec), None)
 
     def sessions(self) -> Iterator[StoredSession]:
-        """Yield the newest record of each named session, in any order.
+        """Return an iterator of the newest record of each named session, in any order.
 
         Raises
         ------
         TierError
             The tier fails.
         """
-        seen: set[bytes] = set()
-        for key in self.breaker.keys(SESSION_PREFIX):
-            name = key[len(SESSION_PREFIX) : -1]
-            if name not in seen:
-                seen.add(name)
-                found = self.find_session(name)
-                if found is not None:
-                    yield found
+        return stored_sessions(self.breaker, self.codec)
 
     def _write_items(self, items: Sequence[Item]) -> int | None:
         """Write values; return how many are there now, None if the tier fails or is closed."""

@@ -7,7 +7,7 @@ is killed while it writes leaves the record before.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,7 +19,7 @@ from kvpool.errors import ChunkError, InvalidArgumentError
 from kvpool.prefix import TOKEN_BYTES, Identity, root_name
 from kvpool.tiers._base import Part, Tier
 from kvpool.tiers._chunk import codec_for, named_codec
-from kvpool.tiers._codec import CodecChain, Form
+from kvpool.tiers._codec import PLAIN, CodecChain, Form
 from kvpool.tiers._frame import Kind, seal, unseal
 
 __all__ = [
@@ -29,8 +29,10 @@ __all__ = [
     "find_session",
     "place_for",
     "read_session",
+    "remove_session",
     "session_keys",
     "session_name",
+    "stored_sessions",
     "write_session",
 ]
 
@@ -163,6 +165,55 @@ def find_session(tier: Tier, name: bytes, codec: CodecChain) -> StoredSession | 
         The tier cannot be read.
     """
     return _newest(_records(tier, name, codec))
+
+
+def stored_sessions(tier: Tier, codec: CodecChain = PLAIN) -> Iterator[StoredSession]:
+    """Yield the newest record of each named session of a tier, in any order.
+
+    Records that are damaged, or that need another codec or key, are left out.
+
+    Parameters
+    ----------
+    tier : Tier
+    codec : CodecChain, optional
+        That of the tier.
+
+    Raises
+    ------
+    TierError
+        The tier cannot be read; also from within the iteration.
+    """
+    seen: set[bytes] = set()
+    for key in tier.keys(SESSION_PREFIX):
+        name = key[len(SESSION_PREFIX) : -1]
+        if name in seen:
+            continue
+        seen.add(name)
+        found = find_session(tier, name, codec)
+        if found is not None:
+            yield found
+
+
+def remove_session(tier: Tier, name: bytes) -> bool:
+    """Forget a session; its chunks stay, because others may begin with them.
+
+    Parameters
+    ----------
+    tier : Tier
+    name : bytes
+        See `StoredSession`.
+
+    Returns
+    -------
+    bool
+        Whether the tier had it.
+
+    Raises
+    ------
+    TierError
+        The tier cannot be written.
+    """
+    return tier.remove(session_keys(name)) > 0
 
 
 def place_for(tier: Tier, name: bytes, codec: CodecChain) -> tuple[bytes, int]:

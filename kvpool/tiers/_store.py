@@ -25,7 +25,7 @@ from kvpool.tiers._codec import open_codec
 from kvpool.tiers._level import DEFAULT_QUEUE_BYTES, EvictionListener, Job, Level, LevelStats
 from kvpool.tiers._load import Load, TierEvent, TokenSink
 from kvpool.tiers._registry import open_tier, split_url
-from kvpool.tiers._session import StoredSession, session_keys, session_name
+from kvpool.tiers._session import StoredSession, remove_session, session_name
 
 __all__ = [
     "LEVEL_OPTIONS",
@@ -341,7 +341,7 @@ class TierStore(Closing, ForkAware):
             Whether a level had it.
         """
         self._check_open()
-        return sum(level.breaker.remove(session_keys(name)) for level in self._levels) > 0
+        return sum(remove_session(level.breaker, name) for level in self._levels) > 0
 
     def drain(self, timeout: float, progress: Callable[[int, int], object] | None = None) -> int:
         """Wait until all chunks are written that are queued now.

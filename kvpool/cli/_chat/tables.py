@@ -8,13 +8,14 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from kvpool.cli._ages import age_text
 from kvpool.cli._chat.book import SessionBook
 from kvpool.cli._chat.session import ChatSession
 from kvpool.cli._sizes import format_size
 from kvpool.pool import BlockUsage, MemoryBlock
 from kvpool.stats import PrefixStats
 
-__all__ = ["age_text", "sessions_table", "stats_table"]
+__all__ = ["sessions_table", "stats_table"]
 
 
 def sessions_table(book: SessionBook, now: float) -> Table:
@@ -82,19 +83,3 @@ def stats_table(book: SessionBook) -> Table:
 def _reused(prefix: PrefixStats) -> str:
     """Return how many tokens of all prompts were in the pool, in words."""
     return f"{prefix.tokens_reused:,} of {prefix.tokens_asked:,} ({prefix.reuse_ratio:.1%})"
-
-
-def age_text(seconds: float) -> str:
-    """Return a duration in words, as the time since an event.
-
-    Examples
-    --------
-    >>> [age_text(seconds) for seconds in (2, 59, 3599, 7200, 200_000)]
-    ['now', '59 s ago', '59 min ago', '2 h ago', '2 d ago']
-    """
-    if seconds < 5:
-        return "now"
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{seconds // length:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
