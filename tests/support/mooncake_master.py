@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -24,6 +25,13 @@ class MooncakeMaster:
     """
 
     def __init__(self, program: Path, folder: Path) -> None:
+        for _ in range(5):  # another process may take a port before the master has it
+            if self._has_started(program, folder):
+                return
+        raise RuntimeError(f"the master does not start: see {folder / 'master.log'}")
+
+    def _has_started(self, program: Path, folder: Path) -> bool:
+        """Start it on free ports, and wait until it answers on both of them."""
         self.port, self.admin = free_port(), free_port()
         arguments = [
             *(f"--rpc_port={self.port}", "--rpc_address=127.0.0.1"),
@@ -35,12 +43,15 @@ class MooncakeMaster:
         until = time.monotonic() + 30
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > until:
-                raise RuntimeError("the master does not start")
+                self.kill()
+                return False
             time.sleep(0.02)
+        return True
 
     def answers(self) -> bool:
         """Return whether it takes requests."""
         try:
+            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
             with urlopen(f"http://127.0.0.1:{self.admin}/health", timeout=1) as answer:
                 return bool(answer.status == 200)
         except OSError:
