@@ -755,17 +755,21 @@ class KVCacheManager(Closing, ForkAware):
         Notes
         -----
         Tiers have a session with the last tokens that it was closed with, although the pool may
-        have evicted its tail. They are asked each within its budget.
+        have evicted its tail. Each is asked within its budget. What is still queued to be written
+        is not in the tiers: then the answer is what the pool holds, or an earlier turn if the
+        pool does not have the session any more.
         """
         options = OpenOptions(model_id, salt, layout, None, None, 0, None)
-        identity, held = self._known_session(key, options)
-        stored = None if self._beyond is None else self._beyond.tokens_of(identity, key)
-        if stored is None or (held is not None and not stored.startswith(held)):
-            stored = held  # the pool has a later turn
-        return None if stored is None else np.frombuffer(stored, np.int64)
+        identity, held, closed_at = self._known_session(key, options)
+        stored = None if self._beyond is None else self._beyond.session(identity, key)
+        if stored is not None and (held is None or stored.when >= closed_at):
+            return stored.tokens
+        return None if held is None else np.frombuffer(held, np.int64)
 
     @_turn
-    def _known_session(self, key: CacheKey, options: OpenOptions) -> tuple[Identity, bytes | None]:
+    def _known_session(
+        self, key: CacheKey, options: OpenOptions
+    ) -> tuple[Identity, bytes | None, int]:
         return self._reuse.known_session(key, options)
 
     @_turn

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from collections.abc import Callable
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -177,6 +178,8 @@ class Reuse:
         new_key, entry, source = self._begin(key, own, asked)
         reused = entry.token_count
         session = self._sessions.require(new_key)
+        if session is not own:
+            session.closed_at = 0  # if it ever was, then under another key
         if source != "continued":
             session.priority = 0  # not that of the session that it was forked from
         if options.priority is not None:
@@ -357,7 +360,7 @@ class Reuse:
             self._sessions.remove(key)
             return key
         entry.drop(count)
-        session.tokens = data
+        session.tokens, session.closed_at = data, time.time_ns()
         after = tree.before(tree.ends.get(key), min(held, count))
         self._sessions.ranking.hold(key, session.identity, data, used, after)
         session.is_open = False  # before the caller's entry ends: no session stays open without one
@@ -415,15 +418,22 @@ class Reuse:
         session = self._sessions.require(key) if key in self._sessions else None
         return None if session is None or session.identity is None else session.known_tokens
 
-    def known_session(self, key: CacheKey, options: OpenOptions) -> tuple[Identity, bytes | None]:
-        """Return whose tokens a session has, and those that the pool holds under its key.
+    def known_session(
+        self, key: CacheKey, options: OpenOptions
+    ) -> tuple[Identity, bytes | None, int]:
+        """Return whose tokens a session has, those that the pool holds, and when it was closed.
 
         There are none if the key has no entry, or one of another identity.
         """
         identity, data = self.identity(options), self.tokens_of(key)
-        if data is not None and self._sessions.require(key).identity != identity:
-            return identity, None
-        return identity, data
+        if data is None:
+            return identity, None, 0
+        session = self._sessions.require(key)
+        return (
+            (identity, data, session.closed_at)
+            if session.identity == identity
+            else (identity, None, 0)
+        )
 
     # -- figures and checks --------------------------------------------------------------
 

@@ -39,6 +39,8 @@ class Session:
         Whether it is between `open_session` and `close_session`. Then it is not evicted for room.
     opener : Opener or None
         The call that opens it and loads from tiers; None without tiers.
+    closed_at : int
+        When `close_session` kept it last, in nanoseconds since 1970; 0 if it never did.
     """
 
     entry: PoolEntry
@@ -50,6 +52,7 @@ class Session:
     priority: int = 0
     is_open: bool = False
     opener: Opener | None = None
+    closed_at: int = 0
 
     @property
     def known_tokens(self) -> bytes:

@@ -17,7 +17,7 @@ from kvpool.prefix import Identity
 
 if TYPE_CHECKING:
     from kvpool.manager._tier_notes import TierNotes
-    from kvpool.tiers import TierEvent, TierStore
+    from kvpool.tiers import StoredSession, TierEvent, TierStore
 
 __all__ = ["Beyond", "Kept", "Opener", "Tiers", "open_tiers"]
 
@@ -120,14 +120,13 @@ class Beyond:
         except Exception:
             _log_error(f"the tiers failed to take the tokens of session {key!s}")
 
-    def tokens_of(self, identity: Identity, key: CacheKey) -> bytes | None:
-        """Return the tokens that the tiers have under a key; None if there are none."""
+    def session(self, identity: Identity, key: CacheKey) -> StoredSession | None:
+        """Return what the tiers have under a key; None if there is nothing, or they fail."""
         try:
-            found = self.store.find_session(identity, key)
+            return self.store.find_session(identity, key)
         except Exception:  # a tier or a codec is not ours
             _log_error(f"the tiers failed to find session {key!s}")
             return None
-        return None if found is None else found.tokens.tobytes()
 
     def save(self, identity: Identity, tokens: bytes, entry: KVCacheEntry, start: int) -> None:
         """Have tokens written behind that are about to leave the pool, those from `start` on.

@@ -117,7 +117,7 @@ class LevelStats:
     refused : int
         Chunks that the tier had no room for.
     failed : int
-        Chunks that the codec could not encode.
+        Chunks and sessions that the codec could not encode.
     queued_nbytes : int
         Bytes of keys and values that wait to be written.
     sessions : int
@@ -502,20 +502,29 @@ class Level:
 
     def _write_session(self, session: StoredSession) -> None:
         """Write the record of a session, whose chunks were written before it, and count it."""
-        name, written = session.name, None
-        with suppress(KVPoolError):  # closed meanwhile
-            found = self.breaker.call(
-                lambda tier: place_for(tier, name, self.codec), None, budget=WRITE_BUDGET
-            )
-            if found is not None:
-                key, least = found
-                session = session._replace(when=max(session.when, least))
-                parts = encode_session(session, self.codec)
-                written = self.breaker.count(
-                    lambda tier: write_session(tier, key, parts), 1, WRITE_BUDGET
-                )
+        became = "dropped"
+        try:
+            with suppress(TierError):  # closed meanwhile
+                if self._replaced(session):
+                    became = "sessions"
+        except Exception:  # a codec may be of others, and the thread has to go on
+            _log.exception("tier %s: a session cannot be encoded", self.name)
+            became = "failed"
         with self._lock:
-            self._counts["sessions" if written else "dropped"] += 1
+            self._counts[became] += 1
+
+    def _replaced(self, session: StoredSession) -> bool:
+        """Write a record in place of the older one of its session; return whether it is there."""
+        found = self.breaker.call(
+            lambda tier: place_for(tier, session.name, self.codec), None, budget=WRITE_BUDGET
+        )
+        if found is None:
+            return False
+        key, least = found
+        session = session._replace(when=max(session.when, least))
+        parts = encode_session(session, self.codec)
+        written = self.breaker.count(lambda tier: write_session(tier, key, parts), 1, WRITE_BUDGET)
+        return bool(written)
 
     def find_session(self, name: bytes) -> StoredSession | None:
         """Return the newest record of a session; None if the tier has none or does not answer."""

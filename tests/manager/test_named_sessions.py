@@ -88,6 +88,27 @@ def test_a_later_turn_in_the_pool_counts(url: str) -> None:
         assert known(manager) == [*range(50), *range(500, 560)]
 
 
+def test_fewer_tokens_count_before_they_are_written(url: str) -> None:
+    """A shorter turn is not taken for a tail that the pool has evicted."""
+    with opened(url) as manager:
+        serve(manager, range(100))
+    full = TierStore([url], chunk_tokens=16, queue_bytes=1)  # which takes nothing
+    with full, opened(full) as manager:
+        assert known(manager) == list(range(100))
+        serve(manager, range(40))
+        assert known(manager) == list(range(40))
+
+
+def test_a_later_turn_of_another_process_counts(url: str) -> None:
+    with TierStore([url], chunk_tokens=16) as store, opened(store) as manager:
+        serve(manager, range(40))
+        store.drain(30)
+        with opened(store) as other:
+            serve(other, range(60))
+        store.drain(30)
+        assert known(manager) == list(range(60))
+
+
 def test_models_and_tenants_have_sessions_of_their_own(url: str) -> None:
     with opened(url) as manager:
         serve(manager, range(40), model_id="a", salt="x")

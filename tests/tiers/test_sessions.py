@@ -196,3 +196,14 @@ def test_any_bytes_are_refused_or_right(ours: str) -> None:
             read_session(key, memoryview(value[:at]), chain)
     with pytest.raises(ChunkError, match="another key"):
         read_session(SESSION_PREFIX + bytes(33), memoryview(value), chain)
+
+
+def test_a_session_that_cannot_be_stored_costs_nothing_else(
+    store: TierStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.put_session(IDENTITY, CacheKey("chat", "\ud800"), tokens(5))  # not text in any encoding
+    put(store, 5)
+    assert found(store) == tokens(5)
+    stats = store.stats().levels[0]
+    assert (stats.sessions, stats.failed, stats.dropped) == (1, 1, 0)
+    assert "a session cannot be encoded" in caplog.text

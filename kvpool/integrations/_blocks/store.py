@@ -179,28 +179,35 @@ class BlockStore(Closing):
 
     def _put(self, chunk: Chunk, value: Bytes) -> bool:
         held = self._keep(chunk, value)
-        lacking = [level for level in self._levels if not level.knows(chunk)]
-        behind = len(lacking) < len(self._levels)
+        return self._store_in(self._levels, chunk, value, held) or held is not None
+
+    def _store_in(
+        self, levels: Sequence[Level], chunk: Chunk, value: Bytes, held: Bytes | None
+    ) -> bool:
+        """Have a block written behind in levels; return whether one has it or will have it."""
+        lacking = [level for level in levels if not level.knows(chunk)]
+        behind = len(lacking) < len(levels)
         if any(level.takes(chunk) for level in lacking):
             # What the pool holds is lent until it is written, and needs no copy.
             data = _padded(value) if held is None else held
             shaped = data.view(np.int8).reshape(chunk.shape)
             for level in lacking:
                 behind |= level.store(chunk, shaped)
-        return behind or held is not None
+        return behind
 
     def _keep(self, chunk: Chunk, value: Bytes) -> Bytes | None:
         """Copy a block to the pool; return its memory there, None if the pool does not have it."""
         if self._manager is None:
             return None
-        with self._lock:
-            if chunk.name in self._writing:
-                return None
-            self._writing.add(chunk.name)
         key = self._pool_key(chunk)
         data: Bytes | None = None
-        is_whole = False
+        is_ours = is_whole = False
         try:
+            with self._lock:
+                if chunk.name in self._writing:
+                    return None
+                is_ours = True  # before: an interrupt after `add` leaves no name behind
+                self._writing.add(chunk.name)
             entry = self._manager.get_cache_entry(key) if key in self._manager else None
             if entry is None:
                 data = self._manager.allocate_entry(key, chunk.nbytes).data()
@@ -212,9 +219,10 @@ class BlockStore(Closing):
         except KVPoolError as error:  # there is no room, or it was evicted between two calls
             _log.debug("a block of %d bytes is not kept in the pool: %s", chunk.nbytes, error)
         finally:
-            if not is_whole:  # also after an interrupt: its bytes are anything
+            if is_ours and not is_whole:  # also after an interrupt: its bytes are anything
                 self._manager.remove_later(key)
-            self._writing.discard(chunk.name)
+            if is_ours:
+                self._writing.discard(chunk.name)
         return data if is_whole else None
 
     # -- looking -----------------------------------------------------------------------------
@@ -353,12 +361,7 @@ class BlockStore(Closing):
 
     def _hand_up(self, number: int, chunk: Chunk, value: Bytes) -> None:
         """Keep in the pool, and in the levels above it, what a level had."""
-        held = self._keep(chunk, value)
-        takers = [level for level in self._levels[:number] if level.takes(chunk)]
-        if takers:
-            data = _padded(value) if held is None else held
-            for level in takers:
-                level.store(chunk, data.view(np.int8).reshape(chunk.shape))
+        self._store_in(self._levels[:number], chunk, value, self._keep(chunk, value))
 
     def _tell(
         self, kind: Any, level: Level, chunks: list[Chunk], seconds: float, reason: str = ""
