@@ -28,7 +28,7 @@ class BlockOptions:
     backend : str, optional
         The backend of the pool. [default: that of a manager]
     policy : str, default "lru"
-        Which blocks leave the pool; see ``kvpool policies``.
+        Which blocks leave the pool: a name from the page "policies".
     ttl : float, optional
         Seconds without a use until a block leaves the pool.
     tiers : str or sequence of str

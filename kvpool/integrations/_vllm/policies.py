@@ -74,7 +74,7 @@ class Chunks(CachePolicy):
     Attributes
     ----------
     name : str
-        Of the policy; see ``kvpool policies``.
+        Of the policy, from the page "policies".
 
     Notes
     -----
