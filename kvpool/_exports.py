@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
 from contextlib import suppress
 from types import FunctionType
 from typing import ForwardRef
 
-__all__ = ["on_first_use", "publish", "publish_as"]
+__all__ = ["publish", "publish_as"]
 
 
 def publish(front: str) -> None:
@@ -27,32 +25,6 @@ def publish(front: str) -> None:
     module = sys.modules[front]
     for name in module.__all__:
         publish_as(front, getattr(module, name))
-
-
-def on_first_use(
-    front: str, homes: Mapping[str, str]
-) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` of a module whose names are imported when used.
-
-    Parameters
-    ----------
-    front : str
-        The ``__name__`` of the module.
-    homes : mapping of str to str
-        The module of each name in its ``__all__``.
-    """
-
-    def find(name: str) -> object:
-        if name not in homes:
-            raise AttributeError(f"module {front!r} has no attribute {name!r}")
-        exported: object = getattr(importlib.import_module(homes[name]), name)
-        publish_as(front, exported)
-        return exported
-
-    def names() -> list[str]:
-        return [*vars(sys.modules[front]), *homes]
-
-    return find, names
 
 
 def publish_as(front: str, exported: object) -> None:

@@ -32,7 +32,7 @@ from kvpool.errors import (
     UnsupportedError,
 )
 
-__all__ = ["app", "main"]
+__all__ = ["app", "run"]
 
 _WRONG_VALUES = (
     InvalidArgumentError,
@@ -88,7 +88,7 @@ app.command("top")(top)
 app.add_typer(receipts)
 
 
-def main() -> None:
+def run() -> None:
     """Run the command. A `KVPoolError` becomes one line on standard error.
 
     The exit code is 2 if a value of the command line is not accepted, and otherwise 1. The same

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import typing
 
-from kvpool import _exports
+from kvpool import _first_use
 
 if typing.TYPE_CHECKING:
     from kvpool.events._encoding import decode_batch, encode_batch
@@ -51,7 +51,7 @@ _HOMES = {
     "encode_batch": "_encoding",
 }
 
-if not typing.TYPE_CHECKING:  # whoever checks types knows the names from above, and no others
-    __getattr__, __dir__ = _exports.on_first_use(
+if not typing.TYPE_CHECKING:  # a type checker knows the names from above, and no others
+    __getattr__, __dir__ = _first_use.on_first_use(
         __name__, {name: f"{__name__}.{home}" for name, home in _HOMES.items()}
     )

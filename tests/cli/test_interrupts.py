@@ -1,11 +1,77 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from kvpool.cli._interrupts import Interrupts
+from kvpool.cli._interrupts import EXIT_CODE, Interrupts
+from tests.support.terminal import environment
+
+# Presses Ctrl-C when a module is looked for, and starts the command as its script and as `-m` do.
+START = """
+import runpy, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == wanted:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+
+_, form, wanted, *sys.argv[1:] = sys.argv
+sys.meta_path.insert(0, Finder())
+if form == "script":
+    from kvpool.cli import main
+    main()
+else:
+    runpy.run_module("kvpool", run_name="__main__", alter_sys=True)
+"""
+
+
+def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("form", ["script", "module"])
+@pytest.mark.parametrize(
+    "module", ["kvpool.cli._app", "numpy", "numpy.linalg", "typer", "kvpool.manager", "kvpool_mmap"]
+)
+def test_an_import_ends_without_a_traceback(form: str, module: str) -> None:
+    done = python(START, form, module, "backends")
+    assert (done.returncode, done.stdout, done.stderr) == (EXIT_CODE, "", "")
+
+
+def test_nothing_slow_is_imported_before_ctrl_c_is_expected() -> None:
+    """What is imported before `main` runs is what Ctrl-C may still show a traceback of."""
+    names = "print(*{*sys.modules} - before)"
+    done = python(f"import sys; before = {{*sys.modules}}; import kvpool.cli; {names}")
+    loaded = set(done.stdout.split())
+    ours = {"kvpool", "kvpool.__about__", "kvpool._first_use", "kvpool.cli", "kvpool.cli._main"}
+    assert ours <= loaded
+    assert {one.partition(".")[0] for one in loaded - ours} <= sys.stdlib_module_names
+    assert not loaded & {"asyncio", "inspect", "logging", "typing"}
+
+
+def test_the_end_of_the_interpreter_shows_no_traceback() -> None:
+    press = "import atexit, signal, sys; atexit.register(signal.raise_signal, signal.SIGINT); "
+    done = python(press + "sys.argv[1:] = ['--version']; from kvpool.cli import main; main()")
+    assert (done.returncode, done.stderr) == (EXIT_CODE, "")
+
+
+def test_a_command_that_is_to_ignore_it_does() -> None:
+    """A shell without job control starts a command in the background this way."""
+    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+    done = python(f"{ignore}\n{START}", "script", "numpy", "--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("kvpool ")
 
 
 def press_ctrl_c() -> None:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kvpool.cli import main
+from kvpool.cli import app, main
 
 __all__ = ["CAN_FORK", "CommandServer", "serve"]
 
@@ -91,6 +91,7 @@ class CommandServer:
 
 def serve() -> None:
     """Run the commands that lines of standard input ask for, until it ends."""
+    assert app.info.name == "kvpool"  # and so it is imported
     for name in _OF_OTHERS:
         importlib.import_module(name)
     gc.collect()
