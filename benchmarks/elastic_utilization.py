@@ -57,13 +57,19 @@ def find_trace() -> Path:
 
 
 def replayed(
-    trace: Path, context: int, limit: int | None, capacity: int = CAPACITY, *, write: bool = False
+    trace: Path,
+    context: int,
+    limit: int | None,
+    capacity: int = CAPACITY,
+    *,
+    layout: KVLayout = LAYOUT,
+    write: bool = False,
 ) -> ReplayReport:
     """Serve the requests of the trace, or the first of them."""
     with (
         TraceReader(trace) as requests,
         Replay(
-            *(LAYOUT, capacity, BACKEND),
+            *(layout, capacity, BACKEND),
             hash_block_tokens=requests.hash_block_tokens,
             receipts=False,
             elastic=True,

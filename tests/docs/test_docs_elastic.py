@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 
 import pytest
 
+from benchmarks.elastic_utilization import CAPACITY, CONTEXTS, TRACE, replayed
 from kvpool.layout import DTYPES, PACKINGS, KVLayout, Packing
+from tests.support import needs
 from tests.support.docs_pages import DOCS
 
 PAGE_SIZE = 4096
@@ -74,6 +77,16 @@ def test_the_share_of_page_tables() -> None:
     few, many = (share.replace("%", " %") for share in shares)
     page = " ".join((DOCS / "elastic.md").read_text(encoding="utf-8").split())
     assert f"{few} of a session of 300 tokens, {many} of one of 1,600" in page
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(sys.platform != "linux", reason="arenas are elastic on Linux")
+def test_the_share_of_live_tokens_in_the_public_trace() -> None:
+    layout = KVLayout(32, 8, 128, "float16", "layer")
+    found = replayed(needs.traces() / TRACE, CONTEXTS[0], None, layout=layout)
+    page = (DOCS / "elastic.md").read_text(encoding="utf-8")
+    assert f"-->{found.utilization.live_of_used:.2%} packed by layer<!--" in page
+    assert f"--capacity {CAPACITY >> 30}GiB --max-context {CONTEXTS[0]}" in page
 
 
 @pytest.mark.parametrize("packing", PACKINGS)
