@@ -40,6 +40,8 @@ A value is a chunk of SmolLM2-135M in 16 bits: 64 tokens, 1,474,560 bytes. A cal
 as many as a store of tiers writes or reads at a time.
 The tier `disk` and LMDB do not wait for the disk, and both give their mapped memory, which is \
 copied once. LMCache writes a file for each chunk, and 8 threads talk to its Redis.
+The names of chunks are made within the time of a put and of a get. The key that is derived from \
+the salt of a tenant is not: a process derives it once for each model and tenant.
 S3 is moto's server, which is written in Python: it is the limit there.
 GB/s are of keys and values, by 1e9 bytes. A ratio is the median over the rounds."""
 

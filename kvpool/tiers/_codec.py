@@ -169,9 +169,11 @@ class CodecChain:
         The names, separated by commas; ``"none"`` for no codec.
     is_lossless, is_cipher : bool
         Whether all are lossless, and whether any is a cipher.
+    is_plain : bool
+        Whether there is no codec.
     """
 
-    __slots__ = ("_parts", "is_cipher", "is_lossless", "name")
+    __slots__ = ("_parts", "is_cipher", "is_lossless", "is_plain", "name")
 
     def __init__(self, parts: Sequence[Codec] = ()) -> None:
         for codec in parts[1:]:
@@ -182,6 +184,7 @@ class CodecChain:
                 )
         self._parts = tuple(parts)
         self.name = ",".join(codec.name for codec in parts) or "none"
+        self.is_plain = not parts
         self.is_lossless = all(codec.is_lossless for codec in parts)
         self.is_cipher = any(codec.is_cipher for codec in parts)
 

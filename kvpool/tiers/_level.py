@@ -8,6 +8,7 @@ import time
 import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, Final, Self, TypeAlias
@@ -18,8 +19,9 @@ from numpy.typing import NDArray
 from kvpool.errors import ChunkError, KVPoolError, TierError
 from kvpool.tiers._base import Item, Tier, TierStats
 from kvpool.tiers._breaker import Breaker, BreakerState
-from kvpool.tiers._chunk import Chunk, decode_chunk, encode_chunk
+from kvpool.tiers._chunk import Chunk, ChunkBuffer, decode_chunk, encode_chunk
 from kvpool.tiers._codec import PLAIN, CodecChain
+from kvpool.tiers._helpers import Helpers, TooManyCallsError
 from kvpool.tiers._session import (
     StoredSession,
     encode_session,
@@ -29,7 +31,15 @@ from kvpool.tiers._session import (
     write_session,
 )
 
-__all__ = ["DEFAULT_QUEUE_BYTES", "EvictionListener", "Fetched", "Job", "Level", "LevelStats"]
+__all__ = [
+    "DEFAULT_QUEUE_BYTES",
+    "EvictionListener",
+    "Fetched",
+    "Job",
+    "Level",
+    "LevelStats",
+    "close_fetched",
+]
 
 DEFAULT_QUEUE_BYTES: Final = 256 << 20
 WRITE_BUDGET: Final = 60.0
@@ -41,6 +51,7 @@ EvictionListener: TypeAlias = Callable[[str, int], object]
 _log = logging.getLogger("kvpool.tiers")
 
 _BATCH: Final = 16 << 20
+_AHEAD: Final = 16  # fetches under way at the same time, beside those that callers wait for
 _KNOWN: Final = 1 << 16
 _KNOWN_FOR: Final = 300.0
 _SMOOTHING: Final = 0.25
@@ -60,24 +71,25 @@ class Job:
 
     def __init__(self, chunk: Chunk, keys: NDArray[Any], values: NDArray[Any]) -> None:
         self.chunk = chunk
-        self._data: NDArray[Any] | None = None
         self._source: tuple[NDArray[Any], NDArray[Any]] | None = (keys, values)
+        self._data: NDArray[Any] | ChunkBuffer | None = None
 
     @classmethod
-    def of(cls, chunk: Chunk, data: NDArray[Any]) -> Self:
+    def of(cls, chunk: Chunk, data: NDArray[Any] | ChunkBuffer) -> Self:
         """Return a job with keys and values in the shape of the chunk, of its own."""
-        job = cls(chunk, data, data)
+        shown = data.data if isinstance(data, ChunkBuffer) else data
+        job = cls(chunk, shown, shown)
         job._data, job._source = data, None
         return job
 
-    def data(self) -> NDArray[Any]:
+    def data(self) -> NDArray[Any] | ChunkBuffer:
         """Return keys and values in the shape of the chunk, and let go of the session."""
         source = self._source
         if self._data is None and source is not None:
-            chunk, data = self.chunk, self.chunk.empty()
+            chunk, buffer = self.chunk, ChunkBuffer(self.chunk)
             place = np.s_[:, :, chunk.start : chunk.start + chunk.tokens]
-            data[:, 0], data[:, 1] = source[0][place], source[1][place]
-            self._data, self._source = data, None
+            buffer.data[:, 0], buffer.data[:, 1] = source[0][place], source[1][place]
+            self._data, self._source = buffer, None
         if self._data is None:
             raise AssertionError("a job has keys and values, or knows where they are")
         return self._data
@@ -213,6 +225,7 @@ class Level:
         self._evictions = 0  # of which the listeners were told
         self._listeners: list[weakref.WeakMethod[EvictionListener]] = []
         self._thread: threading.Thread | None = None
+        self._ahead = Helpers(_AHEAD, f"kvpool loads {self.name}")
         # Guards all of the above. It is taken by itself: an interrupt in `Condition.__enter__`,
         # which is written in Python, would keep it. It is an `RLock`, because `stop` may run in
         # any thread, when a store is collected as garbage.
@@ -271,12 +284,29 @@ class Level:
 
         What is wrong is removed, so that it can be written again.
         """
-        fetched = self.breaker.call(lambda tier: _fetch(tier, chunks, self.codec), None, _close)
+        fetched = self._fetch(chunks)
         if fetched is not None and fetched.error is not None:
-            bad = chunks[len(fetched.arrays)]
-            if fetched.error.reason != "version":  # another version of kvpool can read it
-                self.breaker.remove([bad.key])
+            self.remove_wrong(chunks[len(fetched.arrays)], fetched.error.reason)
         return fetched
+
+    def fetch_ahead(self, chunks: Sequence[Chunk]) -> Future[Fetched | None] | None:
+        """Begin to fetch chunks in another thread; None if too many threads do that already.
+
+        What is wrong stays; see `remove_wrong`. Who does not wait for the result gives
+        `close_fetched` to the future.
+        """
+        try:
+            return self._ahead.start(lambda: self._fetch(chunks))
+        except TooManyCallsError:
+            return None
+
+    def _fetch(self, chunks: Sequence[Chunk]) -> Fetched | None:
+        return self.breaker.call(lambda tier: _fetch(tier, chunks, self.codec), None, _close)
+
+    def remove_wrong(self, chunk: Chunk, reason: str) -> None:
+        """Remove a chunk that is wrong, by the reason of its error."""
+        if reason != "version":  # another version of kvpool can read it
+            self.breaker.remove([chunk.key])
 
     def run(self, chunks: Sequence[Chunk]) -> int | None:
         """Return how many chunks the tier has, from the first on; None if it does not answer."""
@@ -569,6 +599,7 @@ class Level:
             self._is_ending = True
             self._drop_jobs()
             self._changed.notify_all()
+        self._ahead.close()
 
     def _drop_jobs(self) -> None:
         while self._queue:
@@ -594,3 +625,9 @@ def _fetch(tier: Tier, chunks: Sequence[Chunk], codec: CodecChain) -> Fetched | 
 def _close(fetched: Fetched | None) -> None:
     if fetched is not None:
         fetched.close()
+
+
+def close_fetched(done: Future[Fetched | None]) -> None:
+    """Let go of what `Level.fetch_ahead` has fetched, and no one waits for."""
+    if done.exception() is None:
+        _close(done.result())

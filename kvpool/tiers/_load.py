@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
-from typing import Any, Final, Literal, Protocol
+from typing import Final, Literal, Protocol
 
-from numpy.typing import NDArray
-
+from kvpool.entry import StagedTokens
 from kvpool.errors import ContextOverflowError, PoolExhaustedError
-from kvpool.tiers._chunk import Chunk
-from kvpool.tiers._level import Fetched, Job, Level
+from kvpool.tiers._chunk import Chunk, ChunkBuffer
+from kvpool.tiers._level import Fetched, Job, Level, close_fetched
 
 __all__ = ["Load", "TierEvent", "TokenSink"]
 
-_BATCH: Final = 16 << 20
+_BATCH: Final = 8 << 20  # bytes; two of them are in the cache of the processor at a time
 _ENDS: Final = {"late", "room"}  # reasons that are those of every level
 
 
@@ -28,8 +27,11 @@ class TokenSink(Protocol):
     def token_count(self) -> int:
         """Tokens that every layer holds."""
 
-    def writing(self, layer: int, count: int) -> AbstractContextManager[Iterable[NDArray[Any]]]:
-        """Let the caller write keys and values of the next tokens of one layer."""
+    def stage(self, count: int) -> StagedTokens:
+        """Take the room for the next tokens of all layers."""
+
+    def extend_staged(self, staged: StagedTokens) -> int:
+        """Count the tokens that were written where `stage` said."""
 
     def truncate(self, token_count: int) -> None:
         """Drop the tokens from a position on."""
@@ -146,42 +148,56 @@ class Load:
         return done, reason
 
     def _load_run(self, number: int, level: Level, chunks: list[Chunk]) -> tuple[int, str]:
-        """Load chunks batch by batch; return how many, and why it ended."""
-        done = 0
+        """Load chunks batch by batch; return how many, and why it ended.
+
+        While one batch is written into the entry, another thread fetches and checks the next one.
+        """
         size = max(1, _BATCH // chunks[0].nbytes)
-        while done < len(chunks):
-            count, why = self._load_batch(number, level, chunks[done : done + size])
-            done += count
-            if why != "done":
-                return done, why
+        batches = [chunks[at : at + size] for at in range(0, len(chunks), size)]
+        ahead: Future[Fetched | None] | None = None
+        done = 0
+        try:
+            for batch, following in zip(batches, [*batches[1:], []], strict=True):
+                begun = time.monotonic()
+                if begun >= self._deadline:
+                    return done, "late"
+                fetched = level.fetch(batch) if ahead is None else ahead.result()
+                ahead = None
+                if fetched is None:
+                    return done, "unreachable"
+                try:
+                    if following and len(fetched.arrays) == len(batch):
+                        ahead = level.fetch_ahead(following)
+                    count, why = self._load_batch(number, level, batch, fetched, begun)
+                finally:
+                    fetched.close()
+                done += count
+                if why != "done":
+                    return done, why
+        finally:
+            if ahead is not None:
+                ahead.add_done_callback(close_fetched)
         return done, "absent"  # the chunk behind them is
 
-    def _load_batch(self, number: int, level: Level, batch: list[Chunk]) -> tuple[int, str]:
-        """Load the leading run of a batch; return how many chunks, and why it ended."""
-        begun = time.monotonic()
-        if begun >= self._deadline:
-            return 0, "late"
-        fetched = level.fetch(batch)
-        if fetched is None:
-            return 0, "unreachable"
-        try:
-            chunks = batch[: len(fetched.arrays)]
-            tokens = self._write(chunks, fetched) if chunks else 0
-            if tokens is None:
-                return 0, "room"
-            seconds = time.monotonic() - begun
-            self._hand_up(number, chunks, fetched)
-            error = fetched.error
-        finally:
-            fetched.close()
+    def _load_batch(
+        self, number: int, level: Level, batch: list[Chunk], fetched: Fetched, begun: float
+    ) -> tuple[int, str]:
+        """Load what was fetched of a batch; return how many chunks, and why it ended."""
+        chunks = batch[: len(fetched.arrays)]
+        tokens = self._write(chunks, fetched) if chunks else 0
+        if tokens is None:
+            return 0, "room"
+        seconds = time.monotonic() - begun
+        self._hand_up(number, chunks, fetched)
         if chunks:
             level.note_loads(chunks, tokens, seconds)
             nbytes = sum(chunk.nbytes for chunk in chunks)
             self._tell("loaded", level, chunks[0], tokens, nbytes, seconds)
-        if error is not None:
-            bad = batch[len(chunks)]
-            self._tell("wrong", level, bad, bad.tokens, bad.nbytes, 0.0, error.reason)
-            return len(chunks), error.reason
+        if fetched.error is not None:
+            bad, reason = batch[len(chunks)], fetched.error.reason
+            level.remove_wrong(bad, reason)
+            self._tell("wrong", level, bad, bad.tokens, bad.nbytes, 0.0, reason)
+            return len(chunks), reason
         return len(chunks), "done" if len(chunks) == len(batch) else "absent"
 
     def _tell(
@@ -203,29 +219,35 @@ class Load:
         held = sink.token_count
         end = min(chunks[-1].start + chunks[-1].tokens, self._stop)
         try:
-            for layer in range(chunks[0].layers):
-                with sink.writing(layer, end - held) as (keys, values):
-                    for chunk, array in zip(chunks, fetched.arrays, strict=True):
-                        skipped = max(0, held - chunk.start)
-                        there = chunk.start + skipped - held
-                        count = min(chunk.start + chunk.tokens, end) - chunk.start - skipped
-                        source = array[layer, :, :, skipped : skipped + count]
-                        keys[:, there : there + count] = source[0]
-                        values[:, there : there + count] = source[1]
+            self._write_staged(chunks, fetched, held, end)
         except (PoolExhaustedError, ContextOverflowError):
-            sink.truncate(held)
-            return None
+            return None  # nothing was staged
         except BaseException as error:
-            # An interrupt on the way into or out of a block leaves it open, and the lock of the
-            # entry taken, for as long as the frames of the traceback keep the block.
+            # The frames of the traceback have a lease, for as long as someone keeps it.
             traceback.clear_frames(error.__traceback__)
-            sink.truncate(held)  # some layers may hold more tokens than others
+            sink.truncate(held)  # and with it the pages of what was staged go
             raise
         return end - held
+
+    def _write_staged(self, chunks: list[Chunk], fetched: Fetched, held: int, end: int) -> None:
+        """Write the tokens from `held` to `end` where the entry has room for them."""
+        staged = self._sink.stage(end - held)
+        target = staged.geometry.full_view(staged.root, staged.start, staged.count)
+        for chunk, array in zip(chunks, fetched.arrays, strict=True):
+            skipped = max(0, held - chunk.start)
+            there = chunk.start + skipped - held
+            count = min(chunk.start + chunk.tokens, end) - chunk.start - skipped
+            source = array[:, :, :, skipped : skipped + count]
+            # One assignment of all layers, because the thread that checks the next batch can go on
+            # meanwhile: NumPy lets go of the interpreter for it.
+            target[:, :, :, there : there + count] = source.swapaxes(0, 1)
+        self._sink.extend_staged(staged)
 
     def _hand_up(self, number: int, chunks: list[Chunk], fetched: Fetched) -> None:
         """Have the levels above this one get what it had."""
         for chunk, array in zip(chunks, fetched.arrays, strict=True):
             for level in self._levels[:number]:
                 if level.takes(chunk):
-                    level.put(Job.of(chunk, array.copy()))
+                    buffer = ChunkBuffer(chunk)
+                    buffer.data[...] = array
+                    level.put(Job.of(chunk, buffer))

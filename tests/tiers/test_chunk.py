@@ -15,6 +15,7 @@ from kvpool.errors import ChunkError, TierError
 from kvpool.layout import DTYPES, KVLayout
 from kvpool.prefix import Identity, chunk_names, token_bytes
 from kvpool.tiers import Chunk, CodecChain, chunks_of, decode_chunk, encode_chunk, open_codec
+from kvpool.tiers._chunk import ChunkBuffer
 from kvpool.tiers._frame import FORMAT, MAGIC, Kind, seal, unseal
 from kvpool.tiers.codecs.aes_gcm import AesGcmCodec
 from tests.support.kv import kv_like
@@ -65,6 +66,28 @@ def test_what_is_encoded_is_decoded(codec: str, dtype: str) -> None:
         assert found.dtype == DTYPES[dtype]
         assert found.tobytes() == data.tobytes()
         assert not found.flags.writeable
+
+
+def test_a_chunk_in_a_buffer_is_one_piece_if_it_is_stored_as_it_is() -> None:
+    chunk = chunks()[0]
+    buffer = ChunkBuffer(chunk)
+    buffer.data[...] = data_of(chunk)
+    expected = value_of(chunk)
+    for _ in range(2):  # for each level of a store
+        (value,) = encode_chunk(chunk, buffer)
+        assert bytes(value) == expected
+        assert np.shares_memory(np.frombuffer(value, np.uint8), buffer.data)
+    parts = encode_chunk(chunk, buffer, open_codec("zstd"))
+    assert b"".join(parts) == value_of(chunk, "zstd")
+    assert bytes(encode_chunk(chunk, buffer)[0]) == expected
+
+
+def test_a_head_that_is_longer_than_the_room_of_a_buffer_is_a_part() -> None:
+    chunk = chunks(IDENTITY._replace(model_id="m" * 2000))[0]
+    buffer = ChunkBuffer(chunk)
+    buffer.data[...] = data_of(chunk)
+    head, payload = encode_chunk(chunk, buffer)
+    assert bytes(head) + bytes(payload) == value_of(chunk)
 
 
 def test_a_plain_chunk_is_shown_where_it_is() -> None:

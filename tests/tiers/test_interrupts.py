@@ -52,7 +52,7 @@ def new_entry() -> KVCacheEntry:
 
 def new_store(tier: MemoryTier) -> TierStore:
     """Return a store whose calls are made in this thread, which is the one that is interrupted."""
-    return TierStore([Level(tier, budget=None)], chunk_tokens=16, load_budget=0.3)
+    return TierStore([Level(tier, budget=None)], chunk_tokens=16)
 
 
 def interrupt(injection: Injection, call: Callable[[], object]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 from kvpool import KVCacheEntry, KVLayout, MemoryPool
+from kvpool.entry import StagedTokens
 from kvpool.errors import ForkedProcessError, InvalidTierError, PluginError, TierError
 from kvpool.layout import Packing
 from kvpool.prefix import Identity, token_bytes
@@ -27,6 +28,7 @@ from kvpool.tiers import (
     TierEvent,
     TierStore,
     _level,
+    _load,
     chunks_of,
     open_level,
     open_tier,
@@ -440,6 +442,83 @@ def test_a_load_has_a_budget() -> None:
         assert slow.reads == 0
 
 
+# -- batch by batch --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have two chunks in a batch."""
+    monkeypatch.setattr(_load, "_BATCH", 2 * CHUNK * LAYOUT.bytes_per_token)
+
+
+@pytest.mark.usefixtures("small_batches")
+@pytest.mark.parametrize("budget", ["none", "60"])
+@pytest.mark.parametrize("count", [32, 50, 64, 100])
+def test_a_load_of_several_batches(tmp_path: Path, budget: str, count: int) -> None:
+    level = f"disk:{tmp_path / 'kv'}?capacity=16MiB&budget={budget}"
+    with filled(level) as store:
+        entry = new_entry(20)
+        told: list[TierEvent] = []
+        loaded = store.load(IDENTITY, tokens(), entry, limit=count, on_event=told.append)
+        assert holds(entry, min(count, 96))
+        assert loaded.tokens == sum(event.tokens for event in told) == min(count, 96) - 20
+        figures = store.stats().levels[0]
+        assert (figures.hits, sum(figures.misses.values())) == (-(-(min(count, 96) - 16) // 16), 0)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_the_next_batch_is_fetched_while_one_is_written() -> None:
+    slow = SlowTier()
+    with filled(Level(slow, budget=None)) as store:
+
+        class Waiting:
+            """An entry that counts no tokens before the next batch was asked for."""
+
+            def __init__(self, entry: KVCacheEntry) -> None:
+                self.entry, self.reads = entry, list[int]()
+                self.token_count = 0
+
+            def stage(self, count: int) -> StagedTokens:
+                return self.entry.stage(count)
+
+            def extend_staged(self, staged: StagedTokens) -> int:
+                wanted = min(len(self.reads) + 2, 3)
+                until = time.monotonic() + 60
+                while slow.reads < wanted and time.monotonic() < until:
+                    time.sleep(0.001)
+                self.reads.append(slow.reads)
+                self.token_count = self.entry.extend_staged(staged)
+                return self.token_count
+
+            def truncate(self, token_count: int) -> None:
+                raise AssertionError(f"nothing is dropped, and not from {token_count} on")
+
+        entry = Waiting(new_entry())
+        assert store.load(IDENTITY, tokens(), entry).tokens == 96
+        assert entry.reads == [2, 3, 3]
+        assert holds(entry.entry, 96)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_what_was_fetched_ahead_and_is_not_wanted_stays_as_it_is(tmp_path: Path) -> None:
+    """A wrong chunk behind the end of a load is found by the load that needs it."""
+    path = tmp_path / "kv"
+    with filled(f"disk:{path}?capacity=16MiB") as store:
+        tier = store.levels[0].breaker
+        third = list(chunks_of(IDENTITY, tokens(), CHUNK))[2]
+        tier.remove([third.key])
+        tier.write([(third.key, [b"wrong" * 100])])
+        told: list[TierEvent] = []
+        entry = new_entry(0, room=20)
+        assert store.load(IDENTITY, tokens(), entry, on_event=told.append).reason == "room"
+        assert (entry.token_count, told, tier.contains([third.key])) == (0, [], 1)
+        loaded = store.load(IDENTITY, tokens(), new_entry(), on_event=told.append)
+        assert (loaded.tokens, loaded.reason) == (32, "magic")
+        assert [event.kind for event in told] == ["loaded", "wrong"]
+        assert tier.contains([third.key]) == 0
+    assert open_tier(f"disk:{path}?capacity=16MiB").stats().values == 5
+
+
 def test_an_entry_without_room_keeps_what_it_held() -> None:
     with filled("memory:") as store:
         entry = new_entry(20, room=50)
@@ -450,7 +529,7 @@ def test_an_entry_without_room_keeps_what_it_held() -> None:
 
 def test_an_error_while_loading_leaves_whole_tokens() -> None:
     class Interrupted:
-        """An entry whose second layer cannot be written."""
+        """An entry whose tokens are not counted once they are written."""
 
         def __init__(self, entry: KVCacheEntry) -> None:
             self.entry = entry
@@ -459,10 +538,11 @@ def test_an_error_while_loading_leaves_whole_tokens() -> None:
         def token_count(self) -> int:
             return self.entry.token_count
 
-        def writing(self, layer: int, count: int) -> Any:
-            if layer == 1:
-                raise KeyboardInterrupt
-            return self.entry.writing(layer, count)
+        def stage(self, count: int) -> StagedTokens:
+            return self.entry.stage(count)
+
+        def extend_staged(self, _staged: StagedTokens) -> int:
+            raise KeyboardInterrupt
 
         def truncate(self, token_count: int) -> None:
             self.entry.truncate(token_count)
