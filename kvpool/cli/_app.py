@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from kvpool.__about__ import __version__
 from kvpool.cli._backends import backends
 from kvpool.cli._chat import chat
 from kvpool.cli._demo import demo
+from kvpool.cli._help import help_of
 from kvpool.cli._memory_map import memory_map
 from kvpool.cli._receipts import receipts
 from kvpool.cli._replay import replay
@@ -73,18 +75,22 @@ def _root(
     """Accept the options that stand before a subcommand."""
 
 
-app.command("backends")(backends)
-app.command("chat")(chat)
-app.command("demo")(demo)
-app.command("fsck")(fsck)
-app.command("gc")(gc)
-app.command("map")(memory_map)
-app.command("replay")(replay)
-app.command("serve")(serve)
-app.command("sessions")(sessions)
-app.command("size")(size)
-app.command("tiers")(tiers)
-app.command("top")(top)
+_COMMANDS: dict[str, Callable[..., None]] = {
+    "backends": backends,
+    "chat": chat,
+    "demo": demo,
+    "fsck": fsck,
+    "gc": gc,
+    "map": memory_map,
+    "replay": replay,
+    "serve": serve,
+    "sessions": sessions,
+    "size": size,
+    "tiers": tiers,
+    "top": top,
+}
+for _name, _command in _COMMANDS.items():
+    app.command(_name, help=help_of(_command))(_command)
 app.add_typer(receipts)
 
 

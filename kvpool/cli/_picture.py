@@ -9,7 +9,7 @@ from rich.console import Console, RenderableType
 
 __all__ = ["save_svg"]
 
-_COLUMNS = 100
+_COLUMNS = 64  # few enough to be read on a phone, where a picture is as wide as the page
 
 # Rich's template without web fonts: each text has its length, so any fixed-width font works.
 _SVG = """\
@@ -41,7 +41,7 @@ _SVG = """\
 
 
 def save_svg(scene: RenderableType, path: Path, title: str) -> None:
-    """Write what a wide terminal with all colours would show, as SVG.
+    """Write what a terminal with all colours would show, as SVG.
 
     Raises
     ------

@@ -55,7 +55,8 @@ class SessionBars:
         """Yield the table and a legend."""
         marks = _marks(console, options)
         longest = max(bar.usage.block.size for bar in self.sessions)
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True)
+        # Two characters between columns: so the table fits on 60 columns, and on a phone as SVG.
+        table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=True, padding=(0, 1, 0, 0))
         table.add_column("session", no_wrap=True)
         for name in ("tokens", "reserved", "committed", "shared"):
             table.add_column(name, justify="right", no_wrap=True)
@@ -102,8 +103,8 @@ class _Bar:
         usage, marks = self.usage, self.marks
         width = max(round(options.max_width * self.length), 1)
         own = usage.committed if usage.is_fork else usage.committed - usage.shared
-        shared = _characters(usage.shared, usage.block.size, width)
-        private = min(_characters(own, usage.block.size, width), width - shared)
+        private = _characters(own, usage.block.size, width)
+        shared = min(_characters(usage.shared, usage.block.size, width), width - private)
         kinds = (
             (marks.shared, shared),
             (marks.own, private),

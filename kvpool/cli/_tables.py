@@ -108,7 +108,9 @@ def _fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
     that must not wrap.
     """
     count, wide = len(table.columns), options.update(width=_WIDE)
-    least = 2 * count + count + 1 - (0 if table.pad_edge else 2)  # padding, and between and around
+    _, right, _, left = table.padding
+    padding = (left + right) * (count if table.pad_edge else count - 1)
+    least = padding + count + 1  # and a character between columns and around them
     for column in table.columns:
         sizes = [
             Measurement.get(console, wide, cell)

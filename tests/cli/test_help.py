@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from typing import Any
@@ -24,8 +25,9 @@ def commands(command: Any, *names: str) -> dict[tuple[str, ...], Any]:
 COMMANDS = commands(typer.main.get_command(app))
 
 
-def run(*arguments: str) -> Any:
-    return CliRunner().invoke(app, arguments, prog_name="kvpool", env={"TERM": "dumb"})
+def run(*arguments: str, columns: int = 80) -> Any:
+    terminal = {"TERM": "dumb", "COLUMNS": str(columns)}
+    return CliRunner().invoke(app, arguments, prog_name="kvpool", env=terminal)
 
 
 def test_all_commands_are_here() -> None:
@@ -63,3 +65,13 @@ def test_defaults_are_shown_in_one_form() -> None:
         shown = " ".join(run(*names, "--help").stdout.replace("│", " ").split())
         assert "default: (" not in shown
         assert not re.search(r"(?i)\bby default\b", shown)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_a_line_is_as_long_as_the_terminal_lets_it_be(names: tuple[str, ...], columns: int) -> None:
+    """A paragraph is wrapped once, for the terminal, and not where the docstring was."""
+    shown = run(*names, "--help", columns=columns).stdout.partition("\u256d")[0].splitlines()
+    for line, after in itertools.pairwise(line.strip() for line in shown):
+        if line and after:
+            assert len(line) + 1 + len(after.split()[0]) > columns - 2

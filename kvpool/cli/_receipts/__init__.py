@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import typer
 
+from kvpool.cli._help import help_of
+
 # Imported under other names, because the modules of this package have the same ones.
 from kvpool.cli._receipts.copy import copy as copy_command
 from kvpool.cli._receipts.keygen import keygen as keygen_command
@@ -29,4 +31,4 @@ for command in (
     keygen_command,
     schema_command,
 ):
-    receipts.command()(command)
+    receipts.command(help=help_of(command))(command)
