@@ -104,7 +104,15 @@ nitpick_ignore_regex = [
 toc_object_entries_show_parents = "hide"  # the list beside a page is narrow
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_mock_imports = ["llama_cpp", "mooncake", "tokenizers", "torch", "transformers", "vllm"]
+autodoc_mock_imports = [
+    "llama_cpp",
+    "mooncake",
+    "sglang",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "vllm",
+]
 numpydoc_show_class_members = False
 
 

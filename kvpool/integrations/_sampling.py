@@ -1,4 +1,4 @@
-"""`sampled`: tells files apart that are too large to be read for that."""
+"""`sampled` and `sampled_weights`: tell files apart that are too large to be read for that."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import os
 from pathlib import Path
 from typing import Final
 
-__all__ = ["sampled"]
+__all__ = ["sampled", "sampled_weights"]
 
 _SAMPLE_BYTES: Final = 64 << 10
+_WEIGHTS: Final = {".json", ".safetensors", ".bin", ".gguf", ".pt", ".model"}
 
 
 def sampled(path: Path, samples: int = 64) -> bytes:
@@ -32,3 +33,14 @@ def sampled(path: Path, samples: int = 64) -> bytes:
                 file.seek(number * (size - _SAMPLE_BYTES) // (samples - 1))
                 digest.update(file.read(_SAMPLE_BYTES))
     return digest.digest()
+
+
+def sampled_weights(folder: Path) -> str | None:
+    """Return a hash of the files of a model; None if the path is not that of a directory."""
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in _WEIGHTS:
+            digest.update(path.name.encode() + sampled(path, 16))
+    return digest.hexdigest()

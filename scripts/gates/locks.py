@@ -46,6 +46,7 @@ CONSTRAINED = {
         "plot",
         "transformers",
     ),
+    "constraints-sglang": ("engine-sglang",),
     "constraints-vllm": ("engine-vllm",),
 }
 """Name of each file of constraints, and the dependency groups that are installed within them."""
@@ -119,7 +120,7 @@ def _write_constraints(compiler: list[str], root: Path, name: str) -> None:
     What vLLM wants replaces some of those.
     """
     sources = [option for group in CONSTRAINED[name] for option in ("--group", group)]
-    if name == "constraints":
+    if name != "constraints-vllm":
         sources += ["--constraints", "requirements/test.txt"]
     output = f"requirements/{name}.txt"
     options = ["--no-generate-hashes", "--no-annotate", "--output-file", output]

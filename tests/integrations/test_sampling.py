@@ -1,4 +1,4 @@
-"""`sampled`: files that differ where it looks have other hashes."""
+"""`sampled` and `sampled_weights`: files that differ where they look have other hashes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from kvpool.integrations._sampling import sampled
+from kvpool.integrations._sampling import sampled, sampled_weights
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000, 64 << 16, (64 << 16) + 1, 20_000_003])
@@ -33,3 +33,15 @@ def test_what_is_between_samples_does_not_tell(tmp_path: Path) -> None:
     content[1 << 19] = 1
     file.write_bytes(content)
     assert sampled(file, 2) == before
+
+
+def test_weights_are_told_apart_by_names_and_contents(tmp_path: Path) -> None:
+    assert sampled_weights(tmp_path / "absent") is None
+    (tmp_path / "model.safetensors").write_bytes(bytes(3 << 20))
+    first = sampled_weights(tmp_path)
+    (tmp_path / "README.md").write_text("not a part of the weights", encoding="utf-8")
+    assert sampled_weights(tmp_path) == first
+    (tmp_path / "model.safetensors").write_bytes(bytes((3 << 20) - 1) + b"x")
+    second = sampled_weights(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    assert len({first, second, sampled_weights(tmp_path)}) == 3

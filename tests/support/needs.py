@@ -93,6 +93,14 @@ def llama_cpp() -> Any:
         missing("llama_cpp", f"llama-cpp-python cannot be imported: {error}")
 
 
+def sglang() -> Any:
+    """Return the module sglang, which takes seconds to import."""
+    try:
+        return importlib.import_module("sglang")
+    except ImportError as error:
+        missing("sglang", f"sglang cannot be imported: {error}")
+
+
 def vllm() -> Any:
     """Return the module vllm.version; the rest of vllm takes seconds to import."""
     try:

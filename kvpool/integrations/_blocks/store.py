@@ -19,6 +19,7 @@ from kvpool._checks import check_number
 from kvpool._closing import Closing
 from kvpool.cache_key import CacheKey
 from kvpool.errors import InvalidArgumentError, InvalidTierError, KVPoolError
+from kvpool.integrations._blocks.clearing import remove_chunks
 from kvpool.manager import KVCacheManager
 from kvpool.tiers import Chunk, Level, TierEvent, TierStore
 
@@ -397,6 +398,27 @@ class BlockStore(Closing):
             for chunk in chunks:
                 level.forget(chunk)
             level.breaker.remove([chunk.key for chunk in chunks])
+
+    def clear(self) -> bool:
+        """Remove all blocks from the pool, and all chunks from the tiers.
+
+        Chunks that other processes have stored are removed as well.
+
+        What is queued for a tier is written before, in the seconds of `drain`.
+
+        Returns
+        -------
+        bool
+            Whether nothing is left. False if a tier does not answer, or is not written in time.
+        """
+        if self._manager is not None:
+            for key in list(self._manager):
+                if isinstance(key, _BlockKey) and key.namespace == self._namespace:
+                    self._manager.remove_later(key)
+        is_clear = not self.drain(self._drain)
+        for level in self._levels:
+            is_clear &= remove_chunks(level)
+        return is_clear
 
     def drain(self, timeout: float) -> int:
         """Wait until what is queued for the tiers is written; return the bytes that are not."""

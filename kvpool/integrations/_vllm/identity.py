@@ -12,11 +12,9 @@ import torch
 from vllm.platforms import current_platform
 from vllm.version import __version__
 
-from kvpool.integrations._sampling import sampled
+from kvpool.integrations._sampling import sampled_weights
 
 __all__ = ["identity_of"]
-
-_SAMPLES: Final = 16
 
 # Features of a processor that decide how vLLM lays keys and values out in a block.
 _FEATURES: Final = {"avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16"}
@@ -42,7 +40,7 @@ def identity_of(offloading_spec: Any, model_id: str | None = None) -> str:
     about = {
         "engine": f"vllm {__version__} {current_platform.device_type}",
         "model": model_id or config.model.name,
-        "files": None if model_id else _files(Path(config.model.name)),
+        "files": None if model_id else sampled_weights(Path(config.model.name)),
         "dtype": str(config.model.dtype),
         "cache": repr(config.cache),
         "groups": repr(config.groups),
@@ -57,17 +55,6 @@ def identity_of(offloading_spec: Any, model_id: str | None = None) -> str:
     }
     text = json.dumps(about, sort_keys=True)
     return f"vllm {about['model']} {hashlib.sha256(text.encode()).hexdigest()}"
-
-
-def _files(folder: Path) -> str | None:
-    """Return a hash of the files of a model; None if the name is not that of a directory."""
-    if not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.suffix in {".json", ".safetensors", ".bin", ".gguf", ".pt", ".model"}:
-            digest.update(path.name.encode() + sampled(path, _SAMPLES))
-    return digest.hexdigest()
 
 
 def _processor() -> str:

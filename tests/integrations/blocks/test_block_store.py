@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kvpool import KVCacheManager
+from kvpool import CacheKey, KVCacheManager
 from kvpool.errors import InvalidArgumentError, InvalidTierError, PoolClosedError, TierError
 from kvpool.eviction import names_of
 from kvpool.eviction.lru import LruPolicy
@@ -161,6 +161,32 @@ def test_a_removed_block_is_gone(make_store: MakeStore) -> None:
     assert store.manager is not None
     store.manager.clear()
     assert loads(store, 2) == [True]  # from the tier, which got it once more
+
+
+def test_after_clear_nothing_is_left_but_what_others_keep_in_the_pool(
+    make_store: MakeStore,
+) -> None:
+    tier = MemoryTier()
+    store = make_store(tier, pool=8 << 20)
+    assert store.manager is not None
+    store.manager.allocate_entry(CacheKey("other", 1), 100)
+    store.put(blocks(*range(300)))
+    assert store.clear()
+    assert list(tier.keys()) == []
+    assert store.manager.keys() == [CacheKey("other", 1)]
+    assert store.contains([key(1)]) == [False]
+    store.put(blocks(1))  # the tier is not thought to have it
+    store.drain(60)
+    assert len(list(tier.keys())) == 1
+
+
+def test_clear_tells_of_a_tier_that_fails(make_store: MakeStore) -> None:
+    class Unlisted(MemoryTier):
+        def keys(self, _prefix: bytes = b"", /) -> Iterator[bytes]:
+            raise TierError("out of order")
+
+    assert not make_store(Unlisted(), "memory:").clear()
+    assert make_store(pool=1 << 20).clear()
 
 
 class Watched(np.ndarray[Any, np.dtype[np.uint8]]):
