@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
-import threading
 import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -21,19 +19,14 @@ from kvpool._asking import is_in_another_call
 from kvpool._checks import whole_number
 from kvpool._closing import Closing
 from kvpool._html import Card
-from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
 from kvpool._sizes import format_size
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry, PoolEntry
 from kvpool.errors import (
-    ArenaError,
-    EntryRemovedError,
     InvalidArgumentError,
     InvalidLayoutError,
     InvalidSizeError,
-    KVPoolError,
     PluginError,
-    PoolClosedError,
     PoolExhaustedError,
 )
 from kvpool.eviction.base import EvictionPolicy
@@ -41,14 +34,16 @@ from kvpool.eviction.registry import create_policy
 from kvpool.layout import KVLayout
 from kvpool.manager._keeper import SessionKeeper, UseLog
 from kvpool.manager._keys import check_key
-from kvpool.manager._reuse import NAMELESS, OpenedSession, OpenOptions, Reuse
+from kvpool.manager._reuse import OpenedSession, OpenOptions, Reuse
 from kvpool.manager._session import check_ttl
 from kvpool.manager._sessions import Sessions
 from kvpool.manager._tier_notes import TierNotes
-from kvpool.manager._tiers import Beyond, Kept, Opener, Tiers, open_tiers
+from kvpool.manager._tiered_reuse import TieredReuse
+from kvpool.manager._tiers import Beyond, Opener, Tiers, open_tiers
+from kvpool.manager._turns import Turns, turn
 from kvpool.manager._waiting import Waiters, check_timeout
 from kvpool.pool import open_pool
-from kvpool.prefix import Identity, Ranking, TokenIds, token_bytes
+from kvpool.prefix import Ranking, TokenIds
 from kvpool.stats import PoolStats
 
 if TYPE_CHECKING:
@@ -57,64 +52,13 @@ if TYPE_CHECKING:
 
 __all__ = ["KVCacheManager"]
 
-_LOADS = 2  # times that an open loads at most, if other calls were loading the same
 _SHOWN = 20  # sessions in a notebook
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def _turn(
-    method: Callable[Concatenate[KVCacheManager, P], T],
-) -> Callable[Concatenate[KVCacheManager, P], T]:
-    """Make a method of the manager one turn: under its lock, after what was due before.
-
-    The lock is taken by a plain ``with``, so that an interrupt at any moment lets go of it.
-    Receipts and events are delivered after the lock was released, so that no sink runs under it.
-
-    A method that takes `timeout`, by keyword, is called again until it finds room in the pool.
-    """
-
-    @functools.wraps(method)
-    def turn(self: KVCacheManager, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        try:
-            with self._lock:
-                self._begin()
-                self._sessions.in_step = True
-                try:
-                    result = method(self, *args, **kwargs)
-                except Exception as error:
-                    self._sessions.in_step = _is_half_done(error)
-                    raise
-                self._sessions.in_step = False
-                return result
-        except PoolExhaustedError as shortage:
-            seconds = cast("float | None", kwargs.get("timeout"))
-            if not seconds or not self._waiters.can_help(shortage):
-                raise
-        finally:
-            if self.receipts is not None:
-                self.receipts.stream.deliver()
-            if self.events is not None:
-                self.events.deliver()
-        kwargs["timeout"] = None
-        again: Callable[[], T] = functools.partial(turn, self, *args, **kwargs)
-        return self._waiters.retry(again, float(seconds))
-
-    return turn
-
-
-def _is_half_done(error: Exception) -> bool:
-    """Tell whether a call that raised this may have left something half done.
-
-    After an error of kvpool nothing has changed, unless an arena failed: then blocks may have
-    ended for what it could not give. Any other error comes from the middle of a step: from a
-    plugin, or because memory ran out.
-    """
-    return isinstance(error, ArenaError) or not isinstance(error, KVPoolError)
-
-
-class KVCacheManager(Closing, ForkAware):
+class KVCacheManager(Closing):
     """Keeps one entry per session, and evicts entries when a new one needs their bytes.
 
     Parameters
@@ -302,28 +246,27 @@ class KVCacheManager(Closing, ForkAware):
             keeper_of,
             self._beyond,
         )
-        self._notes: TierNotes | None = None
-        if self._beyond is not None and self.receipts is not None:
-            self._notes = TierNotes(self.pool, self.receipts)
-            self._beyond.take_notes(self._notes)
         later = _prefix_policy if policy is None else None
         self._reuse = Reuse(self._sessions, layout, most_tokens, later)
-        self._waiters = Waiters(self.pool)
-        self._lock = threading.Lock()  # guards _sessions and what follows
-        self._closed = False
-        self._clock = clock
-        self._snapshot_interval = interval
-        self._next_snapshot = next_snapshot
-        self._owner = current.pid
-        watch_forks(weakref.ref(self, forget_forks))
-
-    def _enter_child(self) -> None:
-        self._lock = threading.Lock()
-        self._closed = True  # so that calls are refused, and what may be ignored is ignored
+        notes: TierNotes | None = None
+        if self._beyond is not None and self.receipts is not None:
+            notes = TierNotes(self.pool, self.receipts)
+            self._beyond.take_notes(notes)
+        self._turns = Turns(
+            self._sessions,
+            Waiters(self.pool),
+            self.receipts,
+            self.events,
+            notes,
+            clock,
+            interval,
+            next_snapshot,
+        )
+        self._tiered = TieredReuse(self._reuse, self._turns, self._beyond)
 
     # -- making and finding entries ------------------------------------------------------
 
-    @_turn
+    @turn
     def create_cache_entry(
         self,
         key: CacheKey,
@@ -371,7 +314,7 @@ class KVCacheManager(Closing, ForkAware):
             check_timeout(timeout)
         return self._sessions.create(key, max_context_length, layout, ttl)
 
-    @_turn
+    @turn
     def get_cache_entry(self, key: CacheKey) -> PoolEntry | None:
         """Find the entry of a session: a hit, which is a use, or a miss.
 
@@ -389,7 +332,7 @@ class KVCacheManager(Closing, ForkAware):
         """
         return self._sessions.look_up(key)
 
-    @_turn
+    @turn
     def __getitem__(self, key: CacheKey) -> KVCacheEntry:
         """Return the entry of a session, which must be there; a hit, which is a use.
 
@@ -406,7 +349,7 @@ class KVCacheManager(Closing, ForkAware):
         """
         return self._sessions.find(key)
 
-    @_turn
+    @turn
     def fork_cache_entry(
         self,
         key: CacheKey,
@@ -455,7 +398,7 @@ class KVCacheManager(Closing, ForkAware):
             check_timeout(timeout)
         return self._sessions.fork(key, new_key, ttl)
 
-    @_turn
+    @turn
     def get_or_create_cache(
         self,
         key: CacheKey,
@@ -583,69 +526,14 @@ class KVCacheManager(Closing, ForkAware):
             The manager is closed.
         """
         options = OpenOptions(model_id, salt, layout, max_context_length, ttl, min_left, priority)
-        if self._beyond is None:
-            return self._open(tokens, key, options, timeout=timeout)
-        ids = np.frombuffer(token_bytes(tokens), np.int64)
         opener = Opener()
-        options = options._replace(opener=opener)
         try:
-            opened = self._open(ids, key, options, timeout=timeout)
-            opened = self._load(opened, ids, key, options, self._beyond)
+            opened = self._tiered.open(tokens, key, options, opener, timeout)
         except BaseException:
             opener.has_failed = True
             raise
         opener.is_done = True  # no interrupt comes between the last call above and this
         return opened
-
-    @_turn
-    def _open(
-        self,
-        tokens: TokenIds,
-        key: CacheKey | None,
-        options: OpenOptions,
-        *,
-        timeout: float | None = None,
-    ) -> OpenedSession:
-        if timeout is not None:
-            check_timeout(timeout)
-        return self._reuse.open(tokens, key, options)
-
-    def _load(
-        self,
-        opened: OpenedSession,
-        tokens: NDArray[np.int64],
-        key: CacheKey | None,
-        options: OpenOptions,
-        beyond: Beyond,
-    ) -> OpenedSession:
-        """Load what the tiers have of the tokens that a session lacks, without the lock."""
-        identity = self._reuse.identity(options)
-        data, limit = tokens.tobytes(), max(len(tokens) - options.min_left, 0)
-        for _ in range(_LOADS):
-            if not beyond.load(identity, data, opened.entry, limit):
-                break
-            try:
-                opened = self._open_again(opened, tokens, key, options) or opened
-            except EntryRemovedError:
-                break
-        try:
-            return self._finish_load(opened, data)
-        except (EntryRemovedError, PoolClosedError):  # by another thread: the next call tells
-            return opened
-
-    @_turn
-    def _open_again(
-        self,
-        opened: OpenedSession,
-        tokens: TokenIds,
-        key: CacheKey | None,
-        options: OpenOptions,
-    ) -> OpenedSession | None:
-        return self._reuse.open_again(opened, tokens, key, options)
-
-    @_turn
-    def _finish_load(self, opened: OpenedSession, tokens: bytes) -> OpenedSession:
-        return self._reuse.finish_load(opened, tokens)
 
     def close_session(self, entry: KVCacheEntry, tokens: TokenIds) -> None:
         """Keep the tokens of a session, for later turns and for others that begin alike.
@@ -671,19 +559,9 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
-        key, kept = self._close(entry, tokens)
-        if kept is not None and self._beyond is not None:
-            self._beyond.keep(kept)
-            if key.namespace != NAMELESS:
-                self._beyond.keep_name(kept[0], key, kept[1])
+        self._tiered.close(entry, tokens)
 
-    @_turn
-    def _close(self, entry: KVCacheEntry, tokens: TokenIds) -> tuple[CacheKey, Kept | None]:
-        key = self._reuse.close(entry, tokens)
-        self._waiters.wake()
-        return key, None if self._beyond is None else self._reuse.kept(key)
-
-    @_turn
+    @turn
     def is_open(self, key: CacheKey) -> bool:
         """Return whether a session is between `open_session` and `close_session`. Not a use.
 
@@ -696,7 +574,7 @@ class KVCacheManager(Closing, ForkAware):
         """
         return self._reuse.is_open(key)
 
-    @_turn
+    @turn
     def get_session_tokens(self, key: CacheKey) -> NDArray[np.int64] | None:
         """Return the tokens that a session is known to hold. Not a use.
 
@@ -760,19 +638,9 @@ class KVCacheManager(Closing, ForkAware):
         pool does not have the session any more.
         """
         options = OpenOptions(model_id, salt, layout, None, None, 0, None)
-        identity, held, closed_at = self._known_session(key, options)
-        stored = None if self._beyond is None else self._beyond.session(identity, key)
-        if stored is not None and (held is None or stored.when >= closed_at):
-            return stored.tokens
-        return None if held is None else np.frombuffer(held, np.int64)
+        return self._tiered.find_tokens(key, options)
 
-    @_turn
-    def _known_session(
-        self, key: CacheKey, options: OpenOptions
-    ) -> tuple[Identity, bytes | None, int]:
-        return self._reuse.known_session(key, options)
-
-    @_turn
+    @turn
     def allocate_entry(
         self, key: CacheKey, size: int, *, ttl: float | None = None, timeout: float | None = None
     ) -> PoolEntry:
@@ -854,10 +722,10 @@ class KVCacheManager(Closing, ForkAware):
         try:
             return call(*args, **kwargs)
         except PoolExhaustedError as shortage:
-            if not seconds or not self._waiters.can_help(shortage):
+            if not seconds or not self._turns.waiters.can_help(shortage):
                 raise
         again: Callable[[], T] = functools.partial(call, *args, **kwargs)
-        return await self._waiters.retry_later(again, float(cast("float", seconds)))
+        return await self._turns.waiters.retry_later(again, float(cast("float", seconds)))
 
     def update_cache(self, key: CacheKey, keys: ArrayLike, values: ArrayLike) -> int:
         """Append tokens to all layers of a session's entry; a use.
@@ -896,7 +764,7 @@ class KVCacheManager(Closing, ForkAware):
 
     # -- letting entries go --------------------------------------------------------------
 
-    @_turn
+    @turn
     def remove_cache_entry(self, key: CacheKey) -> PoolEntry | None:
         """Remove the entry of a session, pinned or not.
 
@@ -916,7 +784,7 @@ class KVCacheManager(Closing, ForkAware):
             The manager is closed.
         """
         entry = self._sessions.remove(key)
-        self._waiters.wake()
+        self._turns.waiters.wake()
         return entry
 
     def remove_later(self, key: CacheKey) -> None:
@@ -932,11 +800,11 @@ class KVCacheManager(Closing, ForkAware):
             `key` is not a `CacheKey`.
         """
         check_key(key)
-        if not self._closed:
+        if not self._turns.is_closed:
             self._removals.append(key)
-            self._waiters.wake()
+            self._turns.waiters.wake()
 
-    @_turn
+    @turn
     def make_room(self, nbytes: int, *, timeout: float | None = None) -> list[CacheKey]:
         """Evict entries, in the order of the policy, until `nbytes` more bytes can be used.
 
@@ -1016,16 +884,9 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
-        try:
-            with self._lock:
-                return self._begin()
-        finally:
-            if self.receipts is not None:
-                self.receipts.stream.deliver()
-            if self.events is not None:
-                self.events.deliver()
+        return self._turns.pass_by()
 
-    @_turn
+    @turn
     def pin(self, key: CacheKey) -> None:
         """Keep an entry from being evicted until it is unpinned as often as it was pinned.
 
@@ -1040,7 +901,7 @@ class KVCacheManager(Closing, ForkAware):
         """
         self._sessions.pin(key)
 
-    @_turn
+    @turn
     def set_priority(self, key: CacheKey, priority: int) -> None:
         """Let a session be evicted for room only after all sessions with a lower priority.
 
@@ -1064,7 +925,7 @@ class KVCacheManager(Closing, ForkAware):
         """
         self._sessions.set_priority(key, priority)
 
-    @_turn
+    @turn
     def clear(self) -> list[CacheKey]:
         """Remove the entries of all sessions, pinned, open or not, in one step.
 
@@ -1081,10 +942,10 @@ class KVCacheManager(Closing, ForkAware):
             The manager is closed.
         """
         keys = self._sessions.clear()
-        self._waiters.wake()
+        self._turns.waiters.wake()
         return keys
 
-    @_turn
+    @turn
     def resize(self, capacity: int | str) -> list[CacheKey]:
         """Change the capacity of an elastic pool, evicting entries if it becomes too small.
 
@@ -1122,10 +983,10 @@ class KVCacheManager(Closing, ForkAware):
             except PoolExhaustedError as shortage:
                 task = f"resize the pool to {capacity} bytes" if isinstance(capacity, int) else ""
                 raise shortage.of_task(task or f"resize the pool to {capacity}") from shortage
-        self._waiters.wake()
+        self._turns.waiters.wake()
         return gone
 
-    @_turn
+    @turn
     def unpin(self, key: CacheKey) -> None:
         """Take one pin back.
 
@@ -1139,18 +1000,18 @@ class KVCacheManager(Closing, ForkAware):
             The manager is closed.
         """
         self._sessions.unpin(key)
-        self._waiters.wake()
+        self._turns.waiters.wake()
 
     # -- the whole -----------------------------------------------------------------------
 
-    @_turn
+    @turn
     def __len__(self) -> int:
         return len(self._sessions)
 
     def __bool__(self) -> bool:
         return True  # not "has it entries": `if manager` asks whether there is a manager
 
-    @_turn
+    @turn
     def __contains__(self, key: CacheKey) -> bool:
         """Tell whether a session has an entry. Neither a use, nor a hit or a miss.
 
@@ -1163,7 +1024,7 @@ class KVCacheManager(Closing, ForkAware):
         """
         return key in self._sessions
 
-    @_turn
+    @turn
     def session_keys(self) -> list[CacheKey]:
         """Return the keys of all entries, the oldest entry first.
 
@@ -1184,7 +1045,7 @@ class KVCacheManager(Closing, ForkAware):
         """
         return self.session_keys()
 
-    @_turn
+    @turn
     def items(self) -> list[tuple[CacheKey, PoolEntry]]:
         """Return the keys of all entries with the entries, the oldest entry first. Not a use.
 
@@ -1211,7 +1072,7 @@ class KVCacheManager(Closing, ForkAware):
 
     def _repr_html_(self) -> str:
         """Return the figures and the sessions as tables, which notebooks show."""
-        if self._closed:
+        if self._turns.is_closed:
             return Card(repr(self)[1:-1]).html()
         stats, items = self.get_stats(), self.items()
         card = Card(f"{type(self).__name__}, {self.pool.arena_info.backend}")
@@ -1238,17 +1099,17 @@ class KVCacheManager(Closing, ForkAware):
         PoolClosedError
             The manager is closed.
         """
-        if (self._lock.locked() or self.pool.is_busy) and is_in_another_call():
+        if (self._turns.lock.locked() or self.pool.is_busy) and is_in_another_call():
             return replace(self._figures(), is_exact=False)
         return self._exact_figures()
 
-    @_turn
+    @turn
     def _exact_figures(self) -> PoolStats:
         return self._figures()
 
     def _figures(self) -> PoolStats:
-        if self._closed:
-            self._refuse_closed()
+        if self._turns.is_closed:
+            self._turns.refuse()
         return replace(self._sessions.stats(), prefix=self._reuse.stats())
 
     def stats(self) -> PoolStats:
@@ -1261,7 +1122,7 @@ class KVCacheManager(Closing, ForkAware):
         """
         return self.get_stats()
 
-    @_turn
+    @turn
     def emit_pool_snapshot(self) -> None:
         """Make a receipt of the state of the pool; without receipts do nothing.
 
@@ -1272,7 +1133,7 @@ class KVCacheManager(Closing, ForkAware):
         """
         self._sessions.emit_snapshot()
 
-    @_turn
+    @turn
     def check_integrity(self) -> None:
         """Prove that entries, policy, pool and counters agree.
 
@@ -1302,72 +1163,27 @@ class KVCacheManager(Closing, ForkAware):
         progress : callable, optional
             Takes bytes written and bytes in all, several times a second meanwhile.
         """
-        with self._lock:
-            if not self._closed:
-                if self._notes:
-                    self._notes.settle()
-                try:
-                    self._sessions.close()
-                except Exception as error:  # the pool is closed, unless it was one of these
-                    self._closed = not isinstance(error, ArenaError | MemoryError)
-                    raise
-                self._closed = True  # last, so that a call after an interrupt goes on
-        self._waiters.wake()
+        self._turns.close()
+        self._turns.waiters.wake()
         # Outside of the lock, and in a second call as well: a call that was interrupted here
         # left sinks open. Closing the stream twice does nothing.
         try:
-            if self._beyond is not None and self._owner == current.pid:
+            if self._beyond is not None and not self._turns.is_inherited:
                 self._beyond.close(drain, progress)
-                self._tell_last()
+                self._turns.tell_last()
         finally:
             if self.receipts is not None:
                 self.receipts.stream.close()
             if self.events is not None:
                 self.events.close()
 
-    def _tell_last(self) -> None:
-        """Make receipts of what happened in the tiers while the manager was closed."""
-        if self._notes is not None:
-            with self._lock:
-                self._notes.settle()
-                if self._notes:
-                    self._notes.emit()
-
-    @_turn
+    @turn
     def _cache_entry(self, key: CacheKey) -> KVCacheEntry:
         return self._sessions.cache_entry(key)
 
-    @_turn
+    @turn
     def _fork_of(self, entry: KVCacheEntry, key: CacheKey, new_key: CacheKey) -> KVCacheEntry:
         return self._sessions.fork(key, new_key, None, entry)
-
-    def _begin(self) -> list[CacheKey]:
-        """Under the lock, before anything else: refuse if closed or inherited, do what is due.
-
-        Returns
-        -------
-        list of CacheKey
-            Entries that expired and were evicted.
-        """
-        if self._closed:
-            self._refuse_closed()
-        notes = self._notes
-        if notes:
-            notes.settle()
-        gone = self._sessions.begin()
-        if notes:
-            notes.emit()
-        if self._next_snapshot < math.inf and self._clock() >= self._next_snapshot:
-            self._next_snapshot = self._clock() + self._snapshot_interval
-            self._sessions.emit_snapshot()
-        if self.events is not None and self.events.wants_all:
-            self.events.restart(self._sessions.ranking.tree.changes())
-        return gone
-
-    def _refuse_closed(self) -> NoReturn:
-        if self._owner != current.pid:
-            raise in_child_of(self._owner, "manager")
-        raise PoolClosedError("the manager is closed")
 
 
 def _prefix_policy() -> EvictionPolicy | None:
