@@ -398,6 +398,21 @@ def bench_tiers(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def bench_tiers_model(session: nox.Session) -> None:
+    """Run the benchmark of tiers and codecs with a real model, as `bench` runs all others.
+
+    The record is in `.nox/.cache/bench-tiers-model.json`. With `-- --publish` it goes to the
+    performance page. pip makes this environment, as that of `integration`.
+    """
+    steps.require(session, OLDEST)
+    steps.install_editable(session, "requirements/bench.txt", "transformers", "bench-tiers")
+    if not steps.install_model(session):
+        session.error("the benchmark measures a real model, and pip cannot install its weights")
+    record = str(session.cache_dir / "bench-tiers-model.json")
+    session.run("python", "-m", "benchmarks", "tiers_model", "--json", record, *session.posargs)
+
+
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
 def bench_llama(session: nox.Session) -> None:
     """Run the benchmark that needs llama.cpp and a real model, as `bench` runs all others.
 

@@ -169,10 +169,16 @@ class ObjectTier(RemoteTier):
         """Return the symbolic link that leads to the file of a key, if there is one."""
         if self._folder is None:
             return None
-        path = self._folder / object_path(key)
-        above = path.relative_to(self._folder).parents
-        places = (*(self._folder / part for part in above), path)
-        return next((place for place in places if place.is_symlink()), None)
+        path = str(self._folder)  # text, because a `Path` for each place costs more than the look
+        for part in ("", *object_path(key).split("/")):
+            path = f"{path}/{part}" if part else path
+            try:
+                is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+            except (FileNotFoundError, NotADirectoryError):
+                return None  # and so nothing behind it is there
+            if is_link:
+                return Path(path)
+        return None
 
     def _list(self, prefix: bytes) -> Iterator[bytes]:
         folder = None  # the directory of all keys that are longer than the prefix
