@@ -25,7 +25,7 @@ from kvpool.integrations.transformers import PooledCache
 from kvpool.manager import KVCacheManager
 
 PROMPT, QUICK_PROMPT = 1500, 200
-ROUNDS = 7
+ROUNDS = 5
 LOADED, COMPUTED = "tier disk", "computed"
 LOADED_OF_COMPUTED = Target(0.1, at_most=True)
 

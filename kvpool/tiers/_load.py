@@ -130,17 +130,15 @@ class Load:
 
     def _load_from(self, number: int, level: Level, at: int) -> tuple[int, str]:
         """Load the run that a level has; return how many chunks, and why it ended."""
+        # The level is not asked first what it has: in a store of objects that is a request for each
+        # chunk. And whether to load is faster than to compute is the same for any run.
         wanted = self._chunks[at:]
-        run = level.run(wanted)
-        done, reason = 0, "unreachable" if run is None else "absent"
-        if run:
-            nbytes = sum(chunk.nbytes for chunk in wanted[:run])
-            end = wanted[run - 1].start + wanted[run - 1].tokens
-            tokens = min(end, self._stop) - self._sink.token_count
-            if level.declines(nbytes, self._seconds_to_compute(tokens)):
-                reason = "declined"
-            else:
-                done, reason = self._load_run(number, level, wanted[:run])
+        nbytes = sum(chunk.nbytes for chunk in wanted)
+        tokens = min(wanted[-1].start + wanted[-1].tokens, self._stop) - self._sink.token_count
+        if level.declines(nbytes, self._seconds_to_compute(tokens)):
+            done, reason = 0, "declined"
+        else:
+            done, reason = self._load_run(number, level, wanted)
         if done < len(wanted):
             level.note_misses(reason)
             level.note_misses("behind", len(wanted) - done - 1)

@@ -24,6 +24,8 @@ _NO_ROOM: Final = frozenset({-200, -600})  # no segment has room; the value is t
 _MISSING: Final = -704
 _BUSY: Final = frozenset({-703, -706})  # it is being written; it is leased to who has read it
 
+_Values = dict[str, list[memoryview]]  # the parts of each, by name
+
 _SECONDS: Final = 5.0
 _LEASE_SECONDS: Final = 8.0  # somewhat more than the master leases a value for, by default
 _RETRY_SECONDS: Final = 0.05
@@ -91,19 +93,39 @@ class MooncakeTier(RemoteTier):
         """Store values, and return how many of them are there now; see `Tier.write`."""
         checked = check_items(items)
         names = self._names([key for key, _, _ in checked])
-        there = self._exist("look for", names)
-        refused = 0
-        for name, (_, parts, _), is_there in zip(names, checked, there, strict=True):
-            if is_there:
-                continue
+        values: _Values = {}
+        for name, (_, parts, _) in zip(names, checked, strict=True):
+            values.setdefault(name, parts)
+        lacking = self._lacking(values)
+        if lacking and not self._put_together(lacking):
+            # Some have no room. Which ones, only a call for each can tell.
+            refused = self._put_each(self._lacking(lacking))
+            self._count_refused(len(refused))
+            return sum(name not in refused for name in names)
+        return len(checked)
+
+    def _lacking(self, values: _Values) -> _Values:
+        """Return the values that the cluster does not have."""
+        there = self._exist("look for", list(values))
+        return {name: values[name] for name, has in zip(values, there, strict=True) if not has}
+
+    def _put_together(self, values: _Values) -> bool:
+        """Store values in one call; return False if one of them at least is not there."""
+        joined = [parts[0] if len(parts) == 1 else b"".join(parts) for parts in values.values()]
+        with self._call():
+            return bool(self._store.put_batch(list(values), joined) == 0)
+
+    def _put_each(self, values: _Values) -> set[str]:
+        """Store values one by one; return the names of those that have no room."""
+        refused = set()
+        for name, parts in values.items():
             with self._call():
                 code = self._store.put_parts(name, *parts)
             if code in _NO_ROOM:
-                refused += 1
+                refused.add(name)
             elif code:
                 raise self._error("store a value", code)
-        self._count_refused(refused)
-        return len(checked) - refused
+        return refused
 
     def contains(self, keys: Sequence[bytes], /) -> int:
         """Return how many values are there, from the first key on; see `Tier.contains`."""

@@ -115,6 +115,9 @@ class BrokenTier(MemoryTier):
     def contains(self, _keys: Sequence[bytes], /) -> int:
         raise TierError("out of order")
 
+    def read(self, _keys: Sequence[bytes], /) -> Any:
+        raise TierError("out of order")
+
     def write(self, _items: Sequence[Item], /) -> int:
         raise TierError("out of order")
 
@@ -389,8 +392,17 @@ def test_a_run_that_cannot_be_is_a_miss(monkeypatch: pytest.MonkeyPatch, answer:
     with filled(tier) as store:
         monkeypatch.setattr(tier, "contains", lambda _keys: answer)
         assert store.available(IDENTITY, tokens()) == 0
-        loaded = store.load(IDENTITY, tokens(), new_entry())
-        assert (loaded.tokens, loaded.reason) == (0, "unreachable")
+        assert store.levels[0].run(list(chunks_of(IDENTITY, tokens(), CHUNK))) is None
+
+
+def test_a_load_reads_and_does_not_ask_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    tier = MemoryTier()
+    with filled(tier, count=50) as store:
+        monkeypatch.setattr(tier, "contains", lambda _keys: pytest.fail("a request for each chunk"))
+        entry = new_entry()
+        loaded = store.load(IDENTITY, tokens(), entry)
+        assert (loaded.tokens, loaded.reason) == (48, "absent")
+        assert holds(entry, 48)
 
 
 def test_closing_closes_all_tiers_whatever_one_raises() -> None:

@@ -37,7 +37,8 @@ class ZstdCodec(Codec):
     Parameters
     ----------
     level : int, default 1
-        1 to 19. Higher levels are many times as slow, and gain a few per mille.
+        1 to 19. Higher levels are many times as slow, and gain a few per mille at most: on keys and
+        values of SmolLM2, level 9 makes larger chunks than level 1.
 
     Raises
     ------
