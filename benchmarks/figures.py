@@ -22,7 +22,12 @@ from benchmarks.tables import value
 
 __all__ = ["PAGES", "FigureError", "filled", "short"]
 
-PAGES: tuple[Path, ...] = (ROOT / "README.md", ROOT / "docs/why.md", ROOT / "docs/elastic.md")
+PAGES: tuple[Path, ...] = (
+    ROOT / "README.md",
+    ROOT / "docs/why.md",
+    ROOT / "docs/elastic.md",
+    ROOT / "docs/tiers.md",
+)
 """The pages that have such figures."""
 
 _FIGURE = re.compile(r"(<!-- figure: (.+?) :: (.+?) :: (.+?) -->)[^<]*(<!-- /figure -->)")
