@@ -34,6 +34,7 @@ from kvpool.eviction.registry import create_policy
 from kvpool.layout import KVLayout
 from kvpool.manager._keeper import SessionKeeper, UseLog
 from kvpool.manager._keys import check_key
+from kvpool.manager._opening import Opening, OpeningSession
 from kvpool.manager._reuse import OpenedSession, OpenOptions, Reuse
 from kvpool.manager._session import check_ttl
 from kvpool.manager._sessions import Sessions
@@ -535,6 +536,79 @@ class KVCacheManager(Closing):
         opener.is_done = True  # no interrupt comes between the last call above and this
         return opened
 
+    def begin_session(
+        self,
+        tokens: TokenIds,
+        key: CacheKey | None = None,
+        *,
+        model_id: str = "",
+        salt: str = "",
+        layout: KVLayout | None = None,
+        max_context_length: int | None = None,
+        ttl: float | None = None,
+        min_left: int = 1,
+        priority: int | None = None,
+        timeout: float | None = None,
+    ) -> OpeningSession:
+        """Open a session as `open_session` does, and load from tiers in the background.
+
+        The call returns as soon as the session begins with what the pool holds. A thread of its own
+        loads what the tiers have; if no chunk can follow, the session is ready at once.
+
+        Parameters
+        ----------
+        tokens, key, model_id, salt, layout, max_context_length, ttl, min_left, priority, timeout
+            See `open_session`.
+
+        Returns
+        -------
+        OpeningSession
+            Its `result` or `aresult` waits for the load. Until then the session is open: it is not
+            evicted for room, and a second call for its key is refused.
+
+        Raises
+        ------
+        CacheInUseError
+            The session is open already.
+        EntryExistsError
+            The key has an entry that was not made by `open_session`.
+        InvalidTokensError
+            `tokens` are not whole numbers in one dimension, or `min_left` is not one of at least 0.
+        ContextOverflowError
+            There are more than `max_context_length` tokens.
+        InvalidLayoutError
+            `max_context_length` is not a whole number of at least 1, `layout` is not a `KVLayout`,
+            or there is no layout.
+        InvalidTtlError
+            `ttl` is not a number above 0, or `timeout` not a number of at least 0.
+        PoolExhaustedError
+            It would not fit even if every entry that may be evicted were evicted.
+        InvalidArgumentError
+            `key` is not a `CacheKey`; `model_id` or `salt` is not a str; `priority` is not a whole
+            number.
+        PoolClosedError
+            The manager is closed.
+
+        Examples
+        --------
+        >>> import asyncio
+        >>> from kvpool import KVLayout
+        >>> async def serve(manager):
+        ...     opened = await manager.begin_session([5, 7, 9]).aresult()
+        ...     return opened.tokens_left
+        >>> with KVCacheManager("1MiB", "numpy", KVLayout(2, 2, 64), tiers="memory:") as manager:
+        ...     asyncio.run(serve(manager))
+        3
+        """
+        opening = Opening(Opener())
+        options = OpenOptions(model_id, salt, layout, max_context_length, ttl, min_left, priority)
+        try:
+            self._tiered.begin(tokens, key, options, opening, timeout)
+            return OpeningSession(opening)
+        except BaseException:
+            opening.cancel()
+            raise
+
     def close_session(self, entry: KVCacheEntry, tokens: TokenIds) -> None:
         """Keep the tokens of a session, for later turns and for others that begin alike.
 
@@ -703,8 +777,9 @@ class KVCacheManager(Closing):
 
         Notes
         -----
-        The call itself runs in the event loop, and takes microseconds. A task that is cancelled
-        while it waits has changed nothing.
+        The call itself runs in the event loop, and takes microseconds, except that `open_session`
+        loads from tiers: with these, pass `begin_session`. A task that is cancelled while it waits
+        has changed nothing.
 
         Examples
         --------

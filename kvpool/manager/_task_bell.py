@@ -1,4 +1,4 @@
-"""`TaskBell`: how a task that waits for room in a pool is woken."""
+"""`TaskBell`: how a task that waits for room in a pool, or for a session, is woken."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class TaskBell:
         """Wake the task; any thread may, and a signal handler."""
         self._loop.call_soon_threadsafe(self._rung.set)
 
-    async def wait(self, seconds: float) -> None:
-        """Wait until it is rung, or the seconds have passed."""
+    async def wait(self, seconds: float | None) -> None:
+        """Wait until it is rung, or the seconds have passed; None for as long as it takes."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):  # `wait_for` may lose a cancellation, up to 3.11
                 await self._rung.wait()

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import EntryRemovedError, PoolClosedError
+from kvpool.manager._opening import Opening
 from kvpool.manager._reuse import NAMELESS, OpenedSession, OpenOptions, Reuse
 from kvpool.manager._tiers import Beyond, Kept, Opener
 from kvpool.manager._turns import Turns, turn
@@ -15,6 +21,8 @@ from kvpool.manager._waiting import check_timeout
 from kvpool.prefix import Identity, TokenIds, token_bytes
 
 __all__ = ["TieredReuse"]
+
+_log = logging.getLogger(__name__)
 
 _LOADS = 2  # times that an open loads at most, if other calls were loading the same
 
@@ -56,6 +64,37 @@ class TieredReuse:
         opened = self._open(ids, key, options, timeout=timeout)
         return self._load(opened, ids, key, options, self._beyond)
 
+    def begin(
+        self,
+        tokens: TokenIds,
+        key: CacheKey | None,
+        options: OpenOptions,
+        opening: Opening,
+        timeout: float | None,
+    ) -> None:
+        """Open a session, and load what it lacks in another thread.
+
+        See `KVCacheManager.begin_session`.
+        """
+        ids = np.frombuffer(token_bytes(tokens), np.int64)
+        options = options._replace(opener=opening.opener)
+        opened = self._open(ids, key, options, timeout=timeout)
+        beyond, count = self._beyond, len(ids)
+        limit = max(count - options.min_left, 0)
+        if beyond is not None and beyond.could_load(count, opened.entry.token_count, limit):
+            load = partial(self._load, opened, ids, key, options, beyond, opening.is_wanted)
+            thread = threading.Thread(
+                target=opening.run, args=(load,), name="kvpool loads", daemon=True
+            )
+            try:
+                thread.start()
+            except RuntimeError:  # the system has no thread: what could be loaded is computed
+                _log.exception("no thread can be started to load from tiers")
+            else:
+                return
+        opening.opened = opened
+        opening.finish()
+
     @turn
     def _open(
         self,
@@ -76,12 +115,13 @@ class TieredReuse:
         key: CacheKey | None,
         options: OpenOptions,
         beyond: Beyond,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> OpenedSession:
         """Load what the tiers have of the tokens that a session lacks, without the lock."""
         identity = self._reuse.identity(options)
         data, limit = tokens.tobytes(), max(len(tokens) - options.min_left, 0)
         for _ in range(_LOADS):
-            if not beyond.load(identity, data, opened.entry, limit):
+            if not beyond.load(identity, data, opened.entry, limit, is_wanted):
                 break
             try:
                 opened = self._open_again(opened, tokens, key, options) or opened

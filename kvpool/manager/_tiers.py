@@ -66,14 +66,36 @@ class Beyond:
     def __init__(self, store: TierStore, *, is_own: bool) -> None:
         self.store = store
         self.notes: TierNotes | None = None
-        self._is_own = is_own
+        self._is_own, self._is_closed = is_own, False
 
     def take_notes(self, notes: TierNotes) -> None:
         """Note what happens from now on."""
         self.notes = notes
         self.store.listen(notes.evicted)
 
-    def load(self, identity: Identity, tokens: bytes, entry: KVCacheEntry, limit: int) -> bool:
+    def could_load(self, count: int, held: int, limit: int) -> bool:
+        """Return whether a chunk could follow those that an entry holds.
+
+        Parameters
+        ----------
+        count : int
+            Tokens of the session.
+        held : int
+            Those that the entry holds.
+        limit : int
+            The most tokens that the entry shall hold.
+        """
+        chunk = self.store.chunk_tokens
+        return min(count // chunk * chunk, limit) > held
+
+    def load(
+        self,
+        identity: Identity,
+        tokens: bytes,
+        entry: KVCacheEntry,
+        limit: int,
+        is_wanted: Callable[[], bool] | None = None,
+    ) -> bool:
         """Load what the tiers have of some tokens, behind those that an entry holds.
 
         Parameters
@@ -83,6 +105,8 @@ class Beyond:
         entry : KVCacheEntry
         limit : int
             The most tokens that the entry shall hold.
+        is_wanted : callable, optional
+            Returns whether the load is to go on.
 
         Returns
         -------
@@ -96,11 +120,12 @@ class Beyond:
         events: list[TierEvent] = []
         told = None if self.notes is None else events.append
         try:
-            return self.store.load(identity, tokens, entry, limit, told).waited
+            return self.store.load(identity, tokens, entry, limit, told, is_wanted).waited
         except (EntryRemovedError, PoolClosedError):  # by another thread meanwhile
             return False
         except Exception:  # a tier, a codec or a policy is not ours
-            _log_error("the tiers failed to load tokens: they are computed")
+            if not self._is_closed:  # else the tiers are gone, and so is the session
+                _log_error("the tiers failed to load tokens: they are computed")
             return False
         finally:
             if self.notes is not None and events:
@@ -147,6 +172,7 @@ class Beyond:
 
     def close(self, timeout: float, progress: Callable[[int, int], object] | None) -> None:
         """Write what is queued, for some seconds at most; close a store of the manager's own."""
+        self._is_closed = True
         if self._is_own:
             self.store.close(timeout, progress)
         else:

@@ -115,8 +115,9 @@ class LevelStats:
         Chunks that were loaded.
     misses : mapping of str to int
         Chunks that were not, by the reason: ``"absent"``, ``"unreachable"``, ``"late"`` (the budget
-        of the load was used up), ``"declined"`` (computing is faster), ``"room"`` (the entry had
-        none), a reason of `ChunkError`, or ``"behind"`` (a chunk that was not loaded).
+        of the load was used up), ``"cancelled"`` (no caller wanted the session any more),
+        ``"declined"`` (computing is faster), ``"room"`` (the entry had none), a reason of
+        `ChunkError`, or ``"behind"`` (a chunk that was not loaded).
     tokens, nbytes, seconds
         Tokens that were loaded, the bytes of their keys and values, and how long that took.
     bandwidth : float or None

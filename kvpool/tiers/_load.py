@@ -17,7 +17,7 @@ from kvpool.tiers._level import Fetched, Job, Level, close_fetched
 __all__ = ["Load", "TierEvent", "TokenSink"]
 
 _BATCH: Final = 8 << 20  # bytes; two of them are in the cache of the processor at a time
-_ENDS: Final = {"late", "room"}  # reasons that are those of every level
+_ENDS: Final = {"cancelled", "late", "room"}  # reasons that are those of every level
 
 
 class TokenSink(Protocol):
@@ -93,6 +93,8 @@ class Load:
         Takes a number of tokens, returns how long the model takes for them.
     tell : callable
         Takes each `TierEvent`.
+    is_wanted : callable, optional
+        Returns whether the load is to go on.
     """
 
     def __init__(
@@ -105,10 +107,12 @@ class Load:
         deadline: float,
         seconds_to_compute: Callable[[int], float],
         tell: Callable[[TierEvent], None],
+        is_wanted: Callable[[], bool] | None = None,
     ) -> None:
         self._levels, self._chunks, self._sink = levels, chunks, sink
         self._stop, self._deadline = stop, deadline
         self._seconds_to_compute, self._tell_event = seconds_to_compute, tell
+        self._is_wanted = is_wanted
 
     def run(self) -> str:
         """Load as much as there is; return why it ended."""
@@ -156,14 +160,16 @@ class Load:
         done = 0
         try:
             for batch, following in zip(batches, [*batches[1:], []], strict=True):
-                begun = time.monotonic()
-                if begun >= self._deadline:
-                    return done, "late"
+                begun, reason = time.monotonic(), self._end()
+                if reason is not None:
+                    return done, reason
                 fetched = level.fetch(batch) if ahead is None else ahead.result()
                 ahead = None
                 if fetched is None:
                     return done, "unreachable"
                 try:
+                    if self._is_unwanted:
+                        return done, "cancelled"
                     if following and len(fetched.arrays) == len(batch):
                         ahead = level.fetch_ahead(following)
                     count, why = self._load_batch(number, level, batch, fetched, begun)
@@ -197,6 +203,16 @@ class Load:
             self._tell("wrong", level, bad, bad.tokens, bad.nbytes, 0.0, reason)
             return len(chunks), reason
         return len(chunks), "done" if len(chunks) == len(batch) else "absent"
+
+    @property
+    def _is_unwanted(self) -> bool:
+        return self._is_wanted is not None and not self._is_wanted()
+
+    def _end(self) -> str | None:
+        """Return why no further call of a tier is made; None if it is."""
+        if self._is_unwanted:
+            return "cancelled"
+        return "late" if time.monotonic() >= self._deadline else None
 
     def _tell(
         self,

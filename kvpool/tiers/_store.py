@@ -395,6 +395,7 @@ class TierStore(Closing, ForkAware):
         sink: TokenSink,
         limit: int | None = None,
         on_event: Callable[[TierEvent], object] | None = None,
+        is_wanted: Callable[[], bool] | None = None,
     ) -> Loaded:
         """Load tokens of a sequence into an entry, behind those that it holds.
 
@@ -411,6 +412,9 @@ class TierStore(Closing, ForkAware):
             The most tokens that the entry shall hold. [default: all of `tokens`]
         on_event : callable, optional
             Takes each `TierEvent` of this load, beside the one of the store.
+        is_wanted : callable, optional
+            Is called before each call of a tier, and before chunks are written into the entry. Once
+            it returns False, the load ends.
 
         Returns
         -------
@@ -449,6 +453,7 @@ class TierStore(Closing, ForkAware):
                 deadline=deadline,
                 seconds_to_compute=self.seconds_to_compute,
                 tell=self.tell if on_event is None else partial(self._tell_both, on_event),
+                is_wanted=is_wanted,
             )
             reason = load.run()
         finally:

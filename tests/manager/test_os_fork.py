@@ -32,6 +32,7 @@ MORE_CALLS: dict[str, Callable[[KVCacheManager], object]] = {
     "fork_cache_entry": lambda manager: manager.fork_cache_entry(key_of(1), key_of(3)),
     "make_room": lambda manager: manager.make_room(64),
     "open_session": lambda manager: manager.open_session([1, 2]),
+    "begin_session": lambda manager: manager.begin_session([1, 2]),
     "is_open": lambda manager: manager.is_open(key_of(1)),
     "find_session_tokens": lambda manager: manager.find_session_tokens(key_of(1)),
     "get_session_tokens": lambda manager: manager.get_session_tokens(key_of(1)),
