@@ -13,8 +13,8 @@ import dis
 import inspect
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from types import CodeType, FrameType, TracebackType
@@ -48,6 +48,7 @@ _PACKAGE = (
 )  # not the tests, whatever the checkout is called
 _BACKENDS = f"{os.sep}kvpool_"
 _LIMIT = 10_000  # places; more than any call has
+_VISITS = 32  # of one instruction in one call; what a loop or a helper does after these is the same
 
 
 class Injection:
@@ -56,7 +57,8 @@ class Injection:
     Parameters
     ----------
     at : int
-        Which place, counted from 1.
+        Which place, counted from 1. What one call comes to very often, such as a long loop,
+        counts the first 32 times.
     kind : {"interrupt", "memory"}
         KeyboardInterrupt, or MemoryError.
     act : callable, optional
@@ -85,6 +87,7 @@ class Injection:
         self._left = at
         self.kind: Kind = kind
         self._before: Any = None
+        self._visits: Counter[tuple[int, int]] = Counter()
 
     def __enter__(self) -> Self:
         self._before = sys.gettrace()  # such as the one that measures coverage
@@ -108,6 +111,9 @@ class Injection:
         is_own = file.startswith(_PACKAGE) or _BACKENDS in file
         if not is_own and (not self._in_libraries or file == __file__):
             return None
+        self._visits[id(frame.f_code), -1] += 1
+        if self._visits[id(frame.f_code), -1] > _VISITS:  # such as a comprehension in a loop
+            return None
         frame.f_trace = self._step  # first: without it, Python 3.13 forgets what comes next
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
@@ -115,10 +121,12 @@ class Injection:
 
     def _step(self, frame: FrameType, event: str, arg: object) -> Any:
         del arg
-        if event == "opcode" and frame.f_lasti in _places(frame.f_code, self.kind):
-            self._left -= 1
+        code, at = frame.f_code, frame.f_lasti
+        if event == "opcode" and at in _places(code, self.kind):
+            self._visits[id(code), at] += 1
+            if self._visits[id(code), at] <= _VISITS:
+                self._left -= 1
             if not self._left:
-                code = frame.f_code
                 self.where = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
                 sys.settrace(None)
                 if self._act is None:
@@ -148,13 +156,21 @@ def error_of(kind: Kind) -> BaseException:
     return KeyboardInterrupt() if kind == "interrupt" else MemoryError("injected")
 
 
-@cache
+# By the identity of the code, which is kept with it: the hash of a code is that of all its parts.
+_known_places: dict[tuple[int, Kind], tuple[CodeType, frozenset[int]]] = {}
+
+
 def _places(code: CodeType, kind: Kind) -> frozenset[int]:
     """Return the offsets of the instructions before which an exception may be raised."""
-    instructions = [one for one in dis.get_instructions(code) if one.opname != "CACHE"]
-    if kind == "interrupt":
-        return frozenset(_after_checks(code, instructions))
-    return frozenset(_before_allocations(instructions))
+    known = _known_places.get((id(code), kind))
+    if known is None:
+        instructions = [one for one in dis.get_instructions(code) if one.opname != "CACHE"]
+        is_interrupt = kind == "interrupt"
+        found = (
+            _after_checks(code, instructions) if is_interrupt else _before_allocations(instructions)
+        )
+        known = _known_places[id(code), kind] = code, frozenset(found)
+    return known[1]
 
 
 def _after_checks(code: CodeType, instructions: list[dis.Instruction]) -> Iterator[int]:
