@@ -58,6 +58,10 @@ COVERAGE = ("--cov", "--cov-report=term")
 # are slow to measure, so they run once, in `test`, and unmeasured.
 TOOLS = ("tests/gates", "tests/stack")
 
+# What these check is the same on every interpreter: the pages, the suite of benchmarks, and what
+# the wheel holds. They run in `test`; `lint` checks their code for the oldest Python.
+SAME_EVERYWHERE = ("tests/benchmarks", "tests/docs", "tests/packaging")
+
 # The choice of a backend is a test's own; the profile makes hypothesis repeat itself. Bytecode is
 # kept: without it, each of the many processes that tests start would compile NumPy anew.
 TEST_ENVIRONMENT = {
@@ -179,10 +183,12 @@ def min_python(session: nox.Session) -> None:
 
     An old dependency that warns is not excused: its lower bound rises. The tests of many
     threads for several seconds are left to `test`, and so are those of the project's own tools,
-    which need none of these dependencies; `lint` checks the tools for the oldest Python.
+    and of its pages, benchmarks and wheel, which depend on no interpreter; `lint` checks their
+    code for the oldest Python.
     """
     steps.require(session, OLDEST)
-    run_tests(session, "requirements/min-python.txt", without="stress")
+    elsewhere = () if session.posargs else [f"--ignore={room}" for room in SAME_EVERYWHERE]
+    run_tests(session, "requirements/min-python.txt", *elsewhere, without="stress")
     if not session.posargs:
         examples = steps.pages_with_examples(ROOT, *WITH_TORCH, *WITH_LLAMA)
         session.run("pytest", "--quiet", *examples, env=TEST_ENVIRONMENT)
