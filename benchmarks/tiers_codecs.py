@@ -48,7 +48,8 @@ class Reader:
 
     def step(self, ids: Any, cache: Any) -> Any:
         """Return the logits of tokens, whose keys and values the cache gets."""
-        return self.model(ids, use_cache=True, **{cache_argument(self.model): cache}).logits[0]
+        with torch.no_grad():
+            return self.model(ids, use_cache=True, **{cache_argument(self.model): cache}).logits[0]
 
 
 def measure_sizes(report: Report, *, quick: bool) -> None:

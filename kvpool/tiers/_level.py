@@ -290,16 +290,16 @@ class Level:
             self.remove_wrong(chunks[len(fetched.arrays)], fetched.error.reason)
         return fetched
 
-    def fetch_ahead(self, chunks: Sequence[Chunk]) -> Future[Fetched | None] | None:
-        """Begin to fetch chunks in another thread; None if too many threads do that already.
+    def fetch_ahead(self, chunks: Sequence[Chunk]) -> list[Future[Fetched | None]]:
+        """Begin to fetch chunks in another thread; an empty list if too many do that already.
 
         What is wrong stays; see `remove_wrong`. Who does not wait for the result gives
         `close_fetched` to the future.
         """
         try:
-            return self._ahead.start(lambda: self._fetch(chunks))
+            return [self._ahead.start(lambda: self._fetch(chunks))]
         except TooManyCallsError:
-            return None
+            return []
 
     def _fetch(self, chunks: Sequence[Chunk]) -> Fetched | None:
         return self.breaker.call(lambda tier: _fetch(tier, chunks, self.codec), None, _close)

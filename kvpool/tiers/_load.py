@@ -156,31 +156,41 @@ class Load:
         """
         size = max(1, _BATCH // chunks[0].nbytes)
         batches = [chunks[at : at + size] for at in range(0, len(chunks), size)]
-        ahead: Future[Fetched | None] | None = None
-        done = 0
+        ahead: list[Future[Fetched | None]] = []  # one at most
         try:
-            for batch, following in zip(batches, [*batches[1:], []], strict=True):
-                begun, reason = time.monotonic(), self._end()
-                if reason is not None:
-                    return done, reason
-                fetched = level.fetch(batch) if ahead is None else ahead.result()
-                ahead = None
-                if fetched is None:
-                    return done, "unreachable"
-                try:
-                    if self._is_unwanted:
-                        return done, "cancelled"
-                    if following and len(fetched.arrays) == len(batch):
-                        ahead = level.fetch_ahead(following)
-                    count, why = self._load_batch(number, level, batch, fetched, begun)
-                finally:
-                    fetched.close()
-                done += count
-                if why != "done":
-                    return done, why
+            return self._load_batches(number, level, batches, ahead)
         finally:
-            if ahead is not None:
-                ahead.add_done_callback(close_fetched)
+            if ahead:
+                ahead[0].add_done_callback(close_fetched)
+
+    def _load_batches(
+        self,
+        number: int,
+        level: Level,
+        batches: list[list[Chunk]],
+        ahead: list[Future[Fetched | None]],
+    ) -> tuple[int, str]:
+        """Load batches; return how many chunks, and why it ended."""
+        done = 0
+        for batch, following in zip(batches, [*batches[1:], []], strict=True):
+            begun, reason = time.monotonic(), self._end()
+            if reason is not None:
+                return done, reason
+            fetched = ahead[0].result() if ahead else level.fetch(batch)
+            ahead.clear()
+            if fetched is None:
+                return done, "unreachable"
+            try:
+                if self._is_unwanted:
+                    return done, "cancelled"
+                if following and len(fetched.arrays) == len(batch):
+                    ahead += level.fetch_ahead(following)
+                count, why = self._load_batch(number, level, batch, fetched, begun)
+            finally:
+                fetched.close()
+            done += count
+            if why != "done":
+                return done, why
         return done, "absent"  # the chunk behind them is
 
     def _load_batch(
