@@ -22,7 +22,7 @@ from kvpool.entry import KVCacheEntry
 from kvpool.errors import InvalidSizeError
 from kvpool.ledger import LedgerSink, verify
 from kvpool.replay import Replay
-from tests.support.terminal import KVPOOL, environment, in_terminal, run
+from tests.support.terminal import KVPOOL, in_terminal, run, unmeasured
 
 DATA = Path(__file__).parents[1] / "data"
 AZURE = str(DATA / "azure_small.csv")
@@ -273,7 +273,7 @@ def test_ctrl_c_ends_it_with_what_there_is(tmp_path: Path, as_json: tuple[str, .
     writer.start()
     with subprocess.Popen(
         [KVPOOL, "replay", str(pipe), *as_json],
-        env=environment(),
+        env=unmeasured(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

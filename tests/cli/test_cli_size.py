@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from kvpool.replay import HASH_BLOCK_TOKENS, conversations
-from tests.support.terminal import KVPOOL, environment, in_terminal, run
+from tests.support.terminal import KVPOOL, in_terminal, run, unmeasured
 
 DATA = Path(__file__).parents[1] / "data"
 AZURE = str(DATA / "azure_small.csv")
@@ -255,7 +255,7 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
     os.mkfifo(pipe)
     with subprocess.Popen(
         [KVPOOL, "size", str(pipe)],
-        env=environment(),
+        env=unmeasured(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from kvpool.cli._interrupts import EXIT_CODE, Interrupts
-from tests.support.terminal import environment
+from tests.support.terminal import unmeasured
 
 # Presses Ctrl-C when a module is looked for, and starts the command as its script and as `-m` do.
 START = """
@@ -33,7 +33,7 @@ else:
 def python(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
-        env=environment(),
+        env=unmeasured(),
         capture_output=True,
         text=True,
         check=False,

@@ -15,7 +15,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from tests.support.terminal import KVPOOL, environment
+from tests.support.terminal import KVPOOL, unmeasured
 
 __all__ = ["Terminal"]
 
@@ -45,7 +45,7 @@ class Terminal:
         variables = {"TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCH, KVPOOL, *arguments],
-            env=environment(**variables),
+            env=unmeasured(**variables),
             stdin=its,
             stdout=its,
             stderr=its,

@@ -24,6 +24,16 @@ def environment(**variables: str) -> dict[str, str]:
     return ours | {"COLUMNS": "80", "PYTHONUTF8": "1", **variables}
 
 
+def unmeasured(**variables: str) -> dict[str, str]:
+    """The environment of a process that Ctrl-C is sent to, in which coverage is not measured.
+
+    An interrupt in the tracer of coverage leaves a lock of the tracer taken. The process would then
+    wait for that lock for ever.
+    """
+    ours = environment(**variables)
+    return {name: value for name, value in ours.items() if "COVERAGE" not in name}
+
+
 def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run to the end, in a process of its own, and return what it printed."""
     return run_in(Path.cwd(), *arguments, **variables)
@@ -53,7 +63,7 @@ def in_terminal(
     try:
         with subprocess.Popen(
             [KVPOOL, *arguments],
-            env=environment(TERM="xterm-256color", LINES="24", **variables),
+            env=unmeasured(TERM="xterm-256color", LINES="24", **variables),
             stdin=its,
             stdout=its,
             stderr=its,

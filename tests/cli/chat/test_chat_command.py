@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.terminal import KVPOOL, environment
+from tests.support.terminal import KVPOOL, environment, unmeasured
 
 if sys.platform != "win32":
     from tests.support.pseudo_terminal import Terminal
@@ -113,7 +113,7 @@ def test_letters_that_the_console_does_not_have(model_dir: Path) -> None:
 def test_ctrl_c_in_a_pipe_ends_it_after_a_whole_token(model_dir: Path) -> None:
     with subprocess.Popen(
         [KVPOOL, "chat", str(model_dir), "--max-new-tokens", "4000"],
-        env=environment(OMP_NUM_THREADS="1"),
+        env=unmeasured(OMP_NUM_THREADS="1"),
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
