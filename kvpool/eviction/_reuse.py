@@ -43,9 +43,11 @@ class ReuseAges:
     Notes
     -----
     Bins are half an octave wide. For each, the chance of a use is estimated as in a life table:
-    uses ÷ (uses + those that became older + half of those that are there). What is known of few
-    items is mixed with what is known of all kinds of the group, and that with the bin before.
-    Older events count for less and less.
+    uses ÷ (uses + those that became older + half of those that are there + half of those that
+    ceased to be watched there). Without the last term the oldest ages would seem to be the best:
+    there most items cease to be watched, and the few that are used again are counted. What is
+    known of few items is mixed with what is known of all kinds of the group, and that with the
+    bin before. Older events count for less and less.
 
     The index of a kind and age is the Gittins index of an item that is kept until it is used, or
     given up at the best time: the maximum over T of P(used before T) ÷ E[time kept until then].
@@ -73,6 +75,10 @@ class ReuseAges:
     def note_older(self, kind: int, at: int, nbytes: float) -> None:
         """Note that bytes became older than this bin without a use."""
         self._passed[kind][at] += nbytes * self._weight
+
+    def note_lost(self, kind: int, at: int, nbytes: float) -> None:
+        """Note that bytes of this bin cease to be watched."""
+        self.note_older(kind, at, nbytes / 2)  # on average, for half of the bin they were
 
     def learn(self, first: int, part: float, fade: float) -> None:
         """Compute the index anew.

@@ -248,8 +248,10 @@ class HitDensityPolicy(EvictionPolicy):
         for name in ghost.names:
             if self._ghosts.get(name) is ghost:
                 del self._ghosts[name]
-        self._ages.present[ghost.cell.kind][ghost.cell.at] -= ghost.nbytes
-        ghost.cell.ghosts.pop(ghost, None)
+        cell = ghost.cell
+        self._ages.present[cell.kind][cell.at] -= ghost.nbytes
+        self._ages.note_lost(cell.kind, cell.at, ghost.nbytes)
+        cell.ghosts.pop(ghost, None)
         self._ghost_spans.pop(ghost, None)
 
     # -- time ------------------------------------------------------------------------------
