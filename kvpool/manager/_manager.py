@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 import kvpool.events
 import kvpool.receipts
 from kvpool._asking import is_in_another_call
-from kvpool._checks import whole_number
+from kvpool._checks import check_number, whole_number
 from kvpool._closing import Closing
 from kvpool._html import Card
 from kvpool._sizes import format_size
@@ -634,6 +634,40 @@ class KVCacheManager(Closing):
             The manager is closed.
         """
         self._tiered.close(entry, tokens)
+
+    @turn
+    def note_compute(self, tokens: int, seconds: float) -> None:
+        """Note how long a model took to compute tokens of prompts, so that loads are weighed.
+
+        A tier is not asked for tokens that take longer to load than to compute: the bytes divided
+        by the bandwidth of its last loads, against the tokens divided by the rate of the last
+        calls of this method. Without tiers it does nothing.
+
+        Parameters
+        ----------
+        tokens : int
+        seconds : float
+            That the model took for all of them.
+
+        Raises
+        ------
+        InvalidArgumentError
+            `tokens` is not a whole number of at least 0, or `seconds` is not a finite number of at
+            least 0.
+        PoolClosedError
+            The manager is closed.
+
+        Notes
+        -----
+        `kvpool.integrations.transformers.PooledCache` and `kvpool.serving.Engine` call it. What
+        was noted is `kvpool.tiers.StoreStats.compute_rate`.
+        """
+        count = whole_number("tokens", tokens, InvalidArgumentError, least=0)
+        if seconds is None:
+            raise InvalidArgumentError("seconds must be a finite number, not None")
+        check_number("seconds", seconds, at_least=0)
+        if self._beyond is not None:
+            self._beyond.store.note_compute(count, float(seconds))
 
     @turn
     def is_open(self, key: CacheKey) -> bool:

@@ -29,6 +29,9 @@ _POLL = 0.02
 _WORTH_WAITING = 32
 """Tokens in common for which a job waits until another one has computed them."""
 
+_MEASURED_TOKENS = 16
+"""Tokens of a prompt in a step, at least, to tell how fast prompts are computed."""
+
 _TOKEN = 8  # bytes of a token id
 
 
@@ -256,6 +259,7 @@ class Loop:
         tokens = [
             job.tokens[job.held : job.held + count] for job, count in zip(jobs, counts, strict=True)
         ]
+        begun = time.monotonic()
         try:
             step = self._model.step(caches, tokens)
         except PoolClosedError:
@@ -265,6 +269,8 @@ class Loop:
                 self._fail(job, _failure("the model", error))
             return
         self._meter.stepped()
+        if max(counts) >= _MEASURED_TOKENS:
+            self._manager.note_compute(sum(counts), time.monotonic() - begun)
         shortage: PoolExhaustedError | None = None
         for job, count, logits, failed in zip(jobs, counts, step.logits, step.errors, strict=True):
             if failed is None:

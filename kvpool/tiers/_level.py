@@ -202,6 +202,8 @@ class Level:
         Seconds that one call of the tier may take; see `Breaker`.
     queue_bytes : int, default 256 MiB
         Bytes of keys and values that may wait to be written; further chunks are dropped.
+    may_decline : bool, default True
+        Whether chunks are computed anew that would take longer to load.
     """
 
     def __init__(
@@ -210,10 +212,13 @@ class Level:
         codec: CodecChain = PLAIN,
         budget: float | None = 1.0,
         queue_bytes: int = DEFAULT_QUEUE_BYTES,
+        *,
+        may_decline: bool = True,
     ) -> None:
         self.breaker = tier if isinstance(tier, Breaker) else Breaker(tier, budget)
         self.codec = codec
         self._queue_bytes = queue_bytes
+        self._may_decline = may_decline
         self._known: OrderedDict[bytes, float] = OrderedDict()
         self._counts: Counter[str] = Counter()
         self._misses: Counter[str] = Counter()
@@ -329,7 +334,9 @@ class Level:
         Every 16th time it is tried all the same, because a store may have become faster.
         """
         with self._lock:
-            if self._bandwidth is None or nbytes / self._bandwidth <= seconds:
+            if not self._may_decline or self._bandwidth is None:
+                return False
+            if nbytes / self._bandwidth <= seconds:
                 return False
             self._declined += 1
             return self._declined % 16 != 0

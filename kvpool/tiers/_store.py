@@ -38,6 +38,7 @@ __all__ = [
 LEVEL_OPTIONS: Final = {
     "codec": "codecs of the chunks, for example zstd or zstd,aes-gcm",
     "budget": "seconds that one call may take, or none for no limit [default: 1]",
+    "decline": "no to load also what would take longer than to compute it [default: yes]",
 }
 """Options that the URL of any tier may have in a store, and what each of them means."""
 
@@ -113,7 +114,12 @@ def open_level(url: str, queue_bytes: int = DEFAULT_QUEUE_BYTES) -> Level:
         raise InvalidTierError(f"budget must be seconds or 'none', not {text!r}") from None
     if budget is not None and not 0 < budget < float("inf"):
         raise InvalidTierError(f"budget must be a number of seconds above 0, not {text!r}")
-    return Level(open_tier(place, options), codec, budget, queue_bytes)
+    decline = options.pop("decline", "yes")
+    if decline not in {"yes", "no"}:
+        raise InvalidTierError(f"decline must be 'yes' or 'no', not {decline!r}")
+    return Level(
+        open_tier(place, options), codec, budget, queue_bytes, may_decline=decline == "yes"
+    )
 
 
 class TierStore(Closing, ForkAware):

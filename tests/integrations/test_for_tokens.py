@@ -20,6 +20,7 @@ from kvpool.errors import (
     PoolExhaustedError,
 )
 from kvpool.manager import KVCacheManager
+from kvpool.tiers import TierStore
 from tests.support.managers import MakeManager
 
 pytestmark = pytest.mark.transformers
@@ -430,3 +431,15 @@ def test_assistants_drop_what_is_not_accepted(hf: Any, manager: KVCacheManager) 
     again, computed = take_turn(hf, manager, said)
     assert hf.torch.equal(again, expected(hf, said))
     assert computed <= 2 + ANSWER
+
+
+def test_tiers_learn_how_fast_prompts_are_computed(hf: Any, make_manager: MakeManager) -> None:
+    with TierStore(["memory:"]) as store:
+        manager = make_manager(tiers=store)
+        for count, is_told in ((15, False), (40, True)):
+            with hf.PooledCache.for_tokens(
+                manager, hf.words(count, seed=count), model=hf.model()
+            ) as cache:
+                hf.forward(hf.model(), hf.words(count, seed=count), cache)
+            rate = store.stats().compute_rate
+            assert (rate is not None and rate > 0) == is_told

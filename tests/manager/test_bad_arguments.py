@@ -85,6 +85,8 @@ TABLE: dict[str, tuple[Act, tuple[Any, ...]]] = {
     "is_open": (KVCacheManager.is_open, NOT_KEYS),
     "find_session_tokens": (KVCacheManager.find_session_tokens, NOT_KEYS),
     "get_session_tokens": (KVCacheManager.get_session_tokens, NOT_KEYS),
+    "note_compute": (lambda m, v: m.note_compute(v, 1.0), (*NOT_WHOLE, *BELOW_ZERO)),
+    "note_compute, seconds": (lambda m, v: m.note_compute(1, v), without(NOT_SECONDS, 0)),
     "open_session": (KVCacheManager.open_session, NOT_TOKENS),
     "open_session, key": (lambda m, v: m.open_session([1], v), without(NOT_KEYS, None)),
     "open_session, model_id": (lambda m, v: m.open_session([1], model_id=v), NOT_TEXTS),

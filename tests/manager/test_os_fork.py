@@ -37,6 +37,7 @@ MORE_CALLS: dict[str, Callable[[KVCacheManager], object]] = {
     "find_session_tokens": lambda manager: manager.find_session_tokens(key_of(1)),
     "get_session_tokens": lambda manager: manager.get_session_tokens(key_of(1)),
     "close_session": lambda manager: manager.close_session(NO_ENTRY, [1]),
+    "note_compute": lambda manager: manager.note_compute(1, 1.0),
     "stats": KVCacheManager.stats,
     "clear": KVCacheManager.clear,
     "items": KVCacheManager.items,

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from kvpool.serving import Engine, EngineObserver, Histogram, Request, Usage
 from kvpool.serving._stats import BOUNDS, Meter
+from kvpool.tiers import TierStore
+from tests.support.managers import MakeManager
 
 MakeEngine = Callable[..., Engine]
 
@@ -102,3 +104,17 @@ def test_the_time_to_the_first_token_begins_with_the_request(
         generation.result(60)
     assert min(heard) > 0.1
     assert engine.stats().first_token.total == pytest.approx(sum(heard))
+
+
+@pytest.mark.transformers
+def test_tiers_learn_how_fast_prompts_are_computed(
+    make_engine: MakeEngine, make_manager: MakeManager
+) -> None:
+    with TierStore(["memory:"]) as store:
+        engine = make_engine(make_manager(tiers=store))
+        engine.submit(Request(tokens=list(range(2, 17)), max_tokens=3)).result(60)
+        assert store.stats().compute_rate is None  # 15 tokens are too few to tell
+        engine.submit(Request(tokens=list(range(20, 60)), max_tokens=3)).result(60)
+        rate = store.stats().compute_rate
+        assert rate is not None
+        assert rate > 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import sys
+import time
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -31,6 +32,7 @@ from kvpool.cli._options import (
 )
 from kvpool.cli._serve.exposure import check_exposure, local_names
 from kvpool.cli._sizes import counted, format_size, parse_size
+from kvpool.cli._tier_store import TierOption, pool_over_tiers
 from kvpool.errors import MissingExtraError
 from kvpool.manager import KVCacheManager
 
@@ -38,12 +40,14 @@ if TYPE_CHECKING:
     from kvpool.integrations.chat import ChatModel
     from kvpool.server import Server
     from kvpool.serving import Engine
+    from kvpool.tiers import TierStore
 
 __all__ = ["serve"]
 
 _ACCESS, _LIMITS = "Access", "Limits"
 _SALTS = ("key", "user", "none")
 _TERMINATED = 128 + signal.SIGTERM
+_LEAST_SECONDS = 5.0  # for the tiers, if answers took all of the time
 
 
 def _salt(text: str) -> str:
@@ -73,6 +77,7 @@ def serve(
     ] = 8000,
     capacity: CapacityOption = 512 << 20,
     backend: BackendOption = None,
+    tier: TierOption = None,
     dtype: DtypeOption = None,
     name: Annotated[
         str | None,
@@ -148,7 +153,8 @@ def serve(
         float,
         _limit(
             "SECONDS",
-            "Time for the requests that are left when it is stopped.",
+            "Time for the requests that are left when it is stopped, and then for what waits "
+            "for the tiers, which has at least 5 seconds.",
             min=0,
             max=WEEK,
             callback=a_number,
@@ -161,11 +167,12 @@ def serve(
     """Serve a local model by the API of OpenAI, from one bounded pool.
 
     Clients use the address that is printed, with /v1, as their base URL.
-    What prompts have in common is computed once. /metrics is for Prometheus
-    and `kvpool top`, /health for supervisors.
+    What prompts have in common is computed once, and with --tier not again
+    after a restart. /metrics is for Prometheus and `kvpool top`, /health
+    for supervisors.
 
-    Ctrl-C or SIGTERM lets it answer what it has accepted, and then end; a
-    second one ends it at once.
+    Ctrl-C or SIGTERM lets it answer what it has accepted, store what waits
+    for the tiers, and then end; a second one ends it at once.
     """
     given = keys_of(api_key or (), api_key_file)
     check_exposure(host, given, insecure)
@@ -177,7 +184,14 @@ def serve(
     listener = http.bound_socket(host, port)
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn.access").setLevel(logging.INFO if access_log else logging.WARNING)
-    with listener, KVCacheManager(capacity, backend) as manager:
+    end = _End(drain_seconds)
+    with (
+        listener,
+        pool_over_tiers(tier or (), capacity, backend, end.seconds_left) as (
+            manager,
+            store,
+        ),
+    ):
         model = load_model(model_dir, tiny, dtype, "serve", _say)
         engine: Engine = serving.Engine(
             model.model,
@@ -198,7 +212,7 @@ def serve(
                 salt_from=http.SaltFrom(salt_from),
                 max_body=max_body,
                 deadline=deadline,
-                registry=_registry(manager, engine, otel),
+                registry=_registry(manager, engine, store, otel),
                 origins=origin or (),
                 hosts=local_names(host),
             )
@@ -208,24 +222,59 @@ def serve(
                 listener,
                 drain_seconds=drain_seconds,
                 access_log=access_log,
-                on_start=lambda: _say(_greeting(model, manager, host, server.port)),
-                on_drain=lambda: _say(_farewell(engine)),
+                on_start=lambda: _say(_greeting(model, manager, store, host, server.port)),
+                on_drain=lambda: _say(_farewell(engine, end)),
             )
             server.run()
+            end.is_hurried = server.was_hurried
     _exit(server)
 
 
-def _registry(manager: KVCacheManager, engine: Engine, otel: Any) -> Any:
+class _End:
+    """How long the end of a server may take, from the signal on.
+
+    Parameters
+    ----------
+    seconds : float
+
+    Attributes
+    ----------
+    is_hurried : bool
+        Whether a second signal came, so that nothing is waited for.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._begun: float | None = None
+        self.is_hurried = False
+
+    def begin(self) -> None:
+        """Note that the server was told to end."""
+        self._begun = time.monotonic()
+
+    def seconds_left(self) -> float:
+        """Return the seconds that are left for the tiers."""
+        if self.is_hurried:
+            return 0.0
+        gone = 0.0 if self._begun is None else time.monotonic() - self._begun
+        return max(self._seconds - gone, _LEAST_SECONDS)
+
+
+def _registry(manager: KVCacheManager, engine: Engine, store: TierStore | None, otel: Any) -> Any:
     """Return what /metrics shows; OpenTelemetry is told the same."""
     metrics = extra("kvpool.integrations.metrics", "serve")
     prometheus = extra("prometheus_client", "serve")
     registry = prometheus.CollectorRegistry()
     registry.register(metrics.PoolCollector(manager))
     registry.register(metrics.EngineCollector(engine))
+    if store is not None:
+        registry.register(metrics.TierCollector(store))
     prometheus.ProcessCollector(registry=registry)
     if otel is not None:
         otel.observe_pool(manager)
         otel.observe_engine(engine)
+        if store is not None:
+            otel.observe_tiers(store)
     return registry
 
 
@@ -237,17 +286,21 @@ def _opentelemetry() -> Any:
         return None
 
 
-def _greeting(model: ChatModel, manager: KVCacheManager, host: str, port: int) -> str:
+def _greeting(
+    model: ChatModel, manager: KVCacheManager, store: TierStore | None, host: str, port: int
+) -> str:
     shown = f"[{host}]" if ":" in host else host
     capacity = manager.pool.capacity
     tokens = capacity // model.layout.bytes_per_token
+    below = "" if store is None else f", over {', '.join(one.name for one in store.levels)}"
     return (
         f"serving {model.name} on http://{shown}:{port}/v1 from a pool of "
-        f"{format_size(capacity)}, {tokens:,} tokens"
+        f"{format_size(capacity)}, {tokens:,} tokens{below}"
     )
 
 
-def _farewell(engine: Engine) -> str:
+def _farewell(engine: Engine, end: _End) -> str:
+    end.begin()
     stats = engine.stats()
     left = stats.running + stats.queued
     if not left:

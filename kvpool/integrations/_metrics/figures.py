@@ -52,7 +52,8 @@ class Figure(NamedTuple, Generic[S]):
         With dots between its parts, without the name of the project, unit or kind.
     kind : Kind
     unit : str
-        ``"bytes"``, ``"tokens"``, ``"seconds"``, ``"ratio"``, or empty for a count.
+        ``"bytes"``, ``"tokens"``, ``"seconds"``, ``"ratio"``, bytes or tokens ``"_per_second"``, or
+        empty for a count.
     text : str
         What it means, as one sentence.
     read : callable

@@ -26,12 +26,15 @@ class LevelReading(NamedTuple):
     calls : BreakerFigures
     held : TierStats or None
         None if the tier does not answer.
+    compute_rate : float or None
+        Tokens per second that the model computes; None before it was measured.
     """
 
     labels: tuple[str, str]
     stats: LevelStats
     calls: BreakerFigures
     held: TierStats | None
+    compute_rate: float | None
 
 
 def readings_of(store: TierStore | None) -> list[LevelReading]:
@@ -42,12 +45,18 @@ def readings_of(store: TierStore | None) -> list[LevelReading]:
     if store is None:
         return []
     try:
-        stats = store.stats().levels
+        stats = store.stats()
     except ForkedProcessError:
         return []
     return [
-        LevelReading((str(number), level.name), own, level.breaker.figures, level.tier_stats())
-        for number, (level, own) in enumerate(zip(store.levels, stats, strict=True), 1)
+        LevelReading(
+            (str(number), level.name),
+            own,
+            level.breaker.figures,
+            level.tier_stats(),
+            stats.compute_rate,
+        )
+        for number, (level, own) in enumerate(zip(store.levels, stats.levels, strict=True), 1)
     ]
 
 
@@ -55,12 +64,16 @@ def _one(read: Callable[[LevelReading], float]) -> Callable[[LevelReading], Valu
     return lambda reading: {"": read(reading)}
 
 
-def _held(read: Callable[[TierStats], float | None]) -> Callable[[LevelReading], Values]:
+def _known(read: Callable[[LevelReading], float | None]) -> Callable[[LevelReading], Values]:
     def values(reading: LevelReading) -> Values:
-        value = None if reading.held is None else read(reading.held)
+        value = read(reading)
         return {} if value is None else {"": value}
 
     return values
+
+
+def _held(read: Callable[[TierStats], float | None]) -> Callable[[LevelReading], Values]:
+    return _known(lambda reading: None if reading.held is None else read(reading.held))
 
 
 def _lookups(reading: LevelReading) -> Values:
@@ -115,6 +128,20 @@ LEVEL_FIGURES: tuple[Figure[LevelReading], ...] = (
         "seconds",
         "Seconds that the loads took.",
         _one(lambda reading: reading.stats.seconds),
+    ),
+    Figure(
+        "tier.bandwidth",
+        Kind.GAUGE,
+        "bytes_per_second",
+        "Bytes of keys and values per second of the last loads.",
+        _known(lambda reading: reading.stats.bandwidth),
+    ),
+    Figure(
+        "tier.compute",
+        Kind.GAUGE,
+        "tokens_per_second",
+        "Tokens of prompts that the model computed per second of late.",
+        _known(lambda reading: reading.compute_rate),
     ),
     Figure(
         "tier.writes",

@@ -42,7 +42,14 @@ __all__ = ["TokenTimes", "observe_engine", "observe_pool", "observe_tiers"]
 
 S = TypeVar("S")
 
-_UNITS = {"bytes": "By", "tokens": "{token}", "ratio": "1", "seconds": "s"}
+_UNITS = {
+    "bytes": "By",
+    "bytes_per_second": "By/s",
+    "ratio": "1",
+    "seconds": "s",
+    "tokens": "{token}",
+    "tokens_per_second": "{token}/s",
+}
 
 
 def observe_pool(manager: KVCacheManager, provider: MeterProvider | None = None) -> None:

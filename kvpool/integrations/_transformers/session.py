@@ -22,6 +22,7 @@ from kvpool.errors import (
     InvalidTokensError,
 )
 from kvpool.integrations._transformers import writers
+from kvpool.integrations._transformers.pace import MEASURED_TOKENS, Pace
 from kvpool.integrations._transformers.room import cost, rooms_for, with_room
 from kvpool.integrations._transformers.tensors import (
     EntryTensors,
@@ -97,6 +98,7 @@ class PooledSession:
         self._is_private = False  # whether the key is this object's own
         self.entry: KVCacheEntry | None = None
         self._dtype = getattr(torch, str(layout.dtype))
+        self._pace = Pace(layout.layers, manager.note_compute)
         self._root: Bytes | Lease | None = None  # the lease
         self._tensors: EntryTensors | None = None  # over all of the root
         if turn is None:
@@ -158,6 +160,8 @@ class PooledSession:
             check_states(entry.layout, self.rows, keys, values, entry.session_id)
         if keys.requires_grad or values.requires_grad:
             keys, values = keys.detach(), values.detach()  # no gradient flows through a pool
+        if count >= MEASURED_TOKENS and self.rows == 1:
+            self._pace.passed(layer, count)
 
         try:
             return self._write(entry, layer, keys, values, count, window)

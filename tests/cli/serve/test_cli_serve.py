@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support import needs, terminal
+from tests.support.redis_server import RedisServer
 from tests.support.serve_process import ServeProcess
 
 CHAT = "/v1/chat/completions"
@@ -178,3 +179,88 @@ def test_a_model_that_is_not_there_is_refused(tmp_path: Path, name: str, reason:
     done = terminal.run("serve", str(tmp_path / name))
     assert (done.returncode, done.stdout) == (2, "")
     assert reason in done.stderr
+
+
+# -- tiers ----------------------------------------------------------------------------------
+
+LONG = HELLO | {
+    "messages": [{"role": "user", "content": "tell me of caches and tiers " * 8}],
+    "max_tokens": 4,
+    "temperature": 0,
+}
+
+
+def cached(port: int) -> tuple[int, int, str]:
+    """Return how many tokens of a long prompt were cached, how many it has, and the answer."""
+    status, content = ask(port, "POST", CHAT, LONG)
+    assert status == 200, content
+    answer = json.loads(content)
+    usage = answer["usage"]
+    known = usage["prompt_tokens_details"]["cached_tokens"]
+    return known, usage["prompt_tokens"], answer["choices"][0]["message"]["content"]
+
+
+@needs_signals
+@pytest.mark.transformers
+@pytest.mark.usefixtures("_torch")
+def test_a_later_server_loads_what_an_earlier_one_computed(tmp_path: Path) -> None:
+    tier = f"disk:{tmp_path}/kv?decline=no"
+    with ServeProcess("--tier", tier) as it:
+        port = it.wait_until_ready().port
+        assert "over disk:" in it.errors[-1]
+        known, count, said_first = cached(port)
+        assert known == 0
+        it.send(signal.SIGTERM)
+        assert it.leave() == 0
+    with ServeProcess("--tier", tier) as it:
+        port = it.wait_until_ready().port
+        known, _, said_then = cached(port)
+        assert count - 64 <= known < count  # whole chunks of 64 tokens
+        assert said_then == said_first
+        metrics = ask(port, "GET", "/metrics")[1].decode()
+        loaded = [
+            line
+            for line in metrics.splitlines()
+            if line.startswith("kvpool_tier_loaded_tokens_total{")
+        ]
+        assert [float(line.split()[-1]) for line in loaded] == [known]
+        it.send(signal.SIGTERM)
+        assert it.leave() == 0
+    assert not any("Traceback" in line for line in it.errors)
+
+
+@needs_signals
+@pytest.mark.transformers
+@pytest.mark.integration
+@pytest.mark.usefixtures("_torch")
+def test_a_server_of_a_tier_that_is_killed_leaves_answers_as_they_are(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as redis, ServeProcess("--tier", redis.url) as it:
+        port = it.wait_until_ready().port
+        _, _, before = cached(port)
+        redis.kill()
+        assert cached(port)[2] == before
+        other = LONG | {"messages": [{"role": "user", "content": "something else " * 20}]}
+        assert ask(port, "POST", CHAT, other)[0] == 200
+        it.send(signal.SIGTERM)
+        assert it.leave() == 0
+    assert not any("Traceback" in line for line in it.errors)
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("disk:{}/file/below", "cannot open the tier disk:"),
+        ("tape:/dev/st0", "cannot open the tier tape:/dev/st0: "),
+        ("redis://user:secret@127.0.0.1:1/0", "cannot open the tier redis://"),
+        ("memory:?decline=perhaps", "decline must be 'yes' or 'no', not 'perhaps'"),
+    ],
+)
+@pytest.mark.transformers
+@pytest.mark.usefixtures("_torch")
+def test_a_tier_that_cannot_be_opened_is_named(tmp_path: Path, url: str, reason: str) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    done = terminal.run("serve", "--tiny", "--port", "0", "--tier", url.format(tmp_path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert reason in done.stderr
+    assert "secret" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -56,7 +56,7 @@ def test_the_kinds_of_tiers_and_codecs() -> None:
     assert "capacity" in kinds["disk"]["options"]
     assert kinds["disk"]["needs"] is None
     assert [codec["name"] for codec in document["codecs"]] == ["aes-gcm", "int4", "int8", "zstd"]
-    assert set(document["level_options"]) == {"codec", "budget"}
+    assert set(document["level_options"]) == {"codec", "budget", "decline"}
     shown = run("tiers").stdout
     assert "an LMDB database" in shown
     assert "durability" not in shown

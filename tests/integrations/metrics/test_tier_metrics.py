@@ -96,7 +96,7 @@ def test_the_names_are_conventional(store: TierStore, registry: CollectorRegistr
     registry.register(TierCollector(store))
     text: bytes = generate_latest(registry)
     found = families(text.decode())
-    assert len(found) == 13
+    assert len(found) == 15
     assert list(problems(found.values())) == []
 
 
@@ -134,7 +134,14 @@ def test_a_child_process_has_no_metrics_of_its_parent(registry: CollectorRegistr
             assert child.line() == "{}"
 
 
-SUFFIXES = {"By": "_bytes", "{token}": "_tokens", "s": "_seconds", "1": ""}
+SUFFIXES = {
+    "By": "_bytes",
+    "By/s": "_bytes_per_second",
+    "{token}": "_tokens",
+    "{token}/s": "_tokens_per_second",
+    "s": "_seconds",
+    "1": "",
+}
 
 
 def points(reader: InMemoryMetricReader) -> dict[str, dict[str, float]]:
@@ -154,5 +161,8 @@ def test_opentelemetry_has_the_same_metrics(store: TierStore, registry: Collecto
     registry.register(TierCollector(store))
     reader = InMemoryMetricReader()
     observe_tiers(store, provider := MeterProvider([reader]))
-    assert points(reader) == samples(registry)
+    store.note_compute(100, 2.0)
+    found = samples(registry)
+    assert set(found["kvpool_tier_compute_tokens_per_second"].values()) == {50}
+    assert points(reader) == found
     provider.shutdown()
