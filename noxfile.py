@@ -72,6 +72,10 @@ TEST_ENVIRONMENT = {
 }
 
 
+# Two processes of tests with torch compute more than one that has all processors for itself.
+ONE_THREAD = {"OMP_NUM_THREADS": "1"} if steps.PARALLEL else {}
+
+
 @nox.session(python=NEWEST.for_nox, tags=["gate"])
 def build(session: nox.Session) -> None:
     """Gate: build what a user gets, and use it as a user does.
@@ -216,7 +220,9 @@ def integration(session: nox.Session) -> None:
     steps.install_project(session, "requirements/test.txt")
     steps.install_groups(session, "integration")
     required = {"KVPOOL_REQUIRE": "traces,torch,redis,moto,mooncake"}
-    session.run("pytest", "-m", "integration", *session.posargs, env=TEST_ENVIRONMENT | required)
+    environment = TEST_ENVIRONMENT | ONE_THREAD | required
+    options = session.posargs or steps.PARALLEL
+    session.run("pytest", "-m", "integration", *options, env=environment)
 
 
 @nox.session(python=OLDEST.for_nox, venv_backend="venv")
@@ -233,8 +239,8 @@ def transformers(session: nox.Session) -> None:
     steps.install_project(session, "requirements/test.txt")
     steps.install_or_skip(session, "transformers")
     required = "transformers,model" if steps.install_model(session) else "transformers"
-    environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": required}
-    measured = [*COVERAGE, "--cov-config=tests/integrations/coverage.toml"]
+    environment = TEST_ENVIRONMENT | ONE_THREAD | {"KVPOOL_REQUIRE": required}
+    measured = [*steps.PARALLEL, *COVERAGE, "--cov-config=tests/integrations/coverage.toml"]
     options = session.posargs or measured
     session.run("pytest", "-m", "transformers", *options, env=environment)
     modules = ["--doctest-modules", *(f"--ignore-glob=*{one}*" for one in ENGINES)]
@@ -256,7 +262,7 @@ def older_transformers(session: nox.Session, release: str) -> None:
     steps.install_or_skip(session, "transformers")
     session.install(f"transformers=={release}")
     left_out = [f"--ignore=tests/integrations/{name}" for name in NEWEST_TRANSFORMERS_ONLY]
-    environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": "transformers"}
+    environment = TEST_ENVIRONMENT | ONE_THREAD | {"KVPOOL_REQUIRE": "transformers"}
     options = session.posargs or [*left_out, *steps.PARALLEL]
     session.run("pytest", "-m", "transformers", "tests/integrations", *options, env=environment)
 

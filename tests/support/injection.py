@@ -48,7 +48,7 @@ _PACKAGE = (
 )  # not the tests, whatever the checkout is called
 _BACKENDS = f"{os.sep}kvpool_"
 _LIMIT = 10_000  # places; more than any call has
-_VISITS = 32  # of one instruction in one call; what a loop or a helper does after these is the same
+_VISITS = 2  # of an instruction, by the call that led to it: later rounds of a loop are the same
 
 
 class Injection:
@@ -57,8 +57,8 @@ class Injection:
     Parameters
     ----------
     at : int
-        Which place, counted from 1. What one call comes to very often, such as a long loop,
-        counts the first 32 times.
+        Which place, counted from 1. A place counts twice for each line of code that calls its
+        function: further rounds of a loop come to the same.
     kind : {"interrupt", "memory"}
         KeyboardInterrupt, or MemoryError.
     act : callable, optional
@@ -87,7 +87,7 @@ class Injection:
         self._left = at
         self.kind: Kind = kind
         self._before: Any = None
-        self._visits: Counter[tuple[int, int]] = Counter()
+        self._visits: Counter[tuple[int, int, int, int]] = Counter()
 
     def __enter__(self) -> Self:
         self._before = sys.gettrace()  # such as the one that measures coverage
@@ -111,8 +111,9 @@ class Injection:
         is_own = file.startswith(_PACKAGE) or _BACKENDS in file
         if not is_own and (not self._in_libraries or file == __file__):
             return None
-        self._visits[id(frame.f_code), -1] += 1
-        if self._visits[id(frame.f_code), -1] > _VISITS:  # such as a comprehension in a loop
+        entered = (*_call_of(frame), -1)
+        self._visits[entered] += 1
+        if self._visits[entered] > _VISITS:  # such as a comprehension in a loop
             return None
         frame.f_trace = self._step  # first: without it, Python 3.13 forgets what comes next
         frame.f_trace_opcodes = True
@@ -123,8 +124,9 @@ class Injection:
         del arg
         code, at = frame.f_code, frame.f_lasti
         if event == "opcode" and at in _places(code, self.kind):
-            self._visits[id(code), at] += 1
-            if self._visits[id(code), at] <= _VISITS:
+            visited = (*_call_of(frame), at)
+            self._visits[visited] += 1
+            if self._visits[visited] <= _VISITS:
                 self._left -= 1
             if not self._left:
                 self.where = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
@@ -154,6 +156,14 @@ def injected(call: Callable[[], object], injection: Injection) -> None:
 def error_of(kind: Kind) -> BaseException:
     """Return the exception that an injection of this kind raises."""
     return KeyboardInterrupt() if kind == "interrupt" else MemoryError("injected")
+
+
+def _call_of(frame: FrameType) -> tuple[int, int, int]:
+    """Return what tells the code of a frame, called by one instruction, from other calls of it."""
+    caller = frame.f_back
+    if caller is None:
+        return 0, 0, id(frame.f_code)
+    return id(caller.f_code), caller.f_lasti, id(frame.f_code)
 
 
 # By the identity of the code, which is kept with it: the hash of a code is that of all its parts.
