@@ -28,7 +28,9 @@ _LAYOUT = KVLayout(layers=1, kv_heads=1, head_dim=2, dtype="float32")
 DEFAULT_POLICY = "hit-density"
 """Of pools that are there for their prefixes."""
 
-_POOL_BYTES = 4 << 30  # addresses only, until they are written
+# The pool never fills: the budget of a replay counts blocks. So these are addresses, of which the
+# system gives memory to those that are written: a few bytes of each block that is resident.
+_POOL_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
