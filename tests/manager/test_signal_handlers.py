@@ -130,6 +130,7 @@ def test_a_handler_may_ask_for_figures_at_any_place_of_a_call(
         assert questions.exact
 
 
+@pytest.mark.no_cover
 def test_a_handler_may_ask_for_figures_whenever_a_signal_comes(backend: str) -> None:
     with KVCacheManager(1 << 20, backend, receipts=MemorySink(10)) as manager:
         questions = Questions(manager)

@@ -259,6 +259,7 @@ def test_closing_the_manager_ends_it(manager: KVCacheManager, policy: CountingPo
             one.end()
 
 
+@pytest.mark.no_cover
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timer")
 def test_an_interrupt_ends_it(manager: KVCacheManager) -> None:
     def interrupt(number: int, frame: FrameType | None) -> None:
@@ -278,6 +279,7 @@ def test_an_interrupt_ends_it(manager: KVCacheManager) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.no_cover
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no timer")
 def test_a_signal_handler_that_takes_long_does_not_keep_it(manager: KVCacheManager) -> None:
     before = signal.signal(signal.SIGALRM, lambda *_: time.sleep(0.05))
@@ -291,6 +293,7 @@ def test_a_signal_handler_that_takes_long_does_not_keep_it(manager: KVCacheManag
 
 
 @needs_fork
+@pytest.mark.no_cover
 def test_it_ends_in_a_child_that_was_forked_while_it_waited(manager: KVCacheManager) -> None:
     """A signal handler forks; the child comes back into the call."""
     assert sys.platform != "win32"
