@@ -660,7 +660,7 @@ class KVCacheManager(Closing):
         Notes
         -----
         `kvpool.integrations.transformers.PooledCache` and `kvpool.serving.Engine` call it. What
-        was noted is `kvpool.tiers.StoreStats.compute_rate`.
+        was noted is the ``compute_rate`` of `kvpool.tiers.TierStore.stats`.
         """
         count = whole_number("tokens", tokens, InvalidArgumentError, least=0)
         if seconds is None:
