@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from kvpool import _exports
-from kvpool.entry._entry import KVCacheEntry, Lease, NewTokens, PoolEntry, StagedTokens
+from kvpool.entry._entry import KVCacheEntry, Lease, PoolEntry
 from kvpool.entry._keeper import STANDALONE, Keeper, Room
+from kvpool.entry._new_tokens import NewTokens, StagedTokens
 
 __all__ = [
     "STANDALONE",

@@ -10,7 +10,7 @@ import pytest
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import PoolExhaustedError
 from kvpool.manager import KVCacheManager
-from kvpool.pool._elastic import PageGain
+from kvpool.pool._gain import PageGain
 from tests.support.elastic_sessions import (
     PAGE,
     PAGES,
