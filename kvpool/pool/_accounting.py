@@ -242,7 +242,8 @@ class Accounting:
         leaving: Leaving = None,
     ) -> list[MemoryBlock]:
         """Deallocate the first victims until `nbytes` can be allocated; see `MemoryPool`."""
-        return self._evict(self._choose(nbytes, alignment, 0, victims), deallocations, leaving)
+        chosen = self._choose(nbytes, alignment, self.charge(nbytes), victims)
+        return self._evict(chosen, deallocations, leaving)
 
     def allocate_evicting(
         self,
@@ -273,14 +274,15 @@ class Accounting:
     def _choose(
         self, nbytes: int, alignment: int, charge: int, victims: Iterable[MemoryBlock]
     ) -> list[MemoryBlock]:
-        """Return the first victims after whose end `nbytes` fit; change nothing."""
-        del charge  # what is charged are the addresses
+        """Return the first victims after whose end `nbytes` fit; change nothing.
+
+        `charge` is what `nbytes` are charged with.
+        """
         allocator = self.allocator
         if allocator.fits(nbytes, alignment):
             return []
-        size = self.charge(nbytes)
-        if size > allocator.capacity:
-            raise self._shortage(size, f", and the whole pool has {allocator.capacity}")
+        if charge > allocator.capacity:
+            raise self._shortage(charge, f", and the whole pool has {allocator.capacity}")
         plan = None
         chosen: dict[MemoryBlock, None] = {}
         for block in victims_of(victims):
@@ -293,15 +295,15 @@ class Accounting:
             if block.is_leased:
                 continue
             # A first victim that is large enough by itself needs no plan.
-            if not chosen and block.charged >= size and not block.offset % alignment:
+            if not chosen and block.charged >= charge and not block.offset % alignment:
                 return [block]
             plan = plan or allocator.free_plan()
             start, end = plan.free(block.offset)
             chosen[block] = None
-            if align_up(start, alignment) + size <= end:
+            if align_up(start, alignment) + charge <= end:
                 return list(chosen)
         raise self._shortage(
-            size, f", and evicting all {len(chosen)} blocks that may go would not make room"
+            charge, f", and evicting all {len(chosen)} blocks that may go would not make room"
         )
 
     def _evict(
