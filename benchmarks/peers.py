@@ -59,15 +59,14 @@ class Peer:
         Packages that are answered by stand-ins.
     keep : tuple of str
         Modules of these packages that are loaded all the same.
-    platform, python : str
-        Which wheel: compiled modules bind it to them, none of which is loaded here.
+    platform : str
+        Of its wheel for Python 3.11, which compiled modules bind it to; none of them is loaded.
     """
 
     requirements: tuple[str, ...]
     roots: tuple[str, ...]
     keep: tuple[str, ...]
     platform: str = "manylinux_2_28_x86_64"
-    python: str = "3.11"
 
     def modules(self, *names: str, fetch: bool = True) -> list[Any]:
         """Load some of the modules that are kept.
@@ -112,7 +111,6 @@ SGLANG = Peer(
         )
     ),
     platform="manylinux_2_34_x86_64",
-    python="3.12",  # there is no wheel for 3.11
 )
 VLLM = Peer(
     (f"vllm=={VLLM_VERSION}",),
@@ -186,7 +184,7 @@ def installed(peer: Peer, fetch: bool = True) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-        command += ["--only-binary=:all:", f"--python-version={peer.python}"]
+        command += ["--only-binary=:all:", "--python-version=3.11"]
         command += [f"--platform={peer.platform}", "--dest", scratch, *peer.requirements]
         try:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
