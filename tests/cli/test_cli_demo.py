@@ -77,7 +77,7 @@ def test_in_a_terminal_it_is_drawn_in_one_place() -> None:
 
 @needs_a_terminal
 def test_ctrl_c_ends_it_with_what_there_is() -> None:
-    with in_terminal("demo", "--seconds", "60") as (process, chunks):
+    with in_terminal("demo", "--seconds", "60", interrupted=True) as (process, chunks):
         shown = next(chunks)
         while "requests" not in shown:
             shown += next(chunks)

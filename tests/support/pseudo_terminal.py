@@ -15,7 +15,7 @@ import time
 from types import TracebackType
 from typing import Self
 
-from tests.support.terminal import KVPOOL, unmeasured
+from tests.support.terminal import KVPOOL, environment, unmeasured
 
 __all__ = ["Terminal"]
 
@@ -31,6 +31,12 @@ _PATIENCE = 120  # seconds, only so that a test that is wrong has an end
 class Terminal:
     """80 columns and 24 rows with ``kvpool`` in it.
 
+    Parameters
+    ----------
+    *arguments : str
+    interrupted : bool, default False
+        Whether a Ctrl-C will be a signal, not a key: such a process is not measured.
+
     Attributes
     ----------
     shown : str
@@ -39,13 +45,14 @@ class Terminal:
         The same with them.
     """
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, interrupted: bool = False) -> None:
         self._ours, its = os.openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         variables = {"TERM": "xterm-256color", "PROMPT_TOOLKIT_NO_CPR": "1", "OMP_NUM_THREADS": "1"}
+        surroundings = unmeasured if interrupted else environment
         self._process = subprocess.Popen(
             [sys.executable, "-c", _LAUNCH, KVPOOL, *arguments],
-            env=unmeasured(**variables),
+            env=surroundings(**variables),
             stdin=its,
             stdout=its,
             stderr=its,

@@ -56,14 +56,18 @@ def run_in(folder: Path, *arguments: str, **variables: str) -> subprocess.Comple
 
 @contextlib.contextmanager
 def in_terminal(
-    *arguments: str, **variables: str
+    *arguments: str, interrupted: bool = False, **variables: str
 ) -> Iterator[tuple[subprocess.Popen[bytes], Iterator[str]]]:
-    """Start in a terminal of 80 columns; yield the process, and what it prints as it comes."""
+    """Start in a terminal of 80 columns; yield the process, and what it prints as it comes.
+
+    One that will be `interrupted` by a Ctrl-C is not measured.
+    """
     ours, its = os.openpty()
+    surroundings = unmeasured if interrupted else environment
     try:
         with subprocess.Popen(
             [KVPOOL, *arguments],
-            env=unmeasured(TERM="xterm-256color", LINES="24", **variables),
+            env=surroundings(TERM="xterm-256color", LINES="24", **variables),
             stdin=its,
             stdout=its,
             stderr=its,

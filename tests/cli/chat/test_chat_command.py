@@ -136,7 +136,8 @@ def test_ctrl_c_in_a_pipe_ends_it_after_a_whole_token(model_dir: Path) -> None:
 
 @needs_a_terminal
 def test_answers_stream_and_ctrl_c_stops_them(model_dir: Path) -> None:
-    with Terminal("chat", str(model_dir), "--max-new-tokens", "4000") as terminal:
+    options = ("--max-new-tokens", "4000")
+    with Terminal("chat", str(model_dir), *options, interrupted=True) as terminal:
         greeting = terminal.wait_for("main>")
         assert "endless: 512 B per token" in greeting
         terminal.press("hello\r")
@@ -189,7 +190,7 @@ def test_the_line_is_edited_completed_and_remembered(model_dir: Path, tmp_path: 
 
 @needs_a_terminal
 def test_ctrl_c_while_the_model_is_loaded_leaves_the_cursor(model_dir: Path) -> None:
-    with Terminal("chat", str(model_dir)) as terminal:
+    with Terminal("chat", str(model_dir), interrupted=True) as terminal:
         terminal.wait_for("loading")
         terminal.press("\x03")
         assert terminal.leave("\x03") == 130

@@ -100,7 +100,11 @@ def test_figures_are_drawn_anew_until_ctrl_c() -> None:
     def answer(_headers: Mapping[str, str]) -> Answer:
         return Answer(body.format(next(answers)).encode())
 
-    with AnsweringServer(answer) as server, Terminal("top", server.url, "--interval", "0.1") as it:
+    options = ("--interval", "0.1")
+    with (
+        AnsweringServer(answer) as server,
+        Terminal("top", server.url, *options, interrupted=True) as it,
+    ):
         it.wait_for(r"\b\d+ unpinned")
         it.wait_for(r"\b([5-9]|\d\d+) unpinned")  # an answer that comes too late is not shown
         it.press("\x03")
@@ -112,7 +116,7 @@ def test_figures_are_drawn_anew_until_ctrl_c() -> None:
 @needs_terminal
 def test_figures_stay_while_the_server_is_away() -> None:
     with AnsweringServer(pool) as server:
-        it = Terminal("top", server.url, "--interval", "0.1")
+        it = Terminal("top", server.url, "--interval", "0.1", interrupted=True)
         it.wait_for("9 unpinned")
     with it:
         it.wait_for(r"(?s)Connection refused; last read.*9 unpinned")
