@@ -249,22 +249,22 @@ def transformers(session: nox.Session) -> None:
 
 
 @nox.session(python=OLDEST.for_nox, venv_backend="venv")
-@nox.parametrize("release", OLDER_TRANSFORMERS)
-def older_transformers(session: nox.Session, release: str) -> None:
+def older_transformers(session: nox.Session) -> None:
     """Run the tests of the caches and batches with older releases of transformers.
 
     They are the lowest that is allowed, and the last one whose models call the cache
-    `past_key_values`. The types of models, and what is built on the caches, are left to the
-    newest, in `transformers`.
+    `past_key_values`; one takes the place of the other in the same environment. The types of
+    models, and what is built on the caches, are left to the newest, in `transformers`.
     """
     steps.require(session, OLDEST)
     steps.install_project(session, "requirements/test.txt")
     steps.install_or_skip(session, "transformers")
-    session.install(f"transformers=={release}")
     left_out = [f"--ignore=tests/integrations/{name}" for name in NEWEST_TRANSFORMERS_ONLY]
     environment = TEST_ENVIRONMENT | ONE_THREAD | {"KVPOOL_REQUIRE": "transformers"}
     options = session.posargs or [*left_out, *steps.PARALLEL]
-    session.run("pytest", "-m", "transformers", "tests/integrations", *options, env=environment)
+    for release in OLDER_TRANSFORMERS:
+        session.install(f"transformers=={release}")
+        session.run("pytest", "-m", "transformers", "tests/integrations", *options, env=environment)
 
 
 @nox.session(python=OLDEST.for_nox, venv_backend="venv")
