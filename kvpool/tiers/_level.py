@@ -9,19 +9,20 @@ import weakref
 from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, Self, TypeAlias
+from typing import Any, Final, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
-from kvpool.errors import ChunkError, KVPoolError, TierError
+from kvpool.errors import KVPoolError, TierError
 from kvpool.tiers._base import Item, Tier, TierStats
 from kvpool.tiers._breaker import Breaker, BreakerState
-from kvpool.tiers._chunk import Chunk, ChunkBuffer, decode_chunk, encode_chunk
+from kvpool.tiers._chunk import Chunk, encode_chunk
 from kvpool.tiers._codec import PLAIN, CodecChain
+from kvpool.tiers._fetched import Fetched, fetch_run, let_go
 from kvpool.tiers._helpers import Helpers, TooManyCallsError
+from kvpool.tiers._job import Job
 from kvpool.tiers._session import (
     StoredSession,
     encode_session,
@@ -34,11 +35,8 @@ from kvpool.tiers._session import (
 __all__ = [
     "DEFAULT_QUEUE_BYTES",
     "EvictionListener",
-    "Fetched",
-    "Job",
     "Level",
     "LevelStats",
-    "close_fetched",
 ]
 
 DEFAULT_QUEUE_BYTES: Final = 256 << 20
@@ -55,49 +53,6 @@ _AHEAD: Final = 16  # fetches under way at the same time, beside those that call
 _KNOWN: Final = 1 << 16
 _KNOWN_FOR: Final = 300.0
 _SMOOTHING: Final = 0.25
-
-
-class Job:
-    """A chunk to be written, with its keys and values or with where they are.
-
-    Parameters
-    ----------
-    chunk : Chunk
-    keys, values : ndarray, shape (layers, kv_heads, tokens, head_dim)
-        Of the session; the job keeps them, and so the memory of the session, until it is done.
-    """
-
-    __slots__ = ("_data", "_source", "chunk")
-
-    def __init__(self, chunk: Chunk, keys: NDArray[Any], values: NDArray[Any]) -> None:
-        self.chunk = chunk
-        self._source: tuple[NDArray[Any], NDArray[Any]] | None = (keys, values)
-        self._data: NDArray[Any] | ChunkBuffer | None = None
-
-    @classmethod
-    def of(cls, chunk: Chunk, data: NDArray[Any] | ChunkBuffer) -> Self:
-        """Return a job with keys and values in the shape of the chunk, of its own."""
-        shown = data.data if isinstance(data, ChunkBuffer) else data
-        job = cls(chunk, shown, shown)
-        job._data, job._source = data, None
-        return job
-
-    def data(self) -> NDArray[Any] | ChunkBuffer:
-        """Return keys and values in the shape of the chunk, and let go of the session."""
-        source = self._source
-        if self._data is None and source is not None:
-            chunk, buffer = self.chunk, ChunkBuffer(self.chunk)
-            place = np.s_[:, :, chunk.start : chunk.start + chunk.tokens]
-            buffer.data[:, 0], buffer.data[:, 1] = source[0][place], source[1][place]
-            self._data, self._source = buffer, None
-        if self._data is None:
-            raise AssertionError("a job has keys and values, or knows where they are")
-        return self._data
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values."""
-        return self.chunk.nbytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,39 +108,6 @@ class LevelStats:
     failed: int
     queued_nbytes: int
     sessions: int = 0
-
-
-class Fetched:
-    """The leading run of some chunks that a tier has, whole and right, until `close`.
-
-    Attributes
-    ----------
-    arrays : list of ndarray
-        Keys and values, in the shape of each chunk. They may be the memory of the store.
-    error : ChunkError or None
-        What was wrong with the chunk behind them, if it was there.
-    """
-
-    def __init__(self, tier: Tier, chunks: Sequence[Chunk], codec: CodecChain) -> None:
-        self.arrays: list[NDArray[Any]] = []
-        self.error: ChunkError | None = None
-        self._block: AbstractContextManager[Any] = tier.read([chunk.key for chunk in chunks])
-        values = self._block.__enter__()
-        try:
-            for chunk, value in zip(chunks, values, strict=True):
-                if value is None:
-                    break
-                self.arrays.append(decode_chunk(value, chunk, codec))
-        except ChunkError as error:
-            self.error = error.with_traceback(None)  # it would keep the value
-        except BaseException:
-            self.close()
-            raise
-
-    def close(self) -> None:
-        """Let go of the store's memory."""
-        self.arrays.clear()
-        self._block.__exit__(None, None, None)
 
 
 class Level:
@@ -307,7 +229,7 @@ class Level:
             return []
 
     def _fetch(self, chunks: Sequence[Chunk]) -> Fetched | None:
-        return self.breaker.call(lambda tier: _fetch(tier, chunks, self.codec), None, _close)
+        return self.breaker.call(lambda tier: fetch_run(tier, chunks, self.codec), None, let_go)
 
     def remove_wrong(self, chunk: Chunk, reason: str) -> None:
         """Remove a chunk that is wrong, by the reason of its error."""
@@ -624,18 +546,3 @@ class Level:
         self._queue.clear()
         self._queued = 0
         self._is_ending = True
-
-
-def _fetch(tier: Tier, chunks: Sequence[Chunk], codec: CodecChain) -> Fetched | None:
-    return Fetched(tier, chunks, codec)
-
-
-def _close(fetched: Fetched | None) -> None:
-    if fetched is not None:
-        fetched.close()
-
-
-def close_fetched(done: Future[Fetched | None]) -> None:
-    """Let go of what `Level.fetch_ahead` has fetched, and no one waits for."""
-    if done.exception() is None:
-        _close(done.result())

@@ -12,7 +12,9 @@ from typing import Final, Literal, Protocol
 from kvpool.entry import StagedTokens
 from kvpool.errors import ContextOverflowError, PoolExhaustedError
 from kvpool.tiers._chunk import Chunk, ChunkBuffer
-from kvpool.tiers._level import Fetched, Job, Level, close_fetched
+from kvpool.tiers._fetched import Fetched, close_fetched
+from kvpool.tiers._job import Job
+from kvpool.tiers._level import Level
 
 __all__ = ["Load", "TierEvent", "TokenSink"]
 
