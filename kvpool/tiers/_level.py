@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import weakref
-from collections import Counter, OrderedDict, deque
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
@@ -31,15 +31,14 @@ from kvpool.tiers._session import (
     stored_sessions,
     write_session,
 )
+from kvpool.tiers._write_queue import DEFAULT_QUEUE_BYTES, Batch, WriteQueue
 
 __all__ = [
-    "DEFAULT_QUEUE_BYTES",
     "EvictionListener",
     "Level",
     "LevelStats",
 ]
 
-DEFAULT_QUEUE_BYTES: Final = 256 << 20
 WRITE_BUDGET: Final = 60.0
 """Seconds that a write behind may take, because no caller waits for it."""
 
@@ -48,7 +47,6 @@ EvictionListener: TypeAlias = Callable[[str, int], object]
 
 _log = logging.getLogger("kvpool.tiers")
 
-_BATCH: Final = 16 << 20
 _AHEAD: Final = 16  # fetches under way at the same time, beside those that callers wait for
 _KNOWN: Final = 1 << 16
 _KNOWN_FOR: Final = 300.0
@@ -139,7 +137,6 @@ class Level:
     ) -> None:
         self.breaker = tier if isinstance(tier, Breaker) else Breaker(tier, budget)
         self.codec = codec
-        self._queue_bytes = queue_bytes
         self._may_decline = may_decline
         self._known: OrderedDict[bytes, float] = OrderedDict()
         self._counts: Counter[str] = Counter()
@@ -147,18 +144,11 @@ class Level:
         self._seconds = 0.0
         self._bandwidth: float | None = None
         self._declined = 0
-        self._queue: deque[Job | StoredSession] = deque()
-        self._queued = 0  # bytes, with those that are being written
-        self._is_ending = False
         self._evictions = 0  # of which the listeners were told
         self._listeners: list[weakref.WeakMethod[EvictionListener]] = []
-        self._thread: threading.Thread | None = None
+        self._lock = threading.RLock()  # guards all of the above
         self._ahead = Helpers(_AHEAD, f"kvpool loads {self.name}")
-        # Guards all of the above. It is taken by itself: an interrupt in `Condition.__enter__`,
-        # which is written in Python, would keep it. It is an `RLock`, because `stop` may run in
-        # any thread, when a store is collected as garbage.
-        self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
+        self._queue = WriteQueue(self.name, queue_bytes)  # has a lock of its own
 
     @property
     def name(self) -> str:
@@ -173,7 +163,7 @@ class Level:
     @property
     def queued(self) -> int:
         """Bytes of keys and values that wait to be written, or are being written."""
-        return self._queued
+        return self._queue.nbytes
 
     def stats(self) -> LevelStats:
         """Return the figures."""
@@ -191,10 +181,10 @@ class Level:
                 bandwidth=self._bandwidth,
                 stored=counts["stored"],
                 stored_nbytes=counts["stored_nbytes"],
-                dropped=counts["dropped"],
+                dropped=counts["dropped"] + self._queue.dropped,
                 refused=counts["refused"],
                 failed=counts["failed"],
-                queued_nbytes=self._queued,
+                queued_nbytes=self._queue.nbytes,
                 sessions=counts["sessions"],
             )
 
@@ -305,24 +295,10 @@ class Level:
 
     def put(self, job: Job | StoredSession) -> bool:
         """Have a chunk or a session written behind; return False if it is dropped."""
-        with self._lock:
-            if not self.has_room(job.nbytes):
-                self._counts["dropped"] += 1
-                return False
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(
-                    target=self._write_behind, name=f"kvpool writes {self.name}", daemon=True
-                )
-                self._thread.start()
-            nbytes = job.nbytes
-            self._queued += nbytes  # no interrupt comes between this line and the end of `append`
-            try:
-                self._queue.append(job)
-            except MemoryError:
-                self._queued -= nbytes
-                raise
-            self._changed.notify_all()
-            return True
+        if self._is_asked():
+            return self._queue.put(job, self._write_jobs)
+        self.note_dropped()
+        return False
 
     def note_dropped(self) -> None:
         """Count a chunk that was not put because there is no room for it."""
@@ -346,50 +322,18 @@ class Level:
 
     def has_room(self, nbytes: int) -> bool:
         """Return whether the queue has room for this many bytes, and the tier may be asked."""
-        return (
-            not self._is_ending
-            and self._queued + nbytes <= self._queue_bytes
-            and (self.breaker.state is not BreakerState.OPEN or self.breaker.is_due)
-        )
+        return self._queue.has_room(nbytes) and self._is_asked()
 
-    def _write_behind(self) -> None:
-        while batch := self._take():
-            nbytes = sum(job.nbytes for job in batch)
-            try:
-                self._write_jobs(batch)
-            except BaseException:  # no signal: a codec or a tier may raise it, and this goes on
-                _log.exception("tier %s: chunks cannot be written", self.name)
-                with self._lock:
-                    self._counts["dropped"] += len(batch)
-            finally:
-                batch.clear()  # and with it the memory of sessions
-                with self._lock:
-                    self._queued -= nbytes
-                    self._changed.notify_all()
+    def _is_asked(self) -> bool:
+        """Return whether the breaker would let a call of the tier through."""
+        return self.breaker.state is not BreakerState.OPEN or self.breaker.is_due
 
-    def _write_jobs(self, batch: Sequence[Job | StoredSession]) -> None:
+    def _write_jobs(self, batch: Batch) -> None:
         """Write chunks, and then the session that follows them."""
         self._write([job for job in batch if isinstance(job, Job)])
         for job in batch:
             if isinstance(job, StoredSession):
                 self._write_session(job)
-
-    def _take(self) -> list[Job | StoredSession]:
-        """Wait for chunks, and return some of them; an empty list at the end."""
-        with self._lock:
-            self._changed.wait_for(lambda: self._queue or self._is_ending)
-            return self._first_jobs()
-
-    def _first_jobs(self) -> list[Job | StoredSession]:
-        """Take as much off the queue as is written at once: chunks, and then a session."""
-        batch: list[Job | StoredSession] = []
-        nbytes = 0
-        while self._queue and nbytes < _BATCH:
-            batch.append(self._queue.popleft())
-            nbytes += batch[-1].nbytes
-            if isinstance(batch[-1], StoredSession):
-                break
-        return batch
 
     def _write(self, batch: Sequence[Job]) -> None:
         """Encode and write chunks, and count what became of them."""
@@ -398,7 +342,7 @@ class Level:
         counts: Counter[str] = Counter()
         items: list[Item] = []
         chunks: list[Chunk] = []
-        if self.breaker.state is BreakerState.OPEN and not self.breaker.is_due:
+        if not self._is_asked():
             counts["dropped"] = len(batch)
         else:
             for job in self._lacking(batch, counts):
@@ -516,33 +460,14 @@ class Level:
         told : callable
             Called several times a second meanwhile, without a lock held.
         """
-        while (left := deadline - time.monotonic()) > 0:
-            with self._lock:
-                if not self._queued:
-                    return
-                self._changed.wait(min(left, 0.1))
-            told()
+        self._queue.drain(deadline, told)
 
     def stop(self) -> None:
         """Let the thread end, and drop the chunks that wait to be written."""
-        with self._lock:
-            self._is_ending = True
-            self._drop_jobs()
-            self._changed.notify_all()
+        self._queue.stop()
         self._ahead.close()
-
-    def _drop_jobs(self) -> None:
-        while self._queue:
-            job = self._queue[-1]
-            nbytes = job.nbytes
-            self._counts["dropped"] += 1
-            self._queued -= nbytes
-            self._queue.pop()
 
     def enter_child(self) -> None:
         """Give up what a child of `os.fork` has copies of: there is no thread, and no lease."""
         self._lock = threading.RLock()
-        self._changed = threading.Condition(self._lock)
-        self._queue.clear()
-        self._queued = 0
-        self._is_ending = True
+        self._queue.enter_child()

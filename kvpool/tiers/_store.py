@@ -23,10 +23,11 @@ from kvpool.tiers._base import Tier
 from kvpool.tiers._chunk import Chunk, chunks_of
 from kvpool.tiers._codec import open_codec
 from kvpool.tiers._job import Job
-from kvpool.tiers._level import DEFAULT_QUEUE_BYTES, EvictionListener, Level, LevelStats
+from kvpool.tiers._level import EvictionListener, Level, LevelStats
 from kvpool.tiers._load import Load, TierEvent, TokenSink
 from kvpool.tiers._registry import open_tier, split_url
 from kvpool.tiers._session import StoredSession, remove_session, session_name
+from kvpool.tiers._write_queue import DEFAULT_QUEUE_BYTES
 
 __all__ = [
     "LEVEL_OPTIONS",
