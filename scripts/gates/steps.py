@@ -21,6 +21,7 @@ from scripts.gates.locks import constraints_of
 
 __all__ = [
     "LLAMA_SETTINGS",
+    "borrow",
     "install_alone_or_skip",
     "install_compiled_or_skip",
     "install_editable",
@@ -60,6 +61,26 @@ def require(session: nox.Session, found: Search) -> Path:
     if found.path is None:
         session.error(found.explain())
     return found.path
+
+
+def borrow(session: nox.Session, lender: str) -> None:
+    """Let a session import what the environment of another session holds, if that is there.
+
+    pip counts it as installed, and installs what is missing or has another version into the
+    environment of the session, which comes first on the path. The other environment stays as it is.
+
+    Parameters
+    ----------
+    session : nox.Session
+        Its environment is one of venv.
+    lender : str
+        The name of the other session.
+    """
+    location = Path(session.virtualenv.location)
+    (own,) = (location / "lib").glob("python*/site-packages")
+    borrowed = location.with_name(lender) / own.relative_to(location)
+    if borrowed.is_dir():
+        (own / "borrowed.pth").write_text(f"{borrowed}\n", encoding="utf-8")
 
 
 def install_project(session: nox.Session, lock_file: str) -> None:

@@ -61,6 +61,27 @@ def test_tools_are_installed_again_only_when_their_lock_has_changed(tmp_path: Pa
     assert said == [True, False, True]
 
 
+def test_an_environment_borrows_what_another_one_holds(tmp_path: Path) -> None:
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    lent = tmp_path / ".nox" / "lender" / "lib" / version / "site-packages"
+    lent.mkdir(parents=True)
+    (lent / "shelf.py").write_text("BOOKS = 3\n", encoding="utf-8")
+    about = lent / "shelf-1.0.dist-info"
+    about.mkdir()
+    words = "Metadata-Version: 2.1\nName: shelf\nVersion: 1.0\n"
+    (about / "METADATA").write_text(words, encoding="utf-8")
+    (about / "RECORD").write_text("", encoding="utf-8")
+    body = (
+        "    steps.borrow(session, 'absent')\n"
+        "    steps.borrow(session, 'lender')\n"
+        "    session.install('shelf==1.0')\n"  # is there, so no index is asked
+        "    session.run('python', '-P', '-c', 'import shelf; assert shelf.BOOKS == 3')\n"
+    )
+    result, said = run(tmp_path, body, backend="venv")
+    assert result == "success", said
+    assert not (tmp_path / ".nox" / "absent").exists()
+
+
 @pytest.mark.parametrize(("environ", "result"), [({}, "skipped"), ({"CI": "1"}, "aborted")])
 def test_a_group_that_cannot_be_installed_skips_but_for_ci(
     tmp_path: Path, environ: dict[str, str], result: str
