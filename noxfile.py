@@ -37,7 +37,7 @@ NEWEST = interpreters.newest(os.environ.get("KVPOOL_PYTHON", "").split() or inte
 BACKENDS = ("numpy", "mmap", "ctypes")
 WITH_TORCH = ("docs/serving.md", "docs/transformers.md")  # `transformers` runs their examples
 WITH_LLAMA = ("docs/llama-cpp.md",)  # `engine_llama` runs them
-ENGINES = ("llama_cpp", "sglang", "vllm")  # whose modules a session of their own tests
+ENGINES = ("llama_cpp", "lmcache", "sglang", "vllm")  # whose modules a session of their own tests
 TYPED_PAGES = ("docs/tutorial.md",)  # whose examples are a program that passes mypy --strict
 MODULES = ("kvpool", *(f"kvpool_{name}" for name in BACKENDS))
 
@@ -309,6 +309,31 @@ def engine_vllm(session: nox.Session) -> None:
     if not session.posargs:
         more = ["tests/integrations/test_vllm_plugin.py", "tests/benchmarks/test_vllm.py"]
         session.run("pytest", *more, env=environment)
+
+
+@nox.session(python=OLDEST.for_nox, venv_backend="venv")
+def engine_lmcache(session: nox.Session) -> None:
+    """Run the tests of the adapter of LMCache's server, with vLLM on a CPU in front of it.
+
+    What the environment of `engine_vllm` holds is borrowed from there, so run that session before.
+    Otherwise vLLM is installed here as well. Where it or LMCache cannot be had, the session is
+    skipped and says so; with CI set in the environment that is a failure. A server of the tests is
+    redis-server, which the system has to have.
+    """
+    steps.require(session, OLDEST)
+    steps.borrow(session, "engine_vllm")
+    steps.install_project(session, "requirements/test.txt")
+    steps.install_or_skip(session, "engine-vllm")
+    steps.install_alone_or_skip(session, "engine-vllm-alone")
+    steps.install_or_skip(session, "engine-lmcache")
+    steps.install_alone_or_skip(session, "engine-lmcache-alone")
+    required = "lmcache,redis,model" if steps.install_model(session) else "lmcache,redis"
+    environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": required, "VLLM_LOGGING_LEVEL": "WARNING"}
+    folder = "tests/integrations/lmcache"
+    measured = [*COVERAGE, f"--cov-config={folder}/coverage.toml"]
+    # What is borrowed has no programs here; -P, because the tree must not get in front.
+    pytest = ("python", "-P", "-m", "pytest")
+    session.run(*pytest, folder, *(session.posargs or measured), env=environment)
 
 
 @nox.session(python=OLDEST.for_nox, venv_backend="venv")

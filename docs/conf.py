@@ -106,6 +106,7 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_mock_imports = [
     "llama_cpp",
+    "lmcache",
     "mooncake",
     "sglang",
     "tokenizers",

@@ -22,6 +22,7 @@ PACKAGES = ("kvpool", "kvpool_ctypes", "kvpool_mmap", "kvpool_numpy")
 NEEDED = {  # and the marker of the tests that have it
     "kvpool.integrations.chat": pytest.mark.transformers,
     "kvpool.integrations.llama_cpp": pytest.mark.engines,
+    "kvpool.integrations.lmcache": pytest.mark.engines,
     "kvpool.integrations.sglang": pytest.mark.engines,
     "kvpool.integrations.transformers": pytest.mark.transformers,
     "kvpool.integrations.vllm": pytest.mark.engines,

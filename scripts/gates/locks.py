@@ -8,7 +8,7 @@ both, with exact versions and hashes, for every supported Python and platform at
 The files of constraints differ as well: they have the versions, without hashes, of what the groups
 with torch, with servers and with engines need. Which build of torch fits depends on the machine, so
 pip installs these groups by their names, within these versions. vLLM has a file of its own, because
-it wants other versions than the rest.
+it wants other versions than the rest, and LMCache has one within that.
 """
 
 from __future__ import annotations
@@ -48,8 +48,15 @@ CONSTRAINED = {
     ),
     "constraints-sglang": ("engine-sglang",),
     "constraints-vllm": ("engine-vllm",),
+    "constraints-lmcache": ("engine-lmcache",),
 }
 """Name of each file of constraints, and the dependency groups that are installed within them."""
+
+AROUND = {"constraints-vllm": None, "constraints-lmcache": "requirements/constraints-vllm.txt"}
+"""The versions that a file of constraints keeps to, where they are not those of the tests.
+
+The file has to be written before.
+"""
 
 
 def constraints_of(groups: Iterable[str]) -> str | None:
@@ -117,11 +124,12 @@ def _write_lowest(compiler: list[str], root: Path, output: Path) -> None:
 def _write_constraints(compiler: list[str], root: Path, name: str) -> None:
     """Pin what groups need, around the versions of the tests, which they are installed on.
 
-    What vLLM wants replaces some of those.
+    What vLLM wants replaces some of those; what LMCache needs is installed on vLLM.
     """
     sources = [option for group in CONSTRAINED[name] for option in ("--group", group)]
-    if name != "constraints-vllm":
-        sources += ["--constraints", "requirements/test.txt"]
+    around = AROUND.get(name, "requirements/test.txt")
+    if around is not None:
+        sources += ["--constraints", around]
     output = f"requirements/{name}.txt"
     options = ["--no-generate-hashes", "--no-annotate", "--output-file", output]
     _compile([*compiler, *options, *sources], root)

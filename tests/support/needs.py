@@ -93,6 +93,14 @@ def llama_cpp() -> Any:
         missing("llama_cpp", f"llama-cpp-python cannot be imported: {error}")
 
 
+def lmcache() -> Any:
+    """Return the module lmcache, which takes seconds to import."""
+    try:
+        return importlib.import_module("lmcache")
+    except ImportError as error:
+        missing("lmcache", f"lmcache cannot be imported: {error}")
+
+
 def sglang() -> Any:
     """Return the module sglang, which takes seconds to import."""
     try:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["BLOCK", "CHUNK_BYTES", "NEXT", "prompt", "run"]
+__all__ = ["BLOCK", "CHUNK_BYTES", "NEXT", "prompt", "run", "run_with"]
 
 PROGRAM: Final = Path(__file__).with_name("vllm_run.py")
 MARK: Final = "RESULT OF THE RUN: "
@@ -49,17 +49,38 @@ def run(
     dtype : str, default "float32"
         In which the tokens do not depend on how the prompt is split.
     """
-    before = set(Path("/dev/shm").glob("vllm_offload_*"))
-    task = {
-        "model": str(model),
-        "options": {"dtype": dtype},
-        "extra": {
+    connector = {
+        "kv_connector": "OffloadingConnector",
+        "kv_role": "kv_both",
+        "kv_connector_extra_config": {
             "spec_name": "KVPoolOffloadingSpec",
             "cpu_bytes_to_use": 9 * CHUNK_BYTES,
             "secondary_tiers": [{"type": "kvpool", **tier} for tier in tiers],
         },
-        "steps": list(steps),
     }
+    before = set(Path("/dev/shm").glob("vllm_offload_*"))
+    results = run_with(model, connector, steps, dtype=dtype)
+    assert set(Path("/dev/shm").glob("vllm_offload_*")) <= before
+    return results
+
+
+def run_with(
+    model: Path, connector: dict[str, Any], steps: Sequence[dict[str, Any]], **options: Any
+) -> list[dict[str, Any]]:
+    """Run steps in a new process with a connector; it tells of no error and no exported pointer.
+
+    Parameters
+    ----------
+    model : Path
+        The directory of the model.
+    connector : dict
+        Its configuration.
+    steps : sequence of dict
+        As `vllm_run` takes them.
+    **options : object
+        Of the engine.
+    """
+    task = {"model": str(model), "options": options, "connector": connector, "steps": list(steps)}
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -77,7 +98,6 @@ def run(
     assert ended.returncode == 0, told
     assert "exported pointer" not in told
     assert "Traceback" not in told, told
-    assert set(Path("/dev/shm").glob("vllm_offload_*")) <= before
     (line,) = (line for line in ended.stdout.splitlines() if line.startswith(MARK))
     results: list[dict[str, Any]] = json.loads(line.removeprefix(MARK))
     return results

@@ -1,7 +1,7 @@
 """A process that runs vLLM with real weights, and tells what each request came to.
 
 Run as a program, because vLLM makes processes of its own that begin with the program again. It
-reads JSON from the standard input: `model`, `extra` (of the connector), `steps`, and maybe
+reads JSON from the standard input: `model`, `connector` (its configuration), `steps`, and maybe
 `options` of the engine. Each step is a request, {"prompt": text}, or {"run": "program"}, whose
 end is waited for, or {"reset": true}, which drops vLLM's own cache. What it prints last, after a
 mark, is JSON: a list with tokens and figures of each request.
@@ -22,11 +22,6 @@ MARK: Final = "RESULT OF THE RUN: "
 
 def run(task: dict[str, Any]) -> list[dict[str, Any]]:
     """Return what each request came to."""
-    connector = {
-        "kv_connector": "OffloadingConnector",
-        "kv_role": "kv_both",
-        "kv_connector_extra_config": task["extra"],
-    }
     # On a CPU the last one is a share of the memory of the machine, which has to be free.
     options = {
         "max_model_len": 1024,
@@ -34,9 +29,8 @@ def run(task: dict[str, Any]) -> list[dict[str, Any]]:
         "max_num_seqs": 4,
         "gpu_memory_utilization": 0.2,
     } | task.get("options", {})
-    begun = time.monotonic()
+    connector = task["connector"]
     llm = LLM(model=task["model"], enforce_eager=True, kv_transfer_config=connector, **options)
-    print("engine start", time.monotonic() - begun, file=sys.stderr)
     results = []
     for step in task["steps"]:
         if step.get("reset"):
