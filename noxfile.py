@@ -54,6 +54,10 @@ NEWEST_TRANSFORMERS_ONLY = (
 
 COVERAGE = ("--cov", "--cov-report=term")
 
+# What one environment borrows from another has no programs there; -P, because the tree must not get
+# in front of what is installed.
+BORROWED_PYTEST = ("python", "-P", "-m", "pytest")
+
 # In the tests of the project's own tools nothing of kvpool runs. They start many processes, which
 # are slow to measure, so they run once, in `test`, and unmeasured.
 TOOLS = ("tests/gates", "tests/stack")
@@ -253,18 +257,21 @@ def older_transformers(session: nox.Session) -> None:
     """Run the tests of the caches and batches with older releases of transformers.
 
     They are the lowest that is allowed, and the last one whose models call the cache
-    `past_key_values`; one takes the place of the other in the same environment. The types of
-    models, and what is built on the caches, are left to the newest, in `transformers`.
+    `past_key_values`; one takes the place of the other in the same environment. What else is
+    needed is borrowed from that of `transformers`, if it is there. The types of models, and what
+    is built on the caches, are left to the newest, in `transformers`.
     """
     steps.require(session, OLDEST)
+    steps.borrow(session, "transformers")
     steps.install_project(session, "requirements/test.txt")
     steps.install_or_skip(session, "transformers")
     left_out = [f"--ignore=tests/integrations/{name}" for name in NEWEST_TRANSFORMERS_ONLY]
     environment = TEST_ENVIRONMENT | ONE_THREAD | {"KVPOOL_REQUIRE": "transformers"}
     options = session.posargs or [*left_out, *steps.PARALLEL]
+    pytest = (*BORROWED_PYTEST, "-m", "transformers", "tests/integrations")
     for release in OLDER_TRANSFORMERS:
         session.install(f"transformers=={release}")
-        session.run("pytest", "-m", "transformers", "tests/integrations", *options, env=environment)
+        session.run(*pytest, *options, env=environment)
 
 
 @nox.session(python=OLDEST.for_nox, venv_backend="venv")
@@ -331,9 +338,7 @@ def engine_lmcache(session: nox.Session) -> None:
     environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": required, "VLLM_LOGGING_LEVEL": "WARNING"}
     folder = "tests/integrations/lmcache"
     measured = [*COVERAGE, f"--cov-config={folder}/coverage.toml"]
-    # What is borrowed has no programs here; -P, because the tree must not get in front.
-    pytest = ("python", "-P", "-m", "pytest")
-    session.run(*pytest, folder, *(session.posargs or measured), env=environment)
+    session.run(*BORROWED_PYTEST, folder, *(session.posargs or measured), env=environment)
 
 
 @nox.session(python=OLDEST.for_nox, venv_backend="venv")
