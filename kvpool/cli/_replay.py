@@ -123,7 +123,7 @@ def replay(
             metavar="URL",
             rich_help_panel=POOL,
             help="With --capacity-blocks: a tier to store blocks in and load them from, such as "
-            "disk:/path?capacity=1GiB. Several are asked in their order.",
+            "disk:/kv?capacity=1GiB. Several are asked in their order.",
         ),
     ] = None,
     tier_blocks: Annotated[

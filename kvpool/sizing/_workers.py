@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from typing import NamedTuple
@@ -93,8 +95,17 @@ class _Worker:
     @classmethod
     def start(cls, samples: Sequence[Sample]) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C ends the simulations in their parent
+        threading.Thread(target=_end_with_parent, daemon=True).start()
         cls.samples = samples
 
     @classmethod
     def run(cls, case: Case) -> float:
         return _hits(cls.samples[case.sample], case)
+
+
+def _end_with_parent() -> None:
+    """End this process when its parent has ended, however: it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -268,3 +268,19 @@ def test_ctrl_c_ends_it(tmp_path: Path) -> None:
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "kvpool: interrupted\n")
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no terminals")
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGKILL", -9)])
+def test_no_process_of_a_simulation_outlives_the_command(talks: str, name: str, code: int) -> None:
+    options = ("--points", "400", "--workers", "2")
+    with in_terminal("size", talks, *options, interrupted=True) as (process, chunks):
+        shown = ""
+        while "simulate" not in shown:
+            shown += next(chunks)
+        process.send_signal(getattr(signal, name))
+        shown = "".join(chunks)  # until no process has the terminal
+    assert process.returncode == code
+    assert "Traceback" not in shown
+    if name == "SIGTERM":  # nothing is left for the tracker of multiprocessing to clean up
+        assert "resource_tracker" not in shown

@@ -74,6 +74,33 @@ def test_a_command_that_is_to_ignore_it_does() -> None:
     assert done.stdout.startswith("kvpool ")
 
 
+@pytest.mark.parametrize("before", ["SIG_DFL", "SIG_IGN"])
+def test_sigterm_ends_a_command_as_ctrl_c_does(before: str) -> None:
+    """What is entered is left. A command that is to ignore the signal does."""
+    program = f"""
+import contextlib, signal, kvpool.cli._app
+
+@contextlib.contextmanager
+def resource():
+    try:
+        yield
+    finally:
+        print("left")
+
+def run():
+    with resource():
+        signal.raise_signal(signal.SIGTERM)
+        print("ignored")
+
+signal.signal(signal.SIGTERM, signal.{before})
+kvpool.cli._app.run = run
+kvpool.cli.main()
+"""
+    done = python(program)
+    expected = (143, "left\n") if before == "SIG_DFL" else (0, "ignored\nleft\n")
+    assert (done.returncode, done.stdout, done.stderr) == (*expected, "")
+
+
 def press_ctrl_c() -> None:
     signal.raise_signal(signal.SIGINT)
 
