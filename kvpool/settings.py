@@ -34,7 +34,7 @@ class LayoutSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     packing: Packing = "head"
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
     """How to open a `KVCacheManager`: its arguments, all of them optional but the capacity.
 
     Notes
@@ -98,18 +98,25 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
             The file cannot be read, a setting is unknown, or has a value of another type.
         """
         variables = os.environ if environment is None else environment
+        places: dict[str, str] = {}
         if file == "":
             where, table = _search(variables)
         else:
             where, table = ("", None) if file is None else _read(Path(file))
         read = {} if table is None else _typed(table, where, strict=True)
+        places |= dict.fromkeys(read, where)
         for name in cls.__struct_fields__:
             variable = _PREFIX + name.upper()
             value = variables.get(variable, "").strip()
             if value and name not in _NOT_IN_ENVIRONMENT:
                 where = f"the environment: {variable}={value!r}"
                 read |= _typed({name: value}, where, strict=False)
-        return cls(**(read | _typed(arguments, "the arguments", strict=True)))
+                places[name] = f"the environment, {variable}"
+        read |= _typed(arguments, "the arguments", strict=True)
+        places |= dict.fromkeys(arguments, "the arguments of load")
+        settings = cls(**read)
+        settings.__dict__["places"] = places
+        return settings
 
     def open(self, layout: KVLayout | None = None, **arguments: Any) -> KVCacheManager:
         """Open a manager with these settings.
@@ -124,8 +131,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Raises
         ------
         KVPoolError
-            As `KVCacheManager` and `KVLayout` raise it.
+            As `KVCacheManager` and `KVLayout` raise it. Notes below it name each setting that
+            `load` read, with its value and where it stands.
         """
+        try:
+            return self._open(layout, arguments)
+        except KVPoolError as error:
+            for name, place in self.__dict__.get("places", {}).items():
+                if name not in arguments:
+                    error.add_note(f"setting {name} = {getattr(self, name)!r} is from {place}")
+            raise
+
+    def _open(self, layout: KVLayout | None, arguments: dict[str, Any]) -> KVCacheManager:
         if layout is None and self.layout is not None:
             layout = KVLayout(**msgspec.structs.asdict(self.layout))
         fields = msgspec.structs.asdict(self)
@@ -144,6 +161,9 @@ def _typed(values: Mapping[str, Any], where: str, *, strict: bool) -> dict[str, 
     try:
         made = msgspec.convert(values, Settings, strict=strict)
     except msgspec.ValidationError as error:
+        for name, value in values.items():
+            if str(error).endswith(f"at `$.{name}`") and repr(value) not in where:
+                where = f"{where}, {name} = {value!r}"
         raise SettingsError(f"{where}: {error}") from None
     return {name: getattr(made, name) for name in values}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from kvpool.errors import UnknownPluginError
 from kvpool.layout import KVLayout
 from kvpool.settings import LayoutSettings, Settings, SettingsError
 
@@ -97,7 +98,7 @@ def test_the_environment_of_the_process(monkeypatch: pytest.MonkeyPatch) -> None
     ("text", "reason"),
     [
         ("capacty = 1", "unknown field `capacty`"),
-        ("ttl = 'soon'", r"got `str` - at `\$.ttl`"),
+        ("ttl = 'soon'", r"kvpool.toml, ttl = 'soon': .*got `str` - at `\$.ttl`"),
         ("[layout]\nlayers = 1", "missing required field `kv_heads`"),
         ("capacity =", "is not TOML"),
     ],
@@ -117,6 +118,19 @@ def test_settings_that_are_wrong(tmp_path: Path) -> None:
         load(file=None, polcy="lru")
     with pytest.raises(SettingsError, match="cannot read"):
         load(file=tmp_path / "nowhere.toml")
+
+
+def test_an_error_at_the_opening_tells_where_each_setting_stands(tmp_path: Path) -> None:
+    file = tmp_path / "kvpool.toml"
+    file.write_text("policy = 'oldest'\nsecure = true", encoding="utf-8")
+    settings = load({"KVPOOL_CAPACITY": "1MiB", "KVPOOL_TTL": "5"}, file=file, secure=False)
+    with pytest.raises(UnknownPluginError, match="unknown eviction policy 'oldest'") as caught:
+        settings.open(ttl=7)
+    assert caught.value.__notes__ == [
+        f"setting policy = 'oldest' is from {file}",
+        "setting secure = False is from the arguments of load",
+        "setting capacity = '1MiB' is from the environment, KVPOOL_CAPACITY",
+    ]
 
 
 def test_a_layout_in_settings() -> None:
