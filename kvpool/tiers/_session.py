@@ -56,6 +56,7 @@ class _Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
     when: int  # nanoseconds
     name: bytes
     codec: str
+    note: int = 0  # bytes of it behind the tokens; older records have none
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -79,6 +80,8 @@ class StoredSession(NamedTuple):
         When it was closed, in nanoseconds since 1970.
     name : bytes
         From `session_name`.
+    note : bytes
+        What the caller keeps beside the tokens.
     """
 
     key: CacheKey
@@ -90,9 +93,12 @@ class StoredSession(NamedTuple):
     tokens: NDArray[np.int64]
     when: int
     name: bytes
+    note: bytes = b""
 
     @classmethod
-    def of(cls, identity: Identity, key: CacheKey, tokens: bytes, when: int) -> StoredSession:
+    def of(
+        cls, identity: Identity, key: CacheKey, tokens: bytes, when: int, note: bytes = b""
+    ) -> StoredSession:
         """Return the record of a session.
 
         Parameters
@@ -102,6 +108,7 @@ class StoredSession(NamedTuple):
         tokens : bytes
             From `kvpool.prefix.token_bytes`.
         when : int
+        note : bytes
         """
         layout = identity.layout
         return cls(
@@ -114,12 +121,13 @@ class StoredSession(NamedTuple):
             np.frombuffer(tokens, np.int64),
             when,
             session_name(identity, key),
+            note,
         )
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the tokens."""
-        return self.tokens.nbytes
+        """Bytes of the tokens and of the note."""
+        return self.tokens.nbytes + len(self.note)
 
 
 def session_name(identity: Identity, key: CacheKey) -> bytes:
@@ -265,10 +273,11 @@ def encode_session(session: StoredSession, codec: CodecChain) -> list[Part]:
             session.when,
             session.name,
             codec.name,
+            len(session.note),
         )
     )
-    data = session.tokens.astype("<i8", copy=False).view(np.uint8).data
-    payload = codec.encode(data, _form(len(session.tokens), header))
+    data = session.tokens.astype("<i8", copy=False).tobytes() + session.note
+    payload = codec.encode(memoryview(data), _form(len(data), header))
     return [seal(Kind.SESSION, header, payload), *payload]
 
 
@@ -304,10 +313,13 @@ def _read(key: bytes, value: memoryview, ours: CodecChain, *, any_codec: bool) -
         raise ChunkError("the session is that of another key", "name")
     if not 0 < header.tokens <= (1 << 40):
         raise ChunkError(f"the session has {header.tokens} tokens", "tokens")
+    if not 0 <= header.note <= (1 << 40):
+        raise ChunkError(f"the session has a note of {header.note} bytes", "tokens")
     ours = ours.for_bytes
     codec = named_codec(header.codec, ours) if any_codec else codec_for(header.codec, ours)
-    data = codec.decode(frame.payload, _form(header.tokens, bytes(frame.header)))
-    tokens = np.frombuffer(bytes(data), "<i8").astype(np.int64, copy=False)
+    nbytes = header.tokens * TOKEN_BYTES
+    data = bytes(codec.decode(frame.payload, _form(nbytes + header.note, bytes(frame.header))))
+    tokens = np.frombuffer(data[:nbytes], "<i8").astype(np.int64, copy=False)
     return StoredSession(
         its_key,
         header.model_id,
@@ -318,8 +330,9 @@ def _read(key: bytes, value: memoryview, ours: CodecChain, *, any_codec: bool) -
         tokens,
         header.when,
         header.name,
+        data[nbytes:],
     )
 
 
-def _form(tokens: int, header: bytes) -> Form:
-    return Form((tokens * TOKEN_BYTES,), np.dtype(np.uint8), header)
+def _form(nbytes: int, header: bytes) -> Form:
+    return Form((nbytes,), np.dtype(np.uint8), header)

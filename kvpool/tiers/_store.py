@@ -283,7 +283,9 @@ class TierStore(Closing, ForkAware):
 
     # -- sessions by their names -----------------------------------------------------------
 
-    def put_session(self, identity: Identity, key: CacheKey, tokens: bytes) -> int:
+    def put_session(
+        self, identity: Identity, key: CacheKey, tokens: bytes, note: bytes = b""
+    ) -> int:
         """Have the tokens of a session written behind, under its key.
 
         Parameters
@@ -292,6 +294,8 @@ class TierStore(Closing, ForkAware):
         key : CacheKey
         tokens : bytes
             From `kvpool.prefix.token_bytes`: all of the session; at least one.
+        note : bytes, optional
+            Whatever is to be kept beside the tokens, such as the messages that they are of.
 
         Returns
         -------
@@ -300,11 +304,11 @@ class TierStore(Closing, ForkAware):
 
         Notes
         -----
-        Unless a codec of the level is a cipher, the token ids are stored as they are: everyone with
-        access to the store can read the text of the session.
+        Unless a codec of the level is a cipher, the token ids and the note are stored as they are:
+        everyone with access to the store can read the text of the session.
         """
         self._check_open()
-        session = StoredSession.of(identity, key, tokens, time.time_ns())
+        session = StoredSession.of(identity, key, tokens, time.time_ns(), note)
         return sum(level.put(session) for level in self._levels)
 
     def find_session(self, identity: Identity, key: CacheKey) -> StoredSession | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -20,6 +21,7 @@ from kvpool.tiers import (
     remove_wrong,
     verify_tier,
 )
+from kvpool.tiers._frame import Kind, seal
 from kvpool.tiers._session import encode_session, read_session, session_keys, session_name
 
 LAYOUT = KVLayout(2, 2, 16, "float16")
@@ -82,6 +84,36 @@ def test_the_last_record_is_found_also_by_another_process(url: str) -> None:
         assert (session.key, session.model_id, session.dtype) == (KEY, "model", "float16")
         assert session.tokens.tobytes() == tokens(200)
         assert not session.tokens.flags.writeable
+
+
+def test_a_note_is_kept_beside_the_tokens(url: str, codec: str) -> None:
+    note = b'{"said": "a secret"}'
+    with TierStore([url]) as store:
+        store.put_session(IDENTITY, KEY, tokens(5), note)
+        assert store.drain(30) == 0
+        (key,) = store.levels[0].breaker.keys(SESSION_PREFIX)
+        with store.levels[0].breaker.read([key]) as (value,):
+            assert value is not None
+            assert (b"secret" in bytes(value)) == (codec in {"none", "int8,zstd", "zstd"})
+    with TierStore([url]) as again:
+        (session,) = again.sessions()
+        assert (session.tokens.tobytes(), session.note) == (tokens(5), note)
+        assert session.nbytes == len(tokens(5)) + len(note)
+        again.put_session(IDENTITY, KEY, tokens(6))
+        assert again.drain(30) == 0
+        (session,) = again.sessions()
+        assert (session.tokens.tobytes(), session.note) == (tokens(6), b"")
+
+
+def test_a_record_from_before_there_were_notes_is_read() -> None:
+    session = StoredSession.of(IDENTITY, KEY, tokens(9), 7)
+    key = session_keys(session.name)[0]
+    header = msgspec.msgpack.encode(
+        (str(KEY), "model", 2, 2, 16, "float16", 9, 7, session.name, "none")
+    )
+    value = seal(Kind.SESSION, header, [tokens(9)]) + tokens(9)
+    read = read_session(key, memoryview(value), open_codec("none"))
+    assert (read.tokens.tobytes(), read.when, read.note) == (tokens(9), 7, b"")
 
 
 @pytest.mark.parametrize("identity", OTHERS)
@@ -183,7 +215,7 @@ def test_a_closed_store_refuses(url: str) -> None:
 @pytest.mark.parametrize("ours", ["none", "zstd"])
 def test_any_bytes_are_refused_or_right(ours: str) -> None:
     chain = open_codec(ours)
-    session = StoredSession.of(IDENTITY, KEY, tokens(9), 7)
+    session = StoredSession.of(IDENTITY, KEY, tokens(9), 7, b"a note")
     key = session_keys(session.name)[0]
     value = b"".join(bytes(part) for part in encode_session(session, chain))
     assert np.array_equal(read_session(key, memoryview(value), chain).tokens, session.tokens)
