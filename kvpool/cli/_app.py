@@ -11,7 +11,7 @@ import typer
 
 from kvpool.__about__ import __version__
 from kvpool.cli._backends import backends
-from kvpool.cli._chat import chat
+from kvpool.cli._chat import ChatCommand, chat
 from kvpool.cli._demo import demo
 from kvpool.cli._help import help_of
 from kvpool.cli._memory_map import memory_map
@@ -89,8 +89,9 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "tiers": tiers,
     "top": top,
 }
+_CLASSES = {"chat": ChatCommand}
 for _name, _command in _COMMANDS.items():
-    app.command(_name, help=help_of(_command))(_command)
+    app.command(_name, cls=_CLASSES.get(_name), help=help_of(_command))(_command)
 app.add_typer(receipts)
 
 

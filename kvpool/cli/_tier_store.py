@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -18,6 +18,8 @@ from kvpool.manager import KVCacheManager
 from kvpool.tiers import Level, TierStore, open_level, without_secrets
 
 __all__ = ["TierOption", "pool_over_tiers"]
+
+Store = TypeVar("Store", bound=TierStore)
 
 TierOption = Annotated[
     list[str] | None,
@@ -33,17 +35,20 @@ TierOption = Annotated[
 
 @contextlib.contextmanager
 def pool_over_tiers(
+    make_store: Callable[[Sequence[Level]], Store],
     urls: Sequence[str],
     capacity: int,
     backend: str | None,
     drain_seconds: Callable[[], float],
-) -> Iterator[tuple[KVCacheManager, TierStore | None]]:
+) -> Iterator[tuple[KVCacheManager, Store | None]]:
     """Open a pool and the tiers below it for a ``with`` block; exit if a tier cannot be opened.
 
     At the end of the block, what waits for the tiers is written, with a progress bar.
 
     Parameters
     ----------
+    make_store : callable
+        Returns a store of the tiers.
     urls : sequence of str
         Of the tiers. Without any the store is None.
     capacity : int
@@ -56,7 +61,7 @@ def pool_over_tiers(
     typer.Exit
         Code 2: a tier cannot be opened. Code 130: Ctrl-C stopped the writing.
     """
-    store = _opened(urls) if urls else None
+    store = _opened(make_store, urls) if urls else None
     try:
         with KVCacheManager(capacity, backend, tiers=store) as manager:
             try:
@@ -69,7 +74,7 @@ def pool_over_tiers(
             store.close(0.0)
 
 
-def _opened(urls: Sequence[str]) -> TierStore:
+def _opened(make_store: Callable[[Sequence[Level]], Store], urls: Sequence[str]) -> Store:
     """Return a store of tiers, or exit with the URL of the first one that cannot be opened."""
     with contextlib.ExitStack() as undo:
         levels: list[Level] = []
@@ -80,7 +85,7 @@ def _opened(urls: Sequence[str]) -> TierStore:
                 refuse(f"cannot open the tier {without_secrets(url)}: {error}")
             undo.callback(level.breaker.close)
             levels.append(level)
-        store = TierStore(levels)
+        store = make_store(levels)
         undo.pop_all()
     return store
 

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from kvpool.cli._chat.command import chat
+from kvpool.cli._chat.resume_option import ChatCommand
 
-__all__ = ["chat"]
+__all__ = ["ChatCommand", "chat"]

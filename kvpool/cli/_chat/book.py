@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from kvpool.cli._chat.keeping import SessionKeeper
 from kvpool.cli._chat.session import ChatError, ChatSession, Turn
 from kvpool.entry import KVCacheEntry
 from kvpool.manager import KVCacheManager
@@ -29,6 +30,10 @@ class SessionBook:
         System prompt of every conversation.
     max_context_length : int, optional
         Most tokens of a session; by default the limit of the model.
+    keeper : SessionKeeper, optional
+        Keeps each session in tiers after each answer.
+    resumed : ChatSession, optional
+        The session to go on with. [default: a new one, "main"]
     clock : callable, default `time.monotonic`
         Returns seconds.
 
@@ -49,6 +54,9 @@ class SessionBook:
         model: ChatModel,
         system: str | None = None,
         max_context_length: int | None = None,
+        *,
+        keeper: SessionKeeper | None = None,
+        resumed: ChatSession | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.manager = manager
@@ -56,9 +64,10 @@ class SessionBook:
         limits = (max_context_length, model.max_context_length)
         self.max_context_length = min((one for one in limits if one is not None), default=None)
         self._opening = [] if system is None else [{"role": "system", "content": system}]
+        self._keeper = keeper
         self._clock = clock
         self._sessions: dict[str, ChatSession] = {}
-        self.current = self._add("main")
+        self.current = self._add("main") if resumed is None else self._use(resumed)
 
     def __iter__(self) -> Iterator[ChatSession]:
         return iter(self._sessions.values())
@@ -67,7 +76,30 @@ class SessionBook:
         """Return the names of all sessions, in the order of their creation."""
         return list(self._sessions)
 
+    @property
+    def loaded_tokens(self) -> int | None:
+        """Tokens that were loaded from tiers so far; None if there is no tier."""
+        return None if self._keeper is None else self._keeper.loaded_tokens
+
+    @property
+    def remedy(self) -> str:
+        """What happens to the tokens of an evicted session when it continues."""
+        return "computed again" if self._keeper is None else "loaded or computed again"
+
     # -- sessions ------------------------------------------------------------------------
+
+    def load(self) -> int:
+        """Load the tokens of the current session; return how many of them the pool holds then.
+
+        Raises
+        ------
+        ContextOverflowError, PoolExhaustedError
+            The session does not fit. Nothing has changed.
+        """
+        session = self._use(self.current)
+        self.model.begin(self.manager, session.tokens, session.key)
+        session.entry = self._entry_of(session)
+        return session.held
 
     def new(self, name: str) -> ChatSession:
         """Begin a session and make it the current one.
@@ -108,10 +140,12 @@ class SessionBook:
         if parent.key in self.manager:
             self.manager.pin(parent.key)  # it is not evicted for its fork
             try:
-                self.model.fork(self.manager, parent.tokens, fork.key)
+                self.model.begin(self.manager, parent.tokens, fork.key)
             finally:
                 self.manager.unpin(parent.key)
             fork.entry = self._entry_of(fork)
+        if fork.tokens:
+            self._keep(fork)
         self.current = self._use(fork)
         return fork
 
@@ -122,8 +156,11 @@ class SessionBook:
         ------
         ChatError
             No session has this name.
+        TierError
+            The tiers keep it, and one does not answer. Nothing has changed.
         """
         dropped = self._get(name)
+        self._forget(dropped)
         self.manager.remove_cache_entry(dropped.key)
         del self._sessions[name]
         if dropped is self.current:
@@ -132,8 +169,15 @@ class SessionBook:
         return dropped
 
     def reset(self) -> ChatSession:
-        """Empty the current session."""
+        """Empty the current session.
+
+        Raises
+        ------
+        TierError
+            The tiers keep it, and one does not answer. Nothing has changed.
+        """
         session = self.current
+        self._forget(session)
         self.manager.remove_cache_entry(session.key)
         session.entry = None
         session.messages, session.text, session.tokens = list(self._opening), "", []
@@ -178,7 +222,7 @@ class SessionBook:
         messages = [*session.messages, {"role": "user", "content": text}]
         prompt = self.model.prompt(messages, session.text, session.tokens)
         limit = self._answer_limit(prompt, max_new_tokens)
-        recorder = _Recorder(listener)
+        recorder, loaded = _Recorder(listener), self.loaded_tokens or 0
         try:
             reused = self.model.answer(self.manager, session.key, prompt, limit, recorder)
         finally:
@@ -188,7 +232,14 @@ class SessionBook:
         session.used_at = self._clock()
         was_stopped = listener.should_stop()
         has_ended = bool(recorder.tokens) and self.model.is_end(recorder.tokens[-1])
-        return Turn(len(prompt.tokens), reused, len(recorder.tokens), was_stopped, not has_ended)
+        return Turn(
+            prompt_tokens=len(prompt.tokens),
+            reused_tokens=reused,
+            loaded_tokens=(self.loaded_tokens or 0) - loaded,
+            answer_tokens=len(recorder.tokens),
+            was_stopped=was_stopped,
+            is_open=not has_ended,
+        )
 
     def _answer_limit(self, prompt: Prompt, max_new_tokens: int) -> int:
         """Return how many tokens the answer may have."""
@@ -215,8 +266,17 @@ class SessionBook:
         session.messages = [*messages, {"role": "assistant", "content": content}]
         session.text = prompt.text + self.model.text_of(said, special=True)
         session.tokens = prompt.tokens + said
+        self._keep(session)
 
     # -- inside --------------------------------------------------------------------------
+
+    def _keep(self, session: ChatSession) -> None:
+        if self._keeper is not None:
+            self._keeper.keep(session)
+
+    def _forget(self, session: ChatSession) -> None:
+        if self._keeper is not None:
+            self._keeper.forget(session)
 
     def _add(self, name: str) -> ChatSession:
         return self._use(ChatSession(name, list(self._opening)))

@@ -10,7 +10,12 @@ import typer
 
 from kvpool.cli._chat.book import SessionBook
 from kvpool.cli._chat.conversation import Conversation
+from kvpool.cli._chat.keeping import SessionKeeper
+from kvpool.cli._chat.resume_option import ResumeOption
+from kvpool.cli._chat.resumption import show_resumed
 from kvpool.cli._chat.screen import Screen
+from kvpool.cli._chat.session import ChatSession
+from kvpool.cli._chat.store import ChatStore
 from kvpool.cli._interrupts import EXIT_CODE
 from kvpool.cli._models import (
     DtypeOption,
@@ -19,6 +24,7 @@ from kvpool.cli._models import (
     check_directory,
     extra,
     load_model,
+    refuse,
 )
 from kvpool.cli._options import (
     RESERVED_TOKENS,
@@ -27,12 +33,15 @@ from kvpool.cli._options import (
     with_default,
 )
 from kvpool.cli._sizes import format_size
-from kvpool.manager import KVCacheManager
+from kvpool.cli._tier_store import TierOption, pool_over_tiers
+from kvpool.errors import KVPoolError
 
 if TYPE_CHECKING:
     from kvpool.integrations.chat import ChatModel
 
 __all__ = ["chat"]
+
+_DRAIN_SECONDS = 30.0  # at the end, for what waits to be written to the tiers
 
 
 def chat(
@@ -40,6 +49,8 @@ def chat(
     tiny: TinyOption = False,
     capacity: CapacityOption = 512 << 20,
     backend: BackendOption = None,
+    tier: TierOption = None,
+    resume: ResumeOption = None,
     dtype: DtypeOption = None,
     max_context: Annotated[
         int | None,
@@ -79,17 +90,29 @@ def chat(
     again when it continues. /fork branches a session, /sessions lists all of
     them, /help lists the other commands. Without a terminal, each line of
     standard input is a message or a command.
+
+    With --tier, the sessions are kept by their names after each answer, and
+    a later chat goes on with --resume: nothing is computed again.
     """
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    if resume is not None and not tier:
+        refuse("--resume needs the tiers that the session is kept in: pass --tier URL")
     check_directory(model_dir, tiny)
     prompts = extra("kvpool.cli._chat.prompt", "chat") if interactive else None
-    with KVCacheManager(capacity, backend) as manager, Screen(interactive=interactive) as screen:
+    tiers = pool_over_tiers(ChatStore, tier or (), capacity, backend, lambda: _DRAIN_SECONDS)
+    with tiers as (manager, store), Screen(interactive=interactive) as screen:
         screen.progress("loading")
         options = {"temperature": temperature, "max_context_length": max_context}
         model = _load(model_dir, tiny, dtype, seed, screen, **options)
-        book = SessionBook(manager, model, system, max_context)
+        keeper = resumed = None
+        if store is not None:
+            keeper = SessionKeeper(store, model.identity(manager), model.name)
+            resumed = _found(keeper, resume, screen)
+        book = SessionBook(manager, model, system, max_context, keeper=keeper, resumed=resumed)
         screen.end_answer()
         screen.remark(_greeting(book))
+        if resumed is not None:
+            show_resumed(book, screen)
         talk = Conversation(book, screen, max_new_tokens)
         talk.run(prompts.Prompt(book, history).read_line if prompts else _line_of_stdin)
     if talk.interrupted:
@@ -112,6 +135,17 @@ def _load(
     if seed is not None:
         extra("kvpool.integrations._chat.chat_model", "chat").seed(seed)
     return model
+
+
+def _found(keeper: SessionKeeper, name: str | None, screen: Screen) -> ChatSession | None:
+    """Return the session to resume, or exit with the reason why there is none."""
+    if name is None:
+        return None
+    try:
+        return keeper.find(name)
+    except KVPoolError as error:
+        screen.end_answer()
+        refuse(str(error))
 
 
 def _greeting(book: SessionBook) -> str:

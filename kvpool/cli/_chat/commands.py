@@ -49,17 +49,17 @@ class Command:
 
 
 def _new(book: SessionBook, screen: Screen, name: str) -> None:
-    _say_where(screen, book.new(name))
+    _say_where(book, screen, book.new(name))
 
 
 def _switch(book: SessionBook, screen: Screen, name: str) -> None:
-    _say_where(screen, book.switch(name))
+    _say_where(book, screen, book.switch(name))
 
 
 def _fork(book: SessionBook, screen: Screen, name: str) -> None:
     parent = book.current.name
     fork = book.fork(name)
-    screen.note(f"now in {fork.name}, a fork of {parent}: {_extent(fork)}")
+    screen.note(f"now in {fork.name}, a fork of {parent}: {_extent(book, fork)}")
 
 
 def _drop(book: SessionBook, screen: Screen, name: str) -> None:
@@ -67,7 +67,7 @@ def _drop(book: SessionBook, screen: Screen, name: str) -> None:
     book.drop(name)
     screen.note(f"dropped {name}")
     if was_current:
-        _say_where(screen, book.current)
+        _say_where(book, screen, book.current)
 
 
 def _reset(book: SessionBook, screen: Screen) -> None:
@@ -141,15 +141,15 @@ def run_command(book: SessionBook, screen: Screen, line: str) -> None:
     command.run(book, screen, *arguments)
 
 
-def _say_where(screen: Screen, session: ChatSession) -> None:
-    screen.note(f"now in {session.name}: {_extent(session)}")
+def _say_where(book: SessionBook, screen: Screen, session: ChatSession) -> None:
+    screen.note(f"now in {session.name}: {_extent(book, session)}")
 
 
-def _extent(session: ChatSession) -> str:
+def _extent(book: SessionBook, session: ChatSession) -> str:
     """Return the size of a session, in words."""
     if not session.tokens:
         return "empty"
     text = f"{len(session.tokens):,} tokens"
     if session.entry is None:
-        return f"{text}, not in the pool; they will be computed again"
+        return f"{text}, not in the pool; they will be {book.remedy}"
     return f"{text}, {format_size(session.entry.committed_bytes)} of the pool"

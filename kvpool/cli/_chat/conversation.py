@@ -81,8 +81,11 @@ class Conversation:
         """Send a message to the model, and show the answer while it is generated."""
         session = self._book.current
         if session.tokens and session.entry is None:
+            holders = "no other session holds"
+            if self._book.loaded_tokens is not None:
+                holders = "neither another session nor a tier has"
             self._screen.note(
-                f"{session.name} was evicted: computing what no other session holds of its "
+                f"{session.name} was evicted: computing what {holders} of its "
                 f"{len(session.tokens):,} tokens"
             )
         with Interrupts(raises=False) as interrupts:
@@ -99,7 +102,7 @@ class Conversation:
         for session in evicted:
             self._screen.note(
                 f"evicted: {session.name}, {len(session.tokens):,} tokens; "
-                "they will be computed again when it continues",
+                f"they will be {self._book.remedy} when it continues",
                 style="yellow",
             )
 
@@ -161,10 +164,11 @@ class _Answer:
 
 
 def _footnote(turn: Turn, rate: float) -> str:
-    """Return the line below an answer: the tokens that were reused, read and generated."""
+    """Return the line below an answer: the tokens that were reused, loaded, read and generated."""
     read = turn.prompt_tokens - turn.reused_tokens
     parts = [
-        f"{turn.reused_tokens:,} tokens from the pool",
+        f"{turn.reused_tokens - turn.loaded_tokens:,} tokens from the pool",
+        *([f"{turn.loaded_tokens:,} from tiers"] if turn.loaded_tokens else []),
         f"{read:,} read",
         f"{turn.answer_tokens:,} answered",
     ]

@@ -8,7 +8,10 @@ from kvpool.cache_key import CacheKey
 from kvpool.entry import KVCacheEntry
 from kvpool.errors import KVPoolError
 
-__all__ = ["ChatError", "ChatSession", "Turn"]
+__all__ = ["NAMESPACE", "ChatError", "ChatSession", "Turn"]
+
+NAMESPACE = "chat"
+"""What the keys of all sessions begin with."""
 
 
 class ChatError(KVPoolError, ValueError):
@@ -44,7 +47,7 @@ class ChatSession:
     @property
     def key(self) -> CacheKey:
         """Key of the session in the pool."""
-        return CacheKey("chat", self.name)
+        return CacheKey(NAMESPACE, self.name)
 
     @property
     def held(self) -> int:
@@ -59,7 +62,9 @@ class Turn:
     Attributes
     ----------
     prompt_tokens, reused_tokens : int
-        Tokens of the conversation before the answer, and how many of them the pool held.
+        Tokens of the conversation before the answer, and how many of them were not computed.
+    loaded_tokens : int
+        How many of the reused ones came from tiers. The pool held the others.
     answer_tokens : int
     was_stopped : bool
         Whether the listener stopped the answer.
@@ -69,6 +74,7 @@ class Turn:
 
     prompt_tokens: int
     reused_tokens: int
+    loaded_tokens: int
     answer_tokens: int
     was_stopped: bool
     is_open: bool

@@ -62,6 +62,7 @@ def stats_table(book: SessionBook) -> Table:
     table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
     table.add_column()
     table.add_column(style="bold")
+    loaded = book.loaded_tokens
     in_pool = sum(session.key in book.manager for session in book)
     for row in (
         ("model", f"{book.model.name}, cache {layout}"),
@@ -74,6 +75,7 @@ def stats_table(book: SessionBook) -> Table:
         ("forks", f"{stats.forks:,} sharing pages, {stats.copied_forks:,} copies"),
         ("sessions", f"{in_pool:,} in the pool, {len(book.names()):,} in total"),
         ("tokens reused", _reused(stats.prefix)),
+        *([] if loaded is None else [("tokens loaded", f"{loaded:,} from tiers")]),
         ("evictions", ", ".join(reasons) or "none"),
     ):
         table.add_row(*row)

@@ -35,12 +35,12 @@ from kvpool.cli._sizes import counted, format_size, parse_size
 from kvpool.cli._tier_store import TierOption, pool_over_tiers
 from kvpool.errors import MissingExtraError
 from kvpool.manager import KVCacheManager
+from kvpool.tiers import TierStore
 
 if TYPE_CHECKING:
     from kvpool.integrations.chat import ChatModel
     from kvpool.server import Server
     from kvpool.serving import Engine
-    from kvpool.tiers import TierStore
 
 __all__ = ["serve"]
 
@@ -187,7 +187,7 @@ def serve(
     end = _End(drain_seconds)
     with (
         listener,
-        pool_over_tiers(tier or (), capacity, backend, end.seconds_left) as (
+        pool_over_tiers(TierStore, tier or (), capacity, backend, end.seconds_left) as (
             manager,
             store,
         ),

@@ -15,9 +15,12 @@ from kvpool.cache_key import CacheKey
 from kvpool.integrations._chat.answering import Listener, StopWhen, TokenStreamer
 from kvpool.integrations._chat.chat_text import ChatModelError, ChatText, Prompt, first_line
 from kvpool.integrations._chat.tiny_model import tiny_model
+from kvpool.integrations._transformers.arguments import cache_parts
 from kvpool.integrations._transformers.cache import PooledCache
 from kvpool.integrations._transformers.measuring import cache_argument, model_layout
+from kvpool.integrations._transformers.turn import model_id_of
 from kvpool.manager import KVCacheManager
+from kvpool.prefix import Identity
 
 __all__ = ["ChatModel", "quiet", "seed"]
 
@@ -186,15 +189,22 @@ class ChatModel(ChatText):
                 cache.close([*prompt.tokens, *said])
         return reused
 
-    def fork(self, manager: KVCacheManager, tokens: Sequence[int], new_key: CacheKey) -> None:
-        """Let a new session begin with tokens of another one, as far as the pool holds them.
+    def begin(self, manager: KVCacheManager, tokens: Sequence[int], key: CacheKey) -> None:
+        """Let a session begin with tokens, as far as the pool and its tiers have them.
+
+        They may be those of another session, which is forked. Nothing is computed.
 
         Raises
         ------
-        CacheInUseError, PoolExhaustedError
+        CacheInUseError, ContextOverflowError, PoolExhaustedError
             Nothing has changed.
         """
-        self._open(manager, new_key, tokens, min_left=0).close()
+        self._open(manager, key, tokens, min_left=0).close()
+
+    def identity(self, manager: KVCacheManager) -> Identity:
+        """Return what the sessions of this model have in common, of which tiers name them."""
+        parts = cache_parts(manager, self.model, None, None)
+        return Identity(model_id_of(None, parts), "", parts.layout)
 
     def _open(
         self, manager: KVCacheManager, key: CacheKey, tokens: Sequence[int], **options: Any

@@ -198,7 +198,7 @@ def test_a_fork_answers_as_its_parent_would(chatting: Any, manager: KVCacheManag
     first = chatting.Heard()
     model.answer(manager, KEY, prompt, 8, first)
     tokens = prompt.tokens + first.tokens
-    model.fork(manager, tokens, fork)
+    model.begin(manager, tokens, fork)
     assert entry_of(manager, fork).token_count == entry_of(manager, KEY).token_count
     more = prompt._replace(tokens=tokens, kept=len(tokens))
     with chatting.Computed(model) as computed:
