@@ -10,9 +10,11 @@ from kvpool.integrations._transformers.attention import register_attention
 from kvpool.integrations._transformers.batch import BatchStep, PooledBatch
 from kvpool.integrations._transformers.cache import PooledCache
 from kvpool.integrations._transformers.measuring import cache_argument, model_layout
+from kvpool.integrations._transformers.opening import OpeningCache
 
 __all__ = [
     "BatchStep",
+    "OpeningCache",
     "PooledBatch",
     "PooledCache",
     "cache_argument",

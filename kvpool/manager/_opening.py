@@ -36,6 +36,8 @@ class Opening:
         Set when it is ready, unless it failed.
     error : BaseException or None
         What it failed with.
+    held : int
+        Tokens of the session that the pool held when it began.
     is_ready, is_cancelled : bool
     """
 
@@ -47,6 +49,7 @@ class Opening:
         self.opener = opener
         self.opened: OpenedSession | None = None
         self.error: BaseException | None = None
+        self.held = 0
         self.has_begun = self.is_ready = self.is_cancelled = False
         self._calls: deque[Callable[[], object]] = deque()
 
@@ -125,6 +128,11 @@ class OpeningSession:
     def is_ready(self) -> bool:
         """Whether `result` returns or raises at once."""
         return self._opening.is_over
+
+    @property
+    def held(self) -> int:
+        """Tokens that the session begins with before anything is loaded: those in the pool."""
+        return self._opening.held
 
     def cancel(self) -> None:
         """Let the session go, unless it was taken. It ends when its load does, at the latest.

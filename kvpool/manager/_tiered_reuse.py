@@ -79,6 +79,7 @@ class TieredReuse:
         ids = np.frombuffer(token_bytes(tokens), np.int64)
         options = options._replace(opener=opening.opener)
         opened = self._open(ids, key, options, timeout=timeout)
+        opening.held = opened.entry.token_count
         beyond, count = self._beyond, len(ids)
         limit = max(count - options.min_left, 0)
         if beyond is not None and beyond.could_load(count, opened.entry.token_count, limit):

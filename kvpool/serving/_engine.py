@@ -247,6 +247,7 @@ class Engine(Closing):
             now = {
                 "queued": len(self._loop.waiting),
                 "running": len(self._loop.running),
+                "loading": sum(job.opening is not None for job in self._loop.running),
                 "preempted": sum(job.is_preempted for job in self._loop.waiting),
                 "promised_bytes": self._loop.promised,
             }

@@ -13,7 +13,7 @@ from kvpool.serving._generation import Stream, TokenLogprob, Usage
 from kvpool.serving._request import Request
 
 if TYPE_CHECKING:
-    from kvpool.integrations.transformers import PooledCache
+    from kvpool.integrations.transformers import OpeningCache, PooledCache
     from kvpool.serving._sampling import Sampler
     from kvpool.serving._text import AnswerText
 
@@ -45,8 +45,12 @@ class Job:
     length : int
     held : int
         Tokens that its session holds.
+    reused : int
+        Tokens that its session began with; while it is loaded, those that the pool held.
+    opening : OpeningCache or None
+        Its session, while tokens are loaded into it.
     cache : PooledCache or None
-        Its open session, while it runs.
+        Its open session, while it computes.
     stream : Stream
     deadline : float
         Seconds of the clock; infinite without one.
@@ -84,7 +88,7 @@ class Job:
         self.tokens = np.empty(len(prompt) + max_tokens, np.int64)
         self.tokens[: len(prompt)] = prompt
         self.held = 0
-        self.reused = 0  # of the prompt, when its session was opened
+        self.reused = 0
         self.stream = Stream(Usage(len(prompt)))
         self.deadline = math.inf if request.deadline is None else now + request.deadline
         self.is_cancelled = False
@@ -94,6 +98,7 @@ class Job:
         self.waits_for: Job | None = None
         self.is_awaited = False
         self.last_token: float | None = None  # when it came
+        self.opening: OpeningCache[PooledCache] | None = None
         self.cache: PooledCache | None = None
         self.sampler: Sampler | None = None
         self.text: AnswerText | None = None
@@ -107,8 +112,9 @@ class Job:
 
     @property
     def is_reading(self) -> bool:
-        """Whether its prompt is still being computed."""
-        return self.held < self.prompt_length
+        """Whether its session is open, and its prompt is still being loaded or computed."""
+        is_open = self.opening is not None or self.cache is not None
+        return is_open and self.held < self.prompt_length
 
     def all_tokens(self) -> NDArray[np.int64]:
         """Return the prompt, and the answer so far."""

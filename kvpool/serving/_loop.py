@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 from kvpool.errors import KVPoolError, PoolClosedError, PoolExhaustedError
 from kvpool.manager import KVCacheManager
 from kvpool.prefix import common_bytes
+from kvpool.serving._answers import Answers
 from kvpool.serving._errors import EngineClosedError, ModelFailedError
-from kvpool.serving._generation import FinishReason, TokenLogprob, TokenPiece
+from kvpool.serving._generation import FinishReason
 from kvpool.serving._job import Job
 from kvpool.serving._queue import WaitingJobs, shares
+from kvpool.serving._sessions import JobSessions
 from kvpool.serving._stats import Meter
 
 if TYPE_CHECKING:
     from kvpool.serving._model import ServedModel
-    from kvpool.serving._sampling import Choice
 
 __all__ = ["Loop"]
 
@@ -84,6 +85,8 @@ class Loop:
         self.is_stopping = False  # end now
         self.failure: BaseException | None = None
         self._is_pressed = False  # a job was preempted, and none has finished since
+        self._answers = Answers(model, meter)
+        self._sessions = JobSessions(model, manager, self.wake)
 
     # -- from other threads --------------------------------------------------------------
 
@@ -118,10 +121,11 @@ class Loop:
         self._end_unwanted()
         if self.is_stopping:
             return False
+        self._take_loaded()
         self._admit()
-        if self.running:
+        if any(job.cache is not None for job in self.running):
             self._step()
-        elif self.waiting:
+        elif self.running or self.waiting:  # a load that ends rings
             self._sleep(_POLL)
         elif self.is_closing:
             return False
@@ -168,7 +172,7 @@ class Loop:
         self._is_pressed = False
         with self.lock:
             firsts = list(self.waiting.firsts())
-        busy = {job.key for job in self.running if job.key is not None}
+        busy = self._sessions.busy(self.running)
         for job in firsts:
             if len(self.running) >= self._max_sessions:
                 return
@@ -182,23 +186,24 @@ class Loop:
                 busy.add(job.key)
 
     def _waits_for_another(self, job: Job) -> bool:
-        """Tell whether a job computes what this one begins with as well, and let that be told."""
-        if job.waits_for is not None and self._is_reading(job.waits_for):
+        """Tell whether a job loads or computes what this one begins with as well.
+
+        One that computes it is told.
+        """
+        if job.waits_for is not None and job.waits_for.is_reading:
             return True
         job.waits_for = None
         for other in self.running:
-            if not self._is_reading(other) or other.request.salt != job.request.salt:
+            if not other.is_reading or other.request.salt != job.request.salt:
                 continue
             mine, theirs = (one.tokens[: one.prompt_length].tobytes() for one in (job, other))
             new = common_bytes(mine, theirs, 0) // _TOKEN - other.reused
             if new >= _WORTH_WAITING:
-                job.waits_for = other
-                other.is_awaited = True
+                if other.opening is None:  # else it is known later what there is to compute
+                    job.waits_for = other
+                    other.is_awaited = True
                 return True
         return False
-
-    def _is_reading(self, job: Job) -> bool:
-        return job.cache is not None and job.is_reading
 
     def _begin(self, job: Job) -> bool:
         """Begin or resume a job; return False if there is no room for it, or for those behind."""
@@ -208,8 +213,8 @@ class Loop:
                 # not. With this much room it fits, whatever it begins with.
                 self._manager.make_room(job.cost)
             self._open(job)
-            if not job.has_begun:
-                self._prepare(job)
+            if job.cache is not None:
+                self._answers.prepare(job)
         except PoolClosedError:
             raise
         except PoolExhaustedError as shortage:
@@ -221,25 +226,28 @@ class Loop:
         return True
 
     def _open(self, job: Job) -> None:
-        """Open the session of a job with what the pool holds of its tokens."""
-        room = len(job.tokens)
-        job.cache = self._model.open(job.all_tokens(), job.key, job.request.salt, room)
-        job.held = job.reused = job.cache.get_seq_length()
+        """Open the session of a job with what the pool holds of its tokens, or the tiers."""
+        self._sessions.begin(job)
         with self.lock:
             if job not in self.running:
                 self.waiting.remove(job)
                 self.running.append(job)
                 job.is_preempted = False
 
-    def _prepare(self, job: Job) -> None:
-        """Make what the answer of a new job needs."""
-        job.has_begun = True
-        usage = job.stream.usage._replace(cached_tokens=job.held)
-        job.stream.usage = usage
-        self._meter.began(usage)
-        prompt = job.tokens[: job.prompt_length]
-        job.text = self._model.answer_text(tuple(job.request.stop))
-        job.sampler = self._model.sampler(job.request, prompt, job.max_tokens)
+    def _take_loaded(self) -> None:
+        """Go on with the jobs whose loads have ended."""
+        for job in list(self.running):
+            if job.opening is None or not job.opening.is_ready:
+                continue
+            try:
+                self._sessions.take(job)
+                self._answers.prepare(job)
+            except PoolClosedError:
+                raise
+            except PoolExhaustedError as shortage:
+                self._give_place_up(job, shortage)
+            except Exception as error:
+                self._fail(job, _failure("the settings of a request", error))
 
     def _note_shortage(self, job: Job, shortage: PoolExhaustedError) -> None:
         """Note that a job has no room although it is alone; fail it if that is so for long."""
@@ -253,7 +261,7 @@ class Loop:
 
     def _step(self) -> None:
         """Compute the next tokens of all that run."""
-        jobs = list(self.running)
+        jobs = [job for job in self.running if job.cache is not None]
         counts = shares([job.left for job in jobs], self._prefill_tokens)
         caches = [job.cache for job in jobs if job.cache is not None]
         tokens = [
@@ -297,41 +305,15 @@ class Loop:
 
     def _choose(self, job: Job, logits: object) -> None:
         """Choose the next token of a job, and send what is complete."""
-        if job.sampler is None or job.text is None:
-            raise AssertionError(f"a job of {job.length} tokens was not prepared")
         try:
-            choice = job.sampler.choose(logits)
+            reason, text = self._answers.add_token(job, logits)
         except Exception as error:
             self._fail(job, _failure("the sampling of a request", error))
             return
-        now = time.monotonic()
-        since = job.accepted if job.last_token is None else job.last_token
-        self._meter.token(now - since, is_first=job.last_token is None)
-        job.last_token = now
-        job.say(choice.token)
-        if job.request.logprobs is not None:
-            job.unsent_logprobs.append(self._logprob(choice))
-        if choice.token in self._model.ends:
-            self._finish(job, "stop")
-            return
-        text = job.text.add(choice.token)
-        if job.text.is_stopped:
-            self._finish(job, "stop", text)
-        elif job.said >= job.max_tokens:
-            self._finish(job, "length", text)
+        if reason is not None:
+            self._finish(job, reason, text)
         elif text:
-            job.stream.put(self._piece(job, text))
-
-    def _logprob(self, choice: Choice) -> TokenLogprob:
-        text_of = self._model.text_of
-        others = tuple(TokenLogprob(one, text_of(one), value) for one, value in choice.likeliest)
-        return TokenLogprob(choice.token, text_of(choice.token), choice.logprob, others)
-
-    def _piece(self, job: Job, text: str, reason: FinishReason | None = None) -> TokenPiece:
-        piece = TokenPiece(text, tuple(job.unsent), reason, tuple(job.unsent_logprobs))
-        job.unsent.clear()
-        job.unsent_logprobs.clear()
-        return piece
+            self._answers.send(job, text)
 
     def _show(self, job: Job) -> None:
         """Let others begin with the prompt of a job, which goes on."""
@@ -356,14 +338,17 @@ class Loop:
         last = max(self.running, key=lambda job: job.rank, default=None)
         if last is None:
             return
-        if len(self.running) == 1:
-            self._note_shortage(last, shortage)
-            if last.cache is None:
-                return
-        self._preempt(last)
-        self._is_pressed = True
+        self._give_place_up(last, shortage)
+        self._is_pressed = last in self.waiting
         if not self.running:
             self._sleep(_POLL)
+
+    def _give_place_up(self, job: Job, shortage: PoolExhaustedError) -> None:
+        """Have a job wait for room; one that is alone fails if it has waited for long."""
+        if len(self.running) == 1:
+            self._note_shortage(job, shortage)
+        if job in self.running:
+            self._preempt(job)
 
     def _preempt(self, job: Job) -> None:
         """Take the place of a job. Its tokens stay in the pool until their bytes are needed."""
@@ -380,16 +365,9 @@ class Loop:
     # -- ends ----------------------------------------------------------------------------
 
     def _close(self, job: Job) -> None:
-        """Close the session of a job, with the tokens that it holds.
-
-        An error there, such as one of an eviction policy, becomes that of the job.
-        """
-        cache, job.cache = job.cache, None
-        if cache is None:
-            return
-        job.held = 0
+        """Close the session of a job. An error there becomes that of the job."""
         try:
-            self._model.close(cache, job.all_tokens())
+            self._sessions.close(job)
         except Exception as error:
             job.stream.error = _failure("the end of a session", error)
 
@@ -408,12 +386,7 @@ class Loop:
             else:
                 self.waiting.remove(job)
         self._is_pressed = False
-        if job.text is not None:
-            text += job.text.rest()
-            if reason == "length" and job.text.is_stopped:
-                reason = "stop"
-        self._meter.finished(reason, job.stream.usage, time.monotonic())
-        job.stream.put(self._piece(job, text, reason))
+        self._answers.end(job, reason, text)
 
 
 def _failure(what: str, error: Exception) -> KVPoolError:

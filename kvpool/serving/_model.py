@@ -28,6 +28,7 @@ from kvpool.errors import (
 from kvpool.integrations.chat import ChatText
 from kvpool.integrations.transformers import (
     BatchStep,
+    OpeningCache,
     PooledBatch,
     PooledCache,
     cache_argument,
@@ -151,10 +152,12 @@ class ServedModel:
 
     # -- sessions ------------------------------------------------------------------------
 
-    def open(
+    def begin(
         self, tokens: NDArray[np.int64], key: CacheKey | None, salt: str, room: int
-    ) -> PooledCache:
+    ) -> OpeningCache[PooledCache]:
         """Open a session with the tokens of it that the pool has; at least one is left.
+
+        What tiers have of the others is loaded in the background.
 
         Parameters
         ----------
@@ -170,7 +173,7 @@ class ServedModel:
             There is no room now.
         KVPoolError
         """
-        return PooledCache.for_tokens(
+        return PooledCache.begin_for_tokens(
             self._manager,
             tokens,
             key,

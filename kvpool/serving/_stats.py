@@ -81,8 +81,10 @@ class EngineStats:
         Requests that wait, those that were preempted included.
     running : int
         Generations under way.
+    loading : int
+        Of those, the ones whose first tokens are being loaded from tiers.
     preempted : int
-        Of those that wait, the ones that lost their place.
+        Of the requests that wait, the ones that lost their place.
     accepted, preemptions, steps : int
         Requests accepted, places lost, and steps of the model, so far.
     prompt_tokens, cached_tokens : int
@@ -111,6 +113,7 @@ class EngineStats:
     first_token: Histogram = field(default_factory=Histogram)
     between_tokens: Histogram = field(default_factory=Histogram)
     promised_bytes: int = 0
+    loading: int = 0
 
 
 class _Times:

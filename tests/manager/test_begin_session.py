@@ -25,9 +25,9 @@ from kvpool.errors import (
 )
 from kvpool.manager import KVCacheManager, OpenedSession, OpeningSession
 from kvpool.tiers import Breaker, Level, Tier, TierStore, open_tier
-from kvpool.tiers.memory import MemoryTier
 from tests.manager.test_tiers import LAYOUT, check, computed, opened, serve
 from tests.support.children import in_child, needs_fork, refused
+from tests.support.gated_tiers import GatedMemory
 from tests.support.injection import every_place, injected
 from tests.support.redis_server import RedisServer
 
@@ -35,41 +35,15 @@ KEY = CacheKey("chat", 1)
 PATIENCE = 60
 
 
-class Gated(MemoryTier):
-    """A tier whose reads wait at a gate, which is open at first."""
-
-    def __init__(self) -> None:
-        super().__init__(1 << 24)
-        self.gate, self.arrived = threading.Event(), threading.Semaphore(0)
-        self.gate.set()
-        self.error: Exception | None = None
-
-    def read(self, keys: Sequence[bytes], /) -> Any:
-        self.arrived.release()
-        assert self.gate.wait(PATIENCE)
-        if self.error is not None:
-            raise self.error
-        return super().read(keys)
-
-    def shut(self) -> None:
-        """Let no read pass from now on."""
-        self.gate.clear()
-        self.arrived = threading.Semaphore(0)
-
-    def wait(self) -> None:
-        """Wait until a read has come to the gate."""
-        assert self.arrived.acquire(timeout=PATIENCE)
-
-
 @pytest.fixture
-def tier() -> Iterator[Gated]:
-    tier = Gated()
+def tier() -> Iterator[GatedMemory]:
+    tier = GatedMemory()
     yield tier
     tier.gate.set()
 
 
 @pytest.fixture
-def store(tier: Gated) -> Iterator[TierStore]:
+def store(tier: GatedMemory) -> Iterator[TierStore]:
     """A store with the chunks of `range(64)`, whose tier is asked without a limit of time."""
     with TierStore([Level(tier, budget=None)], chunk_tokens=16) as store:
         with opened(store) as first:
@@ -105,12 +79,13 @@ def no_session_is_open(manager: KVCacheManager) -> bool:
     return not any(map(manager.is_open, manager.session_keys()))
 
 
-def test_a_session_is_loaded_while_others_go_on(store: TierStore, tier: Gated) -> None:
+def test_a_session_is_loaded_while_others_go_on(store: TierStore, tier: GatedMemory) -> None:
     with opened(store) as manager:
         tier.shut()
         opening = manager.begin_session(range(70), KEY)
         tier.wait()
         assert not is_ready(opening)
+        assert opening.held == 0
         assert manager.is_open(KEY)
         entry, left = manager.open_session([9] * 8)  # there is nothing to load for it
         assert left == 8
@@ -124,7 +99,7 @@ def test_a_session_is_loaded_while_others_go_on(store: TierStore, tier: Gated) -
         finish(manager, found, range(70))
 
 
-def test_what_has_nothing_to_load_is_ready_at_once(store: TierStore, tier: Gated) -> None:
+def test_what_has_nothing_to_load_is_ready_at_once(store: TierStore, tier: GatedMemory) -> None:
     with opened(store) as manager, opened(None) as without:
         tier.shut()
         for one, tokens in ((manager, range(15)), (without, range(70))):
@@ -136,12 +111,13 @@ def test_what_has_nothing_to_load_is_ready_at_once(store: TierStore, tier: Gated
         tier.shut()
         opening = manager.begin_session(range(71))
         assert opening.is_ready  # the pool holds all but the last
+        assert opening.held == 70
         assert opening.result().source == "continued"
         tier.gate.set()
 
 
 def test_a_session_that_is_being_opened_is_neither_evicted_nor_opened_twice(
-    store: TierStore, tier: Gated
+    store: TierStore, tier: GatedMemory
 ) -> None:
     cost = LAYOUT.bytes_per_token * 128
     with opened(store, 4 * cost) as manager:
@@ -162,7 +138,7 @@ def test_a_session_that_is_being_opened_is_neither_evicted_nor_opened_twice(
         finish(manager, found, range(70))
 
 
-def test_the_same_tokens_are_loaded_once(store: TierStore, tier: Gated) -> None:
+def test_the_same_tokens_are_loaded_once(store: TierStore, tier: GatedMemory) -> None:
     with opened(store) as manager:
         before = store.stats().levels[0].hits
         tier.shut()
@@ -178,7 +154,7 @@ def test_the_same_tokens_are_loaded_once(store: TierStore, tier: Gated) -> None:
         assert manager.get_stats().prefix.lookups == 4
 
 
-def test_time_may_be_up_and_the_load_goes_on(store: TierStore, tier: Gated) -> None:
+def test_time_may_be_up_and_the_load_goes_on(store: TierStore, tier: GatedMemory) -> None:
     with opened(store) as manager:
         tier.shut()
         opening = manager.begin_session(range(70))
@@ -196,7 +172,7 @@ def test_time_may_be_up_and_the_load_goes_on(store: TierStore, tier: Gated) -> N
 @pytest.mark.parametrize("when", ["while it loads", "when it is ready"])
 @pytest.mark.parametrize("key", [KEY, None])
 def test_a_session_that_is_not_taken_goes(
-    store: TierStore, tier: Gated, way: str, when: str, key: CacheKey | None
+    store: TierStore, tier: GatedMemory, way: str, when: str, key: CacheKey | None
 ) -> None:
     with opened(store) as manager:
         tier.shut()
@@ -231,7 +207,9 @@ def test_what_was_taken_cannot_be_cancelled(store: TierStore) -> None:
         finish(manager, found, range(70))
 
 
-def test_a_turn_that_is_cancelled_keeps_what_the_pool_held(store: TierStore, tier: Gated) -> None:
+def test_a_turn_that_is_cancelled_keeps_what_the_pool_held(
+    store: TierStore, tier: GatedMemory
+) -> None:
     with opened(store) as manager:
         entry, _ = manager.open_session(range(20), KEY)
         new = computed(range(20), entry.token_count)
@@ -250,7 +228,7 @@ def test_a_turn_that_is_cancelled_keeps_what_the_pool_held(store: TierStore, tie
         serve(manager, range(70), KEY)
 
 
-def test_those_who_wait_are_told_of_a_cancellation(store: TierStore, tier: Gated) -> None:
+def test_those_who_wait_are_told_of_a_cancellation(store: TierStore, tier: GatedMemory) -> None:
     with opened(store) as manager:
         tier.shut()
         opening = manager.begin_session(range(70))
@@ -277,7 +255,7 @@ def test_those_who_wait_are_told_of_a_cancellation(store: TierStore, tier: Gated
 
 
 def test_functions_are_called_once_it_is_ready(
-    store: TierStore, tier: Gated, caplog: pytest.LogCaptureFixture
+    store: TierStore, tier: GatedMemory, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(store) as manager:
         told: list[int] = []
@@ -295,7 +273,7 @@ def test_functions_are_called_once_it_is_ready(
         assert "ZeroDivisionError" in caplog.text
 
 
-def test_a_tier_that_fails_in_the_middle_is_a_miss(store: TierStore, tier: Gated) -> None:
+def test_a_tier_that_fails_in_the_middle_is_a_miss(store: TierStore, tier: GatedMemory) -> None:
     with opened(store) as manager:
         tier.shut()
         opening = manager.begin_session(range(70))
@@ -307,7 +285,7 @@ def test_a_tier_that_fails_in_the_middle_is_a_miss(store: TierStore, tier: Gated
         finish(manager, found, range(70))
 
 
-def test_a_tier_that_hangs_costs_its_budget(tier: Gated) -> None:
+def test_a_tier_that_hangs_costs_its_budget(tier: GatedMemory) -> None:
     with TierStore([Level(Breaker(tier, 0.05))], chunk_tokens=16) as store:
         with opened(store) as first:
             serve(first, range(64))
@@ -322,7 +300,7 @@ def test_a_tier_that_hangs_costs_its_budget(tier: Gated) -> None:
 
 @pytest.mark.parametrize("act", ["clear", "close", "remove"])
 def test_a_session_that_is_removed_while_it_loads(
-    store: TierStore, tier: Gated, act: str, caplog: pytest.LogCaptureFixture
+    store: TierStore, tier: GatedMemory, act: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     with opened(store) as manager:
         tier.shut()
@@ -361,7 +339,7 @@ def test_a_manager_with_tiers_of_its_own_closes_while_sessions_load(
     assert not caplog.records
 
 
-def test_an_expired_session_is_opened_again(store: TierStore, tier: Gated) -> None:
+def test_an_expired_session_is_opened_again(store: TierStore, tier: GatedMemory) -> None:
     now = 0.0
     with KVCacheManager(
         1 << 20, "numpy", LAYOUT, ttl=10, clock=lambda: now, chunk_tokens=16, tiers=store
@@ -376,7 +354,7 @@ def test_an_expired_session_is_opened_again(store: TierStore, tier: Gated) -> No
         assert serve(manager, range(70), KEY) == 64
 
 
-def test_an_event_loop_goes_on_while_sessions_load(store: TierStore, tier: Gated) -> None:
+def test_an_event_loop_goes_on_while_sessions_load(store: TierStore, tier: GatedMemory) -> None:
     async def serve_both(manager: KVCacheManager) -> list[int]:
         tier.shut()
         begun = [manager.begin_session([*range(64), -n]) for n in range(2)]
@@ -394,7 +372,7 @@ def test_an_event_loop_goes_on_while_sessions_load(store: TierStore, tier: Gated
         assert sorted(asyncio.run(serve_both(manager))) == [0, 64]
 
 
-def test_a_task_that_is_cancelled_lets_its_session_go(store: TierStore, tier: Gated) -> None:
+def test_a_task_that_is_cancelled_lets_its_session_go(store: TierStore, tier: GatedMemory) -> None:
     async def give_up(manager: KVCacheManager) -> None:
         tier.shut()
 
@@ -419,7 +397,7 @@ def test_a_task_that_is_cancelled_lets_its_session_go(store: TierStore, tier: Ga
 
 
 @needs_fork
-def test_a_child_cannot_take_what_its_parent_opens(store: TierStore, tier: Gated) -> None:
+def test_a_child_cannot_take_what_its_parent_opens(store: TierStore, tier: GatedMemory) -> None:
     with opened(store) as manager:
         tier.shut()
         opening = manager.begin_session(range(70))

@@ -282,6 +282,13 @@ ENGINE_FIGURES: tuple[Figure[EngineStats], ...] = (
         "state",
     ),
     Figure(
+        "loading_requests",
+        Kind.GAUGE,
+        "",
+        "Of the requests that run, those whose first tokens are being loaded from tiers.",
+        _one(lambda stats: stats.loading),
+    ),
+    Figure(
         "accepted_requests",
         Kind.COUNTER,
         "",

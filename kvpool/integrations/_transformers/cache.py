@@ -6,13 +6,17 @@ import contextlib
 import copy
 import uuid
 import weakref
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from transformers.cache_utils import Cache
 
 from kvpool.cache_key import CacheKey
+from kvpool.entry import KVCacheEntry
 from kvpool.errors import (
     EntryExistsError,
     EntryRemovedError,
@@ -24,12 +28,13 @@ from kvpool.errors import (
 from kvpool.integrations._transformers import writers
 from kvpool.integrations._transformers.arguments import CacheParts, cache_parts, whole_number
 from kvpool.integrations._transformers.layers import EmptyLayer, PooledLayer
+from kvpool.integrations._transformers.opening import OpeningCache
 from kvpool.integrations._transformers.session import PooledSession
 from kvpool.integrations._transformers.turn import (
     Turn,
     close_later,
     model_id_of,
-    open_turn,
+    open_in_room,
     row_of,
 )
 from kvpool.manager import KVCacheManager
@@ -253,21 +258,111 @@ class PooledCache(Cache):
         is not that of a token, need a `salt` for all that is not in `input_ids`.
         """
         parts = cache_parts(manager, model, config, dtype)
-        key, turn = open_turn(
+        tokens = row_of(input_ids)
+        key, opened = open_in_room(
+            manager.open_session,
             manager,
-            row_of(input_ids),
+            tokens,
             None if session is None else _key_of(session, namespace),
-            parts,
-            model_id=model_id_of(model_id, parts),
             max_context_length=max_context_length,
+            model_id=model_id_of(model_id, parts),
             salt=salt,
+            layout=parts.layout,
             ttl=ttl,
             min_left=min_left,
             timeout=timeout,
         )
-        cache = cls.__new__(cls)
+        options = max_context_length, ttl, namespace
+        return cls._of_turn(manager, parts, key, options, tokens, opened.entry)
+
+    @classmethod
+    def begin_for_tokens(
+        cls,
+        manager: KVCacheManager,
+        input_ids: Any,
+        session: str | int | CacheKey | None = None,
+        *,
+        model: Any = None,
+        model_id: str | None = None,
+        salt: str = "",
+        config: Any = None,
+        dtype: Any = None,
+        max_context_length: int | None = None,
+        ttl: float | None = None,
+        min_left: int = 1,
+        timeout: float | None = None,
+        namespace: str = "transformers",
+    ) -> OpeningCache[Self]:
+        """Begin what `for_tokens` does, and load from tiers in the background.
+
+        The call returns as soon as the session begins with what the pool holds. The thread is free
+        meanwhile, for example to compute another session.
+
+        Parameters
+        ----------
+        manager, input_ids, session, model, model_id, salt, config, dtype, max_context_length, ttl
+            See `for_tokens`.
+        min_left, timeout, namespace
+            See `for_tokens`.
+
+        Returns
+        -------
+        OpeningCache
+            Its `result` or `aresult` waits for the load, and returns the cache. Until then the
+            session is open: it is not evicted, and no other cache may have it.
+
+        Raises
+        ------
+        CacheInUseError
+            The session is open in another cache.
+        InvalidTokensError
+            `input_ids` are not whole numbers, or are those of several sequences, or `min_left` is
+            not a whole number of at least 0.
+        InvalidArgumentError
+            There is neither a `model` nor a `model_id`, or `salt` is not a str.
+        EntryExistsError
+            The session was made otherwise, and its tokens are not known.
+        ContextOverflowError
+            There are more than `max_context_length` tokens.
+        PoolExhaustedError
+            The tokens do not fit.
+        InvalidLayoutError
+            There is no layout, or it cannot hold what the model keeps.
+        InvalidTtlError
+            `ttl` is not a number above 0, or `timeout` not a number of at least 0.
+        """
+        parts = cache_parts(manager, model, config, dtype)
+        tokens = row_of(input_ids)
+        key, opening = open_in_room(
+            manager.begin_session,
+            manager,
+            tokens,
+            None if session is None else _key_of(session, namespace),
+            max_context_length=max_context_length,
+            model_id=model_id_of(model_id, parts),
+            salt=salt,
+            layout=parts.layout,
+            ttl=ttl,
+            min_left=min_left,
+            timeout=timeout,
+        )
+        options = max_context_length, ttl, namespace
+        return OpeningCache(opening, partial(cls._of_turn, manager, parts, key, options, tokens))
+
+    @classmethod
+    def _of_turn(
+        cls,
+        manager: KVCacheManager,
+        parts: CacheParts,
+        key: CacheKey,
+        options: tuple[int | None, float | None, str],
+        tokens: NDArray[np.int64],
+        entry: KVCacheEntry,
+    ) -> Self:
+        """Return the cache of a session that is open; on any error the session is closed."""
+        cache, turn = cls.__new__(cls), Turn(entry, tokens)
         try:
-            cls._begin(cache, manager, parts, key, max_context_length, ttl, namespace, turn)
+            cls._begin(cache, manager, parts, key, *options, turn)
         except BaseException:
             turn.close(manager)
             raise

@@ -6,7 +6,8 @@ import contextlib
 import uuid
 import weakref
 from collections import deque
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,9 +21,10 @@ from kvpool.integrations._transformers.room import ROOM_STEP, SPARSE_ROOM
 from kvpool.manager import NAMELESS, KVCacheManager
 from kvpool.prefix import token_bytes
 
-__all__ = ["Turn", "close_later", "model_id_of", "open_turn", "row_of"]
+__all__ = ["Turn", "close_later", "model_id_of", "open_in_room", "row_of"]
 
 Tokens = NDArray[np.int64]
+T = TypeVar("T")
 
 # Turns whose caches are gone and were not closed. The next turn of their manager closes them: a
 # finalizer may run in the middle of any call, and must not wait for a lock.
@@ -92,43 +94,45 @@ class Turn:
             )
 
 
-def open_turn(
+def open_in_room(
+    begin: Callable[..., T],
     manager: KVCacheManager,
     tokens: Tokens,
     key: CacheKey | None,
-    parts: CacheParts,
     *,
-    model_id: str,
     max_context_length: int | None,
     **options: Any,
-) -> tuple[CacheKey, Turn]:
-    """Open a session with the tokens that the pool holds; return its key as well.
+) -> tuple[CacheKey, T]:
+    """Open a session with the tokens that are there, in the best room that it can have.
 
     Parameters
     ----------
+    begin : callable
+        `KVCacheManager.open_session` or `KVCacheManager.begin_session`, of the manager.
     manager : KVCacheManager
     tokens : ndarray of int64
     key : CacheKey or None
         None for a session without a name.
-    parts : CacheParts
-    model_id : str
     max_context_length : int or None
     **options
-        Of `KVCacheManager.open_session`.
+        Of `begin`.
+
+    Returns
+    -------
+    key : CacheKey
+    begun
+        What `begin` returned.
     """
     _close_left(manager)
     # In this namespace a session is without a name: the next one may go on from it in place.
     named = CacheKey(NAMELESS, uuid.uuid4().hex) if key is None else key
-    options |= {"model_id": model_id, "layout": parts.layout}
     *ample, least = _rooms(manager, len(tokens), max_context_length)
     for room in ample:
         try:
-            opened = manager.open_session(tokens, named, max_context_length=room, **options)
-            return named, Turn(opened.entry, tokens)
+            return named, begin(tokens, named, max_context_length=room, **options)
         except PoolExhaustedError:
             continue
-    opened = manager.open_session(tokens, named, max_context_length=least, **options)
-    return named, Turn(opened.entry, tokens)
+    return named, begin(tokens, named, max_context_length=least, **options)
 
 
 def _rooms(manager: KVCacheManager, count: int, limit: int | None) -> list[int | None]:
