@@ -744,6 +744,9 @@ class KVCacheManager(Closing):
         have evicted its tail. Each is asked within its budget. What is still queued to be written
         is not in the tiers: then the answer is what the pool holds, or an earlier turn if the
         pool does not have the session any more.
+
+        The call waits for the tiers. In an event loop, call it in a thread:
+        ``await asyncio.to_thread(manager.find_session_tokens, key)``.
         """
         options = OpenOptions(model_id, salt, layout, None, None, 0, None)
         return self._tiered.find_tokens(key, options)

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from kvpool.integrations.metrics import TierCollector
 from kvpool.testing import TierSuite
-from kvpool.tiers import Tier, TierStore, codec_registry, registry
+from kvpool.tiers import LEVEL_OPTIONS, Tier, TierStore, codec_registry, registry
 from tests.support.docs_pages import DOCS, blocks, run_python
 
 TEXT = (DOCS / "tiers.md").read_text(encoding="utf-8")
@@ -51,6 +51,20 @@ def test_the_page_names_each_scheme_and_codec() -> None:
     others = {"redis", "rediss", "valkey"}  # named together with valkeys
     assert {name for name in registry.names() if f"{name}:" not in TEXT} <= others
     assert all(f"`{name}`" in TEXT for name in codec_registry.names())
+
+
+def test_the_page_has_each_option_with_its_meaning() -> None:
+    found: dict[str, dict[str, str]] = {}
+    owners: list[str] = []
+    for owner, option, meaning in re.findall(
+        r"^\| (.*?) ?\| `(\w+)` \| (.+) \|$", TEXT, re.MULTILINE
+    ):
+        owners = re.findall(r"[\w+-]+", owner) or owners
+        for name in owners:
+            found.setdefault(name, {})[option] = meaning
+    assert found.pop("any") == LEVEL_OPTIONS
+    reports = {report.name: report.plugin for report in registry.reports()}
+    assert found == {name: dict(plugin.options) for name, plugin in reports.items() if plugin}
 
 
 def test_the_page_names_each_metric() -> None:

@@ -14,7 +14,10 @@ from kvpool.cli._scrape import Scrape
 from kvpool.cli._sizes import format_size
 from kvpool.cli._tables import Fitted
 
-__all__ = ["ServedLevel", "print_levels", "served_levels"]
+__all__ = ["ESTIMATED_TOKENS", "ServedLevel", "print_levels", "served_levels"]
+
+ESTIMATED_TOKENS = 1000
+"""Tokens for which it is shown how long a load and the model take."""
 
 _STATES = {"closed": "green", "open": "red", "half-open": "yellow"}
 
@@ -36,6 +39,9 @@ class ServedLevel(NamedTuple):
         Tokens that were loaded, and the bytes of their keys and values.
     seconds : float
         How long the loads took.
+    load_seconds, compute_seconds : float or None
+        How long the last loads would take for `ESTIMATED_TOKENS` tokens, and the model to compute
+        them; None if it is not known.
     writes : dict of str to int
         Chunks to be written, by what became of them.
     queued_nbytes : int
@@ -51,6 +57,8 @@ class ServedLevel(NamedTuple):
     tokens: int
     nbytes: int
     seconds: float
+    load_seconds: float | None
+    compute_seconds: float | None
     writes: dict[str, int]
     queued_nbytes: int
     values: int | None
@@ -87,16 +95,27 @@ def _level(scrape: Scrape, level: str) -> ServedLevel:
         values = scrape.by(f"kvpool_tier_{name}", label, level=level)
         return {value: int(count) for value, count in values.items()}
 
+    def rate(name: str) -> float | None:
+        return scrape.by(f"kvpool_tier_{name}", "level").get(level) or None
+
     lookups = by("lookups_total", "result")
     states = by("breaker", "state")
+    tokens, nbytes = total("loaded_tokens_total"), total("read_bytes_total")
+    bandwidth, compute_rate = rate("bandwidth_bytes_per_second"), rate("compute_tokens_per_second")
     return ServedLevel(
         tier=next(iter(scrape.by("kvpool_tier_queued_bytes", "url", level=level)), ""),
         breaker=next((state for state, is_on in states.items() if is_on), "unknown"),
         hits=lookups.pop("hit", 0),
         misses=lookups,
-        tokens=total("loaded_tokens_total"),
-        nbytes=total("read_bytes_total"),
+        tokens=tokens,
+        nbytes=nbytes,
         seconds=scrape.total("kvpool_tier_load_seconds_total", level=level),
+        load_seconds=(
+            ESTIMATED_TOKENS * nbytes / tokens / bandwidth
+            if bandwidth is not None and tokens
+            else None
+        ),
+        compute_seconds=None if compute_rate is None else ESTIMATED_TOKENS / compute_rate,
         writes=by("writes_total", "outcome"),
         queued_nbytes=total("queued_bytes"),
         values=maybe("values"),
@@ -134,3 +153,29 @@ def print_levels(console: Console, levels: list[ServedLevel], server: str) -> No
         missed = [f"{printable(reason)} {count:,}" for reason, count in one.misses.items() if count]
         if missed:
             console.print(f"{printable(one.tier)} missed: {', '.join(missed)}")
+    for one in levels:
+        console.print(f"{printable(one.tier)}: {_estimate(one)}")
+
+
+def _estimate(level: ServedLevel) -> str:
+    """Return what a load is decided by: how long it takes, and how long the model does."""
+    load, compute = level.load_seconds, level.compute_seconds
+    spans = [
+        f"{_span(seconds)} to {verb}"
+        for seconds, verb in ((load, "load"), (compute, "compute"))
+        if seconds is not None
+    ]
+    if not spans:
+        return "neither loads nor the model are measured yet, so loads are tried"
+    shown = f"{ESTIMATED_TOKENS:,} tokens take about {' and '.join(spans)}"
+    if load is None:
+        return f"{shown}; no load is measured yet, so loads are tried"
+    if compute is None:
+        return f"{shown}; the model is not measured yet, so loads are tried"
+    return (
+        shown if load <= compute else f"{shown}: most loads are declined, unless it has decline=no"
+    )
+
+
+def _span(seconds: float) -> str:
+    return f"{seconds:,.1f} s" if seconds >= 1 else f"{seconds * 1000:,.3g} ms"

@@ -174,11 +174,61 @@ def test_the_tiers_of_a_server(metrics: str, tmp_path: Path) -> None:
     assert (second["hits"], second["tokens"]) == (4, LOADED)
     assert second["nbytes"] == LOADED * IDENTITY.layout.bytes_per_token
     assert second["bandwidth"] > 0
+    assert first["load_seconds"] is first["compute_seconds"] is second["compute_seconds"] is None
+    assert second["load_seconds"] > 0
     assert 0 < second["hit_ratio"] < 1
     assert second["values"] == 4
     shown = run("tiers", "--server", metrics, COLUMNS="200").stdout
     assert "missed: absent" in shown
     assert "closed" in shown
+
+
+@pytest.mark.parametrize(
+    ("bandwidth", "rate", "text"),
+    [
+        (50_000, 100, "1,000 tokens take about 200 ms to load and 10.0 s to compute\n"),
+        (
+            5_000,
+            1_000,
+            (
+                "1,000 tokens take about 2.0 s to load and 1.0 s to compute: most loads are "
+                "declined, unless it has decline=no\n"
+            ),
+        ),
+        (
+            50_000,
+            None,
+            (
+                "1,000 tokens take about 200 ms to load; the model is not measured yet, "
+                "so loads are tried\n"
+            ),
+        ),
+        (
+            None,
+            100,
+            (
+                "1,000 tokens take about 10.0 s to compute; no load is measured yet, "
+                "so loads are tried\n"
+            ),
+        ),
+        (None, None, "neither loads nor the model are measured yet, so loads are tried\n"),
+    ],
+)
+def test_what_a_load_is_decided_by(bandwidth: int | None, rate: int | None, text: str) -> None:
+    labels = '{level="1",url="disk:/kv"}'
+    figures = {
+        "queued_bytes": 0,
+        "loaded_tokens_total": 64,
+        "read_bytes_total": 640,
+        "bandwidth_bytes_per_second": bandwidth,
+        "compute_tokens_per_second": rate,
+    }
+    known = {name: value for name, value in figures.items() if value is not None}
+    shown = [f"kvpool_tier_{name}{labels} {value}" for name, value in known.items()]
+    answer = Answer("\n".join([*shown, ""]).encode())
+    with AnsweringServer(lambda _: answer) as server:
+        done = run("tiers", "--server", server.url, COLUMNS="200").stdout
+    assert f"disk:/kv: {text}" in done
 
 
 def test_a_server_without_tiers() -> None:
