@@ -8,6 +8,7 @@ import pytest
 
 from kvpool.backends import create_arena
 from kvpool.errors import ArenaError
+from tests.support.marks import elastic
 
 if sys.platform == "linux":
     import resource
@@ -15,7 +16,7 @@ if sys.platform == "linux":
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="such memory is a file on Linux")
 
 
-@pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+@elastic
 def test_the_limit_is_named(backend: str) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))

@@ -10,9 +10,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.support.marks import needs_pages
 from tests.support.terminal import in_terminal, run
-
-needs_pages = pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
 
 
 def shown(*arguments: str, **variables: str) -> str:

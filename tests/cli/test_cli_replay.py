@@ -9,7 +9,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from kvpool.entry import KVCacheEntry
 from kvpool.errors import InvalidSizeError
 from kvpool.ledger import LedgerSink, verify
 from kvpool.replay import Replay
+from tests.support.marks import needs_pages
 from tests.support.terminal import KVPOOL, in_terminal, run, unmeasured
 
 DATA = Path(__file__).parents[1] / "data"
@@ -29,9 +29,6 @@ AZURE = str(DATA / "azure_small.csv")
 MOONCAKE = str(DATA / "mooncake_small.jsonl")
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 ROW = "2024-02-29 08:00:00,10,2\n"
-
-
-needs_pages = pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
 
 
 def figures(*arguments: str) -> Any:

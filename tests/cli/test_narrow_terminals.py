@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from kvpool.replay import conversations
+from tests.support.marks import needs_pages
 from tests.support.terminal import run
 
 DATA = Path(__file__).parents[1] / "data"
@@ -60,14 +60,14 @@ def test_no_figure_is_cut(files: dict[str, str], command: str) -> None:
     assert max(map(len, tables)) <= COLUMNS
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks share pages on Linux")
+@needs_pages
 def test_sessions_of_a_map_stay_a_table() -> None:
     shown = run("map", "--backend", "mmap", COLUMNS=str(COLUMNS)).stdout.splitlines()
     head = next(line for line in shown if "committed" in line)
     assert head.split() == ["session", "tokens", "reserved", "committed", "shared"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks share pages on Linux")
+@needs_pages
 @pytest.mark.parametrize("columns", ["60", "80", "120"])
 def test_pages_of_a_fork_are_drawn_however_few(columns: str) -> None:
     """Each fork of this map has written a page or more."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from fractions import Fraction
 
 import pytest
@@ -11,6 +10,7 @@ from benchmarks.elastic_utilization import CAPACITY, CONTEXTS, TRACE, replayed
 from kvpool.layout import DTYPES, PACKINGS, KVLayout, Packing
 from tests.support import needs
 from tests.support.docs_pages import DOCS
+from tests.support.marks import needs_pages
 
 PAGE_SIZE = 4096
 TOKENS = (100, 300, 1000, 10_000)
@@ -80,7 +80,7 @@ def test_the_share_of_page_tables() -> None:
 
 
 @pytest.mark.integration
-@pytest.mark.skipif(sys.platform != "linux", reason="arenas are elastic on Linux")
+@needs_pages
 def test_the_share_of_live_tokens_in_the_public_trace() -> None:
     layout = KVLayout(32, 8, 128, "float16", "layer")
     found = replayed(needs.traces() / TRACE, CONTEXTS[0], None, layout=layout)

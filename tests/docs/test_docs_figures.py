@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -14,6 +13,7 @@ from markdown_it import MarkdownIt
 from benchmarks.figures import PAGES, FigureError, filled, short
 from benchmarks.page import RECORD, check
 from tests.support.docs_pages import DOCS, ROOT
+from tests.support.marks import needs_pages
 from tests.support.scratch_benchmarks import record
 from tests.support.terminal import run
 
@@ -120,7 +120,7 @@ def test_both_sides_of_a_figure_are_named() -> None:
     assert filled(text, [both]) == text
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks share pages on Linux")
+@needs_pages
 def test_the_picture_is_what_the_command_draws(tmp_path: Path) -> None:
     assert run("map", "-o", str(tmp_path / "map.svg")).returncode == 0
     assert texts(DOCS / "map.svg") == texts(tmp_path / "map.svg")

@@ -28,10 +28,8 @@ from tests.support.elastic_sessions import (
     pages_in_use,
     session_ids,
 )
+from tests.support.marks import elastic, needs_pages
 from tests.support.sessions import key_of
-
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
-elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
 
 
 def test_without_kernel_forks_it_is_a_copy() -> None:
@@ -81,7 +79,7 @@ def refuse(error: ArenaError, _offset: int, _nbytes: int) -> NoReturn:
     raise error
 
 
-@linux_only
+@needs_pages
 @elastic
 def test_each_reason_is_logged_once_and_counted(
     backend: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -102,7 +100,7 @@ def test_each_reason_is_logged_once_and_counted(
         assert before.copied_forks == 10  # figures of one moment stay
 
 
-@linux_only
+@needs_pages
 def test_an_arena_that_cannot_fork(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,7 +135,7 @@ with elastic_manager(4000, sys.argv[1]) as manager:
 """
 
 
-@linux_only
+@needs_pages
 @elastic
 def test_near_the_limit_of_descriptors_it_is_a_copy(backend: str) -> None:
     limit, count, shared, copied = in_another_process(NEAR_THE_LIMIT, backend)
@@ -167,7 +165,7 @@ with elastic_manager(1000, sys.argv[1], address_space=1 << 30) as manager:
 """
 
 
-@linux_only
+@needs_pages
 @elastic
 def test_where_the_kernel_refuses_it_is_a_copy(backend: str) -> None:
     assert in_another_process(REFUSED, backend) == [1, 1]
@@ -202,7 +200,7 @@ with elastic_manager(1000, sys.argv[1], address_space=1 << 30) as manager:
 """
 
 
-@linux_only
+@needs_pages
 @elastic
 def test_where_the_kernel_refuses_a_part_nothing_has_changed(backend: str) -> None:
     assert in_another_process(PART_REFUSED, backend) == [1]
@@ -219,7 +217,7 @@ def in_another_process(script: str, backend: str) -> list[int]:
     return [int(word) for word in done.stdout.split()]
 
 
-@linux_only
+@needs_pages
 @elastic
 def test_beyond_the_limit_of_the_arena_it_is_a_copy(
     backend: str, monkeypatch: pytest.MonkeyPatch
@@ -238,7 +236,7 @@ def test_beyond_the_limit_of_the_arena_it_is_a_copy(
         assert all(holds(child, tokens) for child in children)
 
 
-@linux_only
+@needs_pages
 @elastic
 def test_a_copy_that_lacks_pages_evicts_or_changes_nothing(
     backend: str, monkeypatch: pytest.MonkeyPatch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from kvpool.errors import (
@@ -19,12 +17,10 @@ from tests.support.elastic_sessions import (
     new_session,
     pages_in_use,
 )
+from tests.support.marks import elastic, needs_pages
 from tests.support.sessions import Tokens, key_of, same_bits
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
-
-
-elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+pytestmark = needs_pages
 
 
 @elastic

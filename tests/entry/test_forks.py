@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 
 import pytest
 
@@ -31,11 +30,11 @@ from tests.support.elastic_sessions import (
     pages_in_use,
     session_ids,
 )
+from tests.support.marks import elastic, needs_pages
 from tests.support.page_counts import forks, private_bytes, smaps
 from tests.support.sessions import key_of, random_tokens
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
-elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+pytestmark = needs_pages
 
 
 # -- sharing -----------------------------------------------------------------------------

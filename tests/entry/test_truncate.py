@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from tests.support.elastic_sessions import (
     pages_in_use,
 )
 from tests.support.entry_calls import GOOD, check_refused
+from tests.support.marks import elastic, needs_pages
 from tests.support.sessions import LAYOUT, Tokens, key_of, random_tokens, same_bits
 
 
@@ -69,11 +69,7 @@ def test_truncating_to_what_is_not_there(started: KVCacheEntry, count: Any) -> N
     check_refused(started, lambda e: e.truncate(count), InvalidTokensError, text)
 
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
-elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
-
-
-@linux
+@needs_pages
 @elastic
 def test_a_fork_that_drops_tokens_frees_what_its_parent_left(backend: str) -> None:
     with elastic_manager(100, backend) as manager:
@@ -86,7 +82,7 @@ def test_a_fork_that_drops_tokens_frees_what_its_parent_left(backend: str) -> No
             assert same_bits(entry.keys(), tokens.keys[:, :, :kept])
 
 
-@linux
+@needs_pages
 @elastic
 def test_a_parent_may_drop_tokens(backend: str) -> None:
     with elastic_manager(100, backend) as manager:
@@ -98,7 +94,7 @@ def test_a_parent_may_drop_tokens(backend: str) -> None:
         assert holds(child, tokens)
 
 
-@linux
+@needs_pages
 @elastic
 def test_a_fork_that_wrote_under_a_lease_keeps_its_tokens_when_trimmed(backend: str) -> None:
     with elastic_manager(200, backend) as manager:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -26,11 +25,11 @@ from tests.support.elastic_sessions import (
     pages_in_use,
     session_ids,
 )
+from tests.support.marks import elastic, needs_pages
 from tests.support.page_counts import kernel_bytes
 from tests.support.sessions import key_of, same_bits
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
-elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+pytestmark = needs_pages
 WHOLE = PAPER.geometry(CONTEXT, PAGE).nbytes // PAGE
 
 WRITERS: dict[str, Callable[[KVCacheEntry], Any]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from kvpool.entry import KVCacheEntry
 from kvpool.layout._layout import PACKINGS, EntryGeometry, KVLayout, Packing
 from kvpool.pool import open_pool
+from tests.support.marks import needs_pages
 from tests.support.page_counts import kernel_bytes
 from tests.support.sessions import random_tokens, same_bits
 
@@ -83,7 +83,7 @@ def test_views_are_the_same_in_each(packing: Packing, backend: str, dtype: str) 
         pool.check_integrity()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
+@needs_pages
 @pytest.mark.parametrize(("packing", "pages"), [("head", 12), ("layer", 6), ("token", 3)])
 def test_fewer_runs_have_fewer_page_tails(packing: Packing, pages: int) -> None:
     """Twenty tokens of 480 bytes: 9,600 bytes are at least three pages."""

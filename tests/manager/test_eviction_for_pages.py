@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from kvpool.entry import KVCacheEntry
@@ -26,10 +24,10 @@ from tests.support.elastic_sessions import (
     pages_in_use,
     session_ids,
 )
+from tests.support.marks import elastic, needs_pages
 from tests.support.sessions import key_of, same_bits
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
-elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+pytestmark = needs_pages
 
 
 @elastic

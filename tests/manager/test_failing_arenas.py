@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -26,6 +25,7 @@ from tests.support.elastic_sessions import (
     new_session,
     session_ids,
 )
+from tests.support.marks import elastic, needs_pages
 from tests.support.sessions import Tokens, key_of, random_tokens
 
 CALLS: dict[str, Callable[[KVCacheManager, KVCacheEntry], object]] = {
@@ -34,14 +34,14 @@ CALLS: dict[str, Callable[[KVCacheManager, KVCacheEntry], object]] = {
     "extend": lambda _, entry: entry.extend(*random_tokens(PAPER, 8)),
 }
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
+pytestmark = needs_pages
 
 
 def fail(_arena: Arena, _offset: int, _nbytes: int) -> NoReturn:
     raise ArenaError("the disk is gone")
 
 
-@pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+@elastic
 @pytest.mark.parametrize("call", CALLS)
 def test_an_arena_that_gives_no_page_back(
     backend: str, call: str, monkeypatch: pytest.MonkeyPatch

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-import sys
 import threading
 from functools import partial
 from html.parser import HTMLParser
@@ -28,12 +27,11 @@ from kvpool.manager._task_bell import TaskBell
 from kvpool.pool import ElasticPool, MemoryPool
 from kvpool.receipts import MemorySink
 from tests.support.managers import MakeManager
+from tests.support.marks import needs_pages
 from tests.support.sessions import key_of, random_tokens
 
 LAYOUT = KVLayout(layers=1, kv_heads=1, head_dim=64, dtype="float32")  # 512 bytes a token
 PAGE_TOKENS = 8  # of 4 KiB
-
-needs_pages = pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
 
 
 def filled(make: MakeManager, sessions: int = 3, **options: object) -> KVCacheManager:

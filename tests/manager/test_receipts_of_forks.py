@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,13 +21,14 @@ from tests.support.elastic_sessions import (
     new_fork,
     new_session,
 )
+from tests.support.marks import elastic, needs_pages
 from tests.support.sessions import key_of
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
+pytestmark = needs_pages
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+@elastic
 @pytest.mark.parametrize("seed", range(3))
 def test_a_ledger_of_forks_holds(backend: str, seed: int, tmp_path: Path) -> None:
     draws, path = random.Random(seed), tmp_path / "ledger"

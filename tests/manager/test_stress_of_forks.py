@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 from typing import Any
 
@@ -24,6 +23,7 @@ from kvpool.errors import (
 )
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
+from tests.support.marks import elastic, needs_pages
 from tests.support.page_counts import kernel_bytes
 from tests.support.sessions import key_of
 from tests.support.workers import Worker, run_all
@@ -48,7 +48,7 @@ ACTIONS = {  # and how often
 
 pytestmark = [
     pytest.mark.no_cover,
-    pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux"),
+    needs_pages,
 ]
 
 
@@ -153,7 +153,7 @@ class Chaos(Worker):
 
 @pytest.mark.stress
 @pytest.mark.usefixtures("frequent_switches")
-@pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+@elastic
 def test_threads_do_everything_at_once(backend: str) -> None:
     with KVCacheManager(1 << 21, backend, LAYOUT, elastic=True, receipts=False) as manager:
         until = time.monotonic() + SECONDS / 2

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -15,6 +14,7 @@ from kvpool.errors import EntryNotFoundError, EntryRemovedError, KVPoolError, Po
 from kvpool.eviction.base import EvictionReason
 from kvpool.manager import KVCacheManager
 from tests.support.manager_calls import CALLS, CONTEXT
+from tests.support.marks import needs_pages
 from tests.support.sessions import LAYOUT, Clock, key_of, random_tokens, same_bits
 
 NBYTES = LAYOUT.geometry(CONTEXT).nbytes
@@ -231,7 +231,7 @@ def test_many_sessions_go_in_the_order_of_their_deadlines(clock: Clock) -> None:
         assert gone == sorted(ttls, key=lambda key: ttls[key])
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
+@needs_pages
 def test_session_with_a_fork_expires_once() -> None:
     clock = Clock()
     parent, child = CacheKey("chat", "parent"), CacheKey("chat", "child")

@@ -25,6 +25,7 @@ from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from tests.support.children import PATIENCE, needs_fork
 from tests.support.managers import entry_of
+from tests.support.marks import needs_pages
 from tests.support.sessions import key_of, random_tokens
 
 LAYOUT = KVLayout(layers=1, kv_heads=1, head_dim=64, dtype="float32")  # 512 bytes a token
@@ -175,7 +176,7 @@ def test_a_call_waits_until_the_view_of_an_entry_ends_that_was_removed(
     assert waiting.end() is manager.get_cache_entry(key_of("new"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elastic pools are for Linux")
+@needs_pages
 def test_a_call_waits_until_an_entry_is_truncated(policy: CountingPolicy) -> None:
     page = 4096
     with KVCacheManager(4 * page, "mmap", LAYOUT, policy=policy, elastic=True) as manager:
@@ -188,7 +189,7 @@ def test_a_call_waits_until_an_entry_is_truncated(policy: CountingPolicy) -> Non
         assert waiting.end() == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elastic pools are for Linux")
+@needs_pages
 def test_a_call_waits_for_addresses(policy: CountingPolicy) -> None:
     """A reservation may be larger than the budget, but not than the address space."""
     budget, nbytes = 1 << 14, LAYOUT.geometry(128, 4096).nbytes

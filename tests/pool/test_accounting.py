@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import closing
@@ -17,6 +16,7 @@ from kvpool.pool._block import DRAINING, GONE, ArenaBytes, MemoryBlock, RootRef
 from kvpool.pool._elastic import ElasticAccounting
 from kvpool.pool._pages import CommittedPages
 from tests.support.elastic_sessions import PAGE, PAPER
+from tests.support.marks import needs_pages
 
 ARENA = np.zeros(4096, np.uint8).view(ArenaBytes)
 Damage = Callable[[Accounting, MemoryBlock], object]
@@ -81,7 +81,7 @@ def test_check_integrity_finds_damage(damage: Damage, text: str) -> None:
         books.check_integrity()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
+@needs_pages
 class TestElastic:
     """The same for pages and forks."""
 

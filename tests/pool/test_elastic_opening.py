@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import pytest
@@ -21,9 +20,9 @@ from tests.support.elastic_sessions import (
     elastic_manager,
     new_session,
 )
+from tests.support.marks import elastic, needs_pages
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
-elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+pytestmark = needs_pages
 
 
 def test_without_elastic_arenas_there_is_no_elastic_pool() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import sys
 
 import pytest
 
@@ -25,10 +24,10 @@ from tests.support.elastic_sessions import (
     new_session,
     pages_in_use,
 )
+from tests.support.marks import elastic, needs_pages
 from tests.support.sessions import key_of, random_tokens, same_bits
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
-elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+pytestmark = needs_pages
 
 
 # -- what counts -------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -20,13 +19,12 @@ from kvpool.errors import (
 from kvpool.layout import KVLayout
 from kvpool.pool import Deallocation, ElasticPool, MemoryBlock, MemoryPool
 from kvpool.pool._block import LIVE
+from tests.support.marks import needs_pages
 
 LAYOUT = KVLayout(layers=1, kv_heads=2, head_dim=256, dtype="float32")  # 4 tokens in a page
 PAGE = 4096
 STRIPES = 4
 SIZE = 1024
-
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
 
 
 @pytest.fixture
@@ -154,7 +152,7 @@ def elastic(request: pytest.FixtureRequest) -> Iterator[ElasticPool]:
         yield pool
 
 
-@linux_only
+@needs_pages
 def test_pages_are_committed_in_the_same_step(elastic: ElasticPool) -> None:
     geometry = LAYOUT.geometry(16, PAGE)
     first, _ = elastic.reserve_evicting(geometry, [], committed=2 * PAGE)
@@ -169,7 +167,7 @@ def test_pages_are_committed_in_the_same_step(elastic: ElasticPool) -> None:
     elastic.check_integrity()
 
 
-@linux_only
+@needs_pages
 def test_addresses_and_pages_may_both_be_missing(elastic: ElasticPool) -> None:
     geometry = LAYOUT.geometry(16, PAGE)
     empty, half, full = (elastic.reserve(geometry) for _ in range(3))
@@ -184,7 +182,7 @@ def test_addresses_and_pages_may_both_be_missing(elastic: ElasticPool) -> None:
     elastic.check_integrity()
 
 
-@linux_only
+@needs_pages
 @pytest.mark.parametrize("victim", ["twice", "stale", "leased"])
 def test_an_elastic_pool_changes_nothing_either(elastic: ElasticPool, victim: str) -> None:
     geometry = LAYOUT.geometry(16, PAGE)
@@ -206,7 +204,7 @@ def test_an_elastic_pool_changes_nothing_either(elastic: ElasticPool, victim: st
 # -- write_lease, cost and could_hold ------------------------------------------------------
 
 
-@linux_only
+@needs_pages
 def test_a_write_lease_commits_and_leases(elastic: ElasticPool) -> None:
     block = elastic.reserve(LAYOUT.geometry(20, PAGE))
     root, took_pages = elastic.write_lease(block, 0, 0, 1)
@@ -230,7 +228,7 @@ def test_a_write_lease_of_a_rigid_pool_is_a_lease(pool: MemoryPool, backend: str
         other.write_lease(block, None, 0, 1)
 
 
-@linux_only
+@needs_pages
 @pytest.mark.parametrize("tokens", [0, 1, 4, 5, 16])
 def test_cost_is_what_is_charged(elastic: ElasticPool, tokens: int) -> None:
     geometry = LAYOUT.geometry(16, PAGE)
@@ -241,7 +239,7 @@ def test_cost_is_what_is_charged(elastic: ElasticPool, tokens: int) -> None:
     assert (elastic.is_elastic, rigid.is_elastic) == (True, False)
 
 
-@linux_only
+@needs_pages
 def test_could_hold_asks_for_pages_and_for_addresses(elastic: ElasticPool) -> None:
     assert elastic.could_hold(LAYOUT.geometry(48, PAGE), 16)
     assert not elastic.could_hold(LAYOUT.geometry(48, PAGE), 17)  # 20 pages of 16

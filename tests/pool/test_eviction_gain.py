@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 
 import pytest
 
@@ -20,10 +19,10 @@ from tests.support.elastic_sessions import (
     new_session,
     pages_in_use,
 )
+from tests.support.marks import elastic, needs_pages
 from tests.support.sessions import key_of
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks are for Linux")
-elastic = pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+pytestmark = needs_pages
 
 
 @elastic

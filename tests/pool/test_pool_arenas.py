@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from kvpool.layout import KVLayout
 from kvpool.pool import ElasticPool, open_pool
+from tests.support.marks import elastic
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="says what holds on Linux")
 
@@ -31,7 +32,7 @@ def test_a_view_leads_to_the_bytes_of_its_block_alone(backend: str, elastic: boo
 
 
 @linux_only
-@pytest.mark.parametrize("backend", ["mmap", "ctypes"])
+@elastic
 def test_a_view_of_a_fork_leads_to_its_own_bytes_alone(backend: str) -> None:
     geometry = KVLayout(1, 1, 16, "float32").geometry(32, 2048)
     with ElasticPool(1 << 20, backend) as pool:

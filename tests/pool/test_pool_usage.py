@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 
@@ -12,8 +10,7 @@ from kvpool.errors import PoolClosedError
 from kvpool.layout import KVLayout
 from kvpool.pool._opening import ElasticPool
 from kvpool.pool._pool import MemoryPool
-
-needs_pages = pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
+from tests.support.marks import needs_pages
 
 LAYOUT = KVLayout(2, 1, 128, "float16")
 PAGE = 4096  # 16 tokens of a run

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import sys
 from typing import Any
 
 import numpy as np
@@ -17,13 +16,14 @@ from kvpool.pool._block import Bytes, MemoryBlock
 from kvpool.pool._opening import ElasticPool, open_pool
 from kvpool.pool._pool import MemoryPool
 from tests.support.arenas import all_bytes
+from tests.support.marks import needs_pages
 from tests.support.sessions import key_of
 
 LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=64, dtype="int8")
 CASES = [("numpy", False), ("mmap", False), ("ctypes", False), ("mmap", True), ("ctypes", True)]
 cases = pytest.mark.parametrize(("backend", "elastic"), CASES)
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="pages are given back on Linux")
+pytestmark = needs_pages
 
 
 def free_bytes_are_zero(pool: MemoryPool, content: Bytes) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import pytest
@@ -12,8 +11,9 @@ from kvpool.errors import InvalidLayoutError, UnsupportedError
 from kvpool.layout import PACKINGS, KVLayout, Packing
 from kvpool.replay import Replay, ReplayReport, TraceRequest
 from kvpool.replay._generated import HASH_BLOCK_TOKENS, conversations
+from tests.support.marks import needs_pages
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
+pytestmark = needs_pages
 
 LAYOUT = KVLayout(2, 2, 128, "float16")
 TOKEN = LAYOUT.bytes_per_token

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import sys
 
 import pytest
 
@@ -11,6 +10,7 @@ from kvpool.layout import KVLayout, Packing
 from kvpool.replay import Replay, ReplayReport, TraceReader
 from tests.support import needs
 from tests.support.docs_pages import DOCS
+from tests.support.marks import needs_pages
 
 pytestmark = pytest.mark.integration
 
@@ -42,7 +42,7 @@ def test_all_of_azure(backend: str) -> None:
     assert report.utilization.used_of_capacity > 0.9
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elastic arenas are for Linux")
+@needs_pages
 @pytest.mark.parametrize("packing", ["head", "layer"])
 def test_all_of_azure_costs_hardly_more_than_its_tokens(packing: Packing) -> None:
     """A model of the 8B class, each entry reserved for 128 Ki tokens; counted, not written."""
