@@ -28,6 +28,7 @@ from kvpool.eviction.lru import LruPolicy
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.stats import PrefixStats
+from tests.support.computing import check, computed
 from tests.support.injection import Injection
 from tests.support.sessions import Clock, key_of
 
@@ -44,13 +45,6 @@ def manager(backend: str, clock: Clock) -> Iterator[KVCacheManager]:
         manager.check_integrity()
 
 
-def computed(tokens: Sequence[int], start: int, layout: KVLayout = LAYOUT) -> NDArray[Any]:
-    """What a model makes of the tokens from `start` on: of each, and of all before it."""
-    sums = np.cumsum(np.asarray(tokens, np.int64) * (np.arange(len(tokens)) % 7 + 1)) % 509
-    shape = (layout.layers, layout.kv_heads, len(tokens) - start, layout.head_dim)
-    return np.broadcast_to(sums[start:, None].astype(layout.dtype), shape)
-
-
 def serve(
     manager: KVCacheManager, tokens: Sequence[int], key: CacheKey | None = None, **options: Any
 ) -> tuple[int, KVCacheEntry]:
@@ -59,17 +53,11 @@ def serve(
     reused = len(tokens) - left
     assert entry.token_count == reused
     new = computed(tokens, reused, entry.layout)
-    entry.extend(new, -new)
+    assert entry.extend(new, -new) == len(tokens)
     check(entry, tokens)
     manager.close_session(entry, tokens)
     manager.check_integrity()
     return reused, entry
-
-
-def check(entry: KVCacheEntry, tokens: Sequence[int]) -> None:
-    expected = computed(tokens, 0, entry.layout)
-    assert np.array_equal(entry.keys(), expected)
-    assert np.array_equal(entry.values(), -expected)
 
 
 def prefix(manager: KVCacheManager) -> PrefixStats:
@@ -157,7 +145,7 @@ def test_an_entry_of_another_call_is_not_overwritten(manager: KVCacheManager) ->
 
 def test_a_closed_entry_cannot_be_used(manager: KVCacheManager) -> None:
     _, entry = serve(manager, range(20), key_of(1))
-    one = computed([1], 0)
+    one = computed([1], 0, LAYOUT)
     for act in (
         entry.keys,
         partial(entry.truncate, 0),
@@ -182,7 +170,7 @@ def test_tokens_that_were_dropped_from_an_entry_are_not_reused(
         assert isinstance(found, KVCacheEntry)
         entry = found
     entry.truncate(10)
-    other = computed([9] * 50, 0)
+    other = computed([9] * 50, 0, LAYOUT)
     entry.extend(other, other)
     assert serve(manager, range(40), key_of(2))[0] == 10
     if is_open:
@@ -219,7 +207,7 @@ def test_close_checks_the_tokens(manager: KVCacheManager) -> None:
         manager.close_session(entry, [*range(12), 99, *range(13, 30)])
     with pytest.raises(InvalidTokensError, match="position 5"):
         manager.close_session(entry, range(5))
-    new = computed(range(31), 30)
+    new = computed(range(31), 30, LAYOUT)
     assert left == 1
     entry.append(0, new[0], new[0])  # a step that does not end
     manager.close_session(entry, range(40))
@@ -243,7 +231,7 @@ def test_room_for_the_tokens(backend: str) -> None:
 def test_an_open_session_is_not_evicted(backend: str) -> None:
     with KVCacheManager(1 << 20, backend, LAYOUT, receipts=False) as manager:
         entry, _ = manager.open_session(range(100), max_context_length=400)
-        tokens = computed(range(400), 0)
+        tokens = computed(range(400), 0, LAYOUT)
         entry.extend(tokens, tokens)
         with pytest.raises(PoolExhaustedError):
             manager.make_room(1 << 20)
@@ -272,7 +260,7 @@ def test_tails_make_room_and_prefixes_stay() -> None:
 def test_sessions_without_tokens_are_in_the_same_order(backend: str) -> None:
     size = LAYOUT.geometry(256).nbytes
     with KVCacheManager(3 * size, backend, LAYOUT, receipts=False) as manager:
-        full = computed(range(256), 0)
+        full = computed(range(256), 0, LAYOUT)
         manager.create_cache_entry(key_of("old"), 256).extend(full, full)
         serve(manager, range(256), key_of(1), max_context_length=256)
         manager.create_cache_entry(key_of("new"), 256).extend(full, full)
@@ -354,7 +342,7 @@ def test_random_sessions_read_what_was_computed(backend: str, seed: int) -> None
                 entry, left = manager.open_session(
                     tokens, key, max_context_length=256, ttl=ttl, salt=draws.choice("ab")
                 )
-                new = computed(tokens, len(tokens) - left)
+                new = computed(tokens, len(tokens) - left, LAYOUT)
                 opened.append((entry, tokens))
                 entry.extend(new, -new)
             except (CacheInUseError, PoolExhaustedError):
@@ -411,7 +399,7 @@ def test_the_tokens_of_a_session_can_be_asked_for(manager: KVCacheManager) -> No
     entry, _ = manager.open_session(tokens, key)
     assert manager.is_open(key)
     assert list(known(manager, key)) == []
-    new = computed(tokens, 0)
+    new = computed(tokens, 0, LAYOUT)
     entry.extend(new, -new)
     manager.close_session(entry, tokens[:30])
     assert not manager.is_open(key)
@@ -486,7 +474,7 @@ def test_a_policy_that_raises_breaks_no_session(backend: str, place: int) -> Non
                 raised += 1
                 assert opened_keys(manager) == []
                 entry, left = manager.open_session(tokens, key_of(seed % 3))
-            new = computed(tokens, len(tokens) - left)
+            new = computed(tokens, len(tokens) - left, LAYOUT)
             entry.extend(new, -new)
             check(entry, tokens)
             try:

@@ -10,34 +10,19 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from kvpool.cache_key import CacheKey
-from kvpool.entry import KVCacheEntry
 from kvpool.errors import EntryRemovedError, InvalidTierError, TierError, UnknownPluginError
 from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.settings import Settings
 from kvpool.tiers import TierStore, open_tier
 from kvpool.tiers.memory import MemoryTier
+from tests.support.computing import check, computed
 from tests.support.injection import every_place, injected
 
 LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=8, dtype="float32")
-
-
-def computed(tokens: Sequence[int], start: int) -> NDArray[Any]:
-    """What a model makes of the tokens from `start` on: of each, and of all before it."""
-    sums = np.cumsum(np.asarray(tokens, np.int64) * (np.arange(len(tokens)) % 7 + 1)) % 509
-    shape = (LAYOUT.layers, LAYOUT.kv_heads, len(tokens) - start, LAYOUT.head_dim)
-    return np.broadcast_to(sums[start:, None].astype(LAYOUT.dtype), shape)
-
-
-def check(entry: KVCacheEntry, tokens: Sequence[int]) -> None:
-    expected = computed(tokens, 0)[:, :, : entry.token_count]
-    assert np.array_equal(entry.keys(), expected)
-    assert np.array_equal(entry.values(), -expected)
 
 
 def serve(manager: KVCacheManager, tokens: Sequence[int], key: CacheKey | None = None) -> int:
@@ -46,7 +31,7 @@ def serve(manager: KVCacheManager, tokens: Sequence[int], key: CacheKey | None =
     entry, left = opened
     assert entry.token_count == len(tokens) - left
     check(entry, tokens)
-    new = computed(tokens, len(tokens) - left)
+    new = computed(tokens, len(tokens) - left, LAYOUT)
     entry.extend(new, -new)
     check(entry, tokens)
     manager.close_session(entry, tokens)
@@ -135,7 +120,7 @@ def test_a_session_that_is_removed_while_it_loads_opens_and_tells_later() -> Non
             entry, left = second.open_session(range(64))
             assert left == 64
             with pytest.raises(EntryRemovedError):
-                entry.extend(computed(range(64), 0), computed(range(64), 0))
+                entry.extend(*[computed(range(64), 0, LAYOUT)] * 2)
             second.check_integrity()
             meddle = second.close
             entry, left = second.open_session(range(64))

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, NamedTuple
 
-import numpy as np
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from numpy.typing import NDArray
@@ -25,6 +24,7 @@ from kvpool.layout import KVLayout
 from kvpool.manager import KVCacheManager
 from kvpool.tiers import Breaker, Item, Level, TierStore
 from kvpool.tiers.memory import MemoryTier
+from tests.support.computing import check, computed
 from tests.support.sessions import Clock
 
 __all__ = ["FaultyTier", "TierMachine"]
@@ -44,20 +44,6 @@ def prompts() -> st.SearchStrategy[tuple[int, ...]]:
         return tuple(n if n < at or not branch else 100 * branch + n for n in range(length))
 
     return st.builds(text, st.integers(1, LONGEST), st.integers(0, LONGEST), st.integers(0, 2))
-
-
-def computed(tokens: Sequence[int], start: int) -> NDArray[Any]:
-    """Return what a model makes of the tokens from `start` on: of each, and of all before it."""
-    sums = np.cumsum(np.asarray(tokens, np.int64) * (np.arange(len(tokens)) % 7 + 1)) % 509
-    shape = (LAYOUT.layers, LAYOUT.kv_heads, len(tokens) - start, LAYOUT.head_dim)
-    return np.broadcast_to(sums[start:, None].astype(LAYOUT.dtype), shape)
-
-
-def check(entry: KVCacheEntry, tokens: Sequence[int]) -> None:
-    """Compare all tokens that an entry holds with what a model makes of them."""
-    expected = computed(tokens, 0)[:, :, : entry.token_count]
-    assert np.array_equal(entry.keys(), expected)
-    assert np.array_equal(entry.values(), -expected)
 
 
 class FaultyTier(MemoryTier):
@@ -190,7 +176,7 @@ class TierMachine(RuleBasedStateMachine):
         _, entry, text = self.opened[which % len(self.opened)]
         try:
             held = entry.token_count
-            new = computed(text[: held + count], held)
+            new = computed(text[: held + count], held, LAYOUT)
             if new.shape[2]:
                 entry.extend(new, -new)
             check(entry, text)
