@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from types import CodeType, FrameType, TracebackType
+from types import CodeType, FrameType
 from typing import Any, Literal, Self
 
 import kvpool
@@ -97,12 +97,7 @@ class Injection:
         sys.settrace(self._enter_frame)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         sys.settrace(self._before)
 
     def _enter_frame(self, frame: FrameType, event: str, arg: object) -> Any:

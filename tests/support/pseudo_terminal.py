@@ -12,7 +12,6 @@ import subprocess
 import sys
 import termios
 import time
-from types import TracebackType
 from typing import Self
 
 from tests.support.terminal import KVPOOL, environment, unmeasured
@@ -112,12 +111,7 @@ class Terminal:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
         os.close(self._ours)

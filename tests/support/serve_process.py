@@ -7,7 +7,6 @@ import signal
 import subprocess
 import threading
 import time
-from types import TracebackType
 from typing import Self
 
 from tests.support.terminal import KVPOOL, environment
@@ -79,12 +78,7 @@ class ServeProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
         self._reader.join()
