@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import array
 from importlib import import_module
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -27,23 +27,6 @@ pytestmark = pytest.mark.transformers
 
 KEY = CacheKey("transformers", "chat")
 ANSWER = 6
-
-
-class Counted:
-    """Counts the tokens that a model computes."""
-
-    def __init__(self, model: Any) -> None:
-        self.tokens = 0
-        self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def _count(self, _model: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        self.tokens += kwargs["input_ids"].shape[1]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_reason: object) -> None:
-        self._hook.remove()
 
 
 def answer(model: Any, ids: Any, cache: Any, **options: Any) -> Any:
@@ -73,7 +56,7 @@ def take_turn(
 ) -> tuple[Any, int]:
     """Answer a text in a session and close it; return the answer and the tokens computed."""
     model = of or hf.model()
-    with open_cache(hf, manager, ids, session, of) as cache, Counted(model) as counted:
+    with open_cache(hf, manager, ids, session, of) as cache, hf.Computed(model) as counted:
         said = answer(model, ids, cache)
         cache.close(said)
     manager.check_integrity()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from typing import Any, Self
+from typing import Any
 
 import pytest
 
@@ -18,23 +18,6 @@ from tests.support.managers import MakeManager, entry_of
 pytestmark = pytest.mark.transformers
 
 KEY = CacheKey("transformers", "chat-42")
-
-
-class Counted:
-    """Counts the tokens that a model computes."""
-
-    def __init__(self, model: Any) -> None:
-        self.tokens = 0
-        self._hook = model.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def _count(self, _model: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        self.tokens += kwargs["input_ids"].shape[1]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_reason: object) -> None:
-        self._hook.remove()
 
 
 def begun(hf: Any, manager: KVCacheManager, count: int = 7) -> list[Any]:
@@ -109,7 +92,7 @@ def test_a_system_prompt_is_computed_once(hf: Any, manager: KVCacheManager) -> N
     model, system = hf.model(), hf.words(30)
     shared = hf.PooledCache.for_model(manager, model, "system")
     hf.forward(model, system, shared)
-    with Counted(model) as counted:
+    with hf.Computed(model) as counted:
         for number in range(3):
             prompt = hf.torch.cat([system, hf.words(4, seed=number)], dim=-1)
             made, expected = (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any, Self
+from typing import Any
 
 import torch
 from transformers import DynamicCache
 
 from kvpool.integrations.chat import PREFILL_TOKENS, ChatModel, ChatModelError
 from kvpool.integrations.transformers import cache_argument
+from tests.support.hf import Computed
 
 __all__ = [
     "PREFILL_TOKENS",
@@ -83,20 +84,3 @@ class Heard:
 
     def should_stop(self) -> bool:
         return len(self.tokens) >= self._most_tokens or len(self.steps) > self._most_steps
-
-
-class Computed:
-    """Counts the tokens that a model computes."""
-
-    def __init__(self, model: ChatModel) -> None:
-        self.tokens = 0
-        self._hook = model.model.register_forward_pre_hook(self._count, with_kwargs=True)
-
-    def _count(self, _model: Any, _args: Any, kwargs: dict[str, Any]) -> None:
-        self.tokens += kwargs["input_ids"].shape[1]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_reason: object) -> None:
-        self._hook.remove()

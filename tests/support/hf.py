@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Self
 
 import torch
 import transformers
@@ -20,6 +20,7 @@ from kvpool.integrations.transformers import (
 
 __all__ = [
     "DTYPES",
+    "Computed",
     "DynamicCache",
     "PooledBatch",
     "PooledCache",
@@ -134,3 +135,20 @@ def same_cache(one: Any, other: Any) -> bool:
     return all(
         torch.equal(mine, theirs) for mine, theirs in zip(states(one), states(other), strict=True)
     )
+
+
+class Computed:
+    """Counts the tokens that a model computes."""
+
+    def __init__(self, counted: Any) -> None:
+        self.tokens = 0
+        self._hook = counted.register_forward_pre_hook(self._count, with_kwargs=True)
+
+    def _count(self, _model: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        self.tokens += kwargs["input_ids"].shape[1]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_reason: object) -> None:
+        self._hook.remove()

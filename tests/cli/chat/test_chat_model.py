@@ -116,7 +116,7 @@ def test_it_answers_as_without_a_pool_and_computes_each_token_once(
     messages: list[dict[str, str]] = []
     tokens: list[int] = []
     text = ""
-    with chatting.Computed(model) as computed:
+    with chatting.Computed(model.model) as computed:
         for said in ("hello", LONG, "and then?"):
             messages.append(chatting.a_message(said))
             prompt = model.prompt(messages, text, tokens)
@@ -201,7 +201,7 @@ def test_a_fork_answers_as_its_parent_would(chatting: Any, manager: KVCacheManag
     model.begin(manager, tokens, fork)
     assert entry_of(manager, fork).token_count == entry_of(manager, KEY).token_count
     more = prompt._replace(tokens=tokens, kept=len(tokens))
-    with chatting.Computed(model) as computed:
+    with chatting.Computed(model.model) as computed:
         answers = [chatting.Heard(), chatting.Heard()]
         for key, heard in zip((fork, KEY), answers, strict=True):
             model.answer(manager, key, more, 8, heard)

@@ -55,7 +55,7 @@ def test_a_turn_computes_what_is_new(chatting: Any, book: SessionBook) -> None:
     assert (first.reused_tokens, first.answer_tokens, first.is_open) == (0, SIX, True)
     held = book.current.held
     assert held == len(book.current.tokens) - 1
-    with chatting.Computed(book.model) as computed:
+    with chatting.Computed(book.model.model) as computed:
         second = book.ask("more", SIX, chatting.Heard())
     assert second.reused_tokens == held
     assert computed.tokens == second.prompt_tokens - held + SIX - 1
