@@ -48,6 +48,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
+def no_collector() -> Iterator[None]:
+    """Leave garbage where it is."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.fixture
 def frequent_switches() -> Iterator[None]:
     """Let threads take turns as often as the interpreter can."""
     interval = sys.getswitchinterval()

@@ -1,4 +1,4 @@
-"""An empty entry in a pool of each backend."""
+"""An entry in a pool, and a manager, of each backend."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from kvpool.entry import KVCacheEntry
+from kvpool.manager import KVCacheManager
 from kvpool.pool import MemoryPool
 from tests.support.sessions import LAYOUT, random_tokens
 
@@ -28,3 +29,10 @@ def started(pool: MemoryPool) -> KVCacheEntry:
     entry = KVCacheEntry.create(pool, LAYOUT, 8, "chat/42")
     entry.extend(*random_tokens(LAYOUT, 3))
     return entry
+
+
+@pytest.fixture
+def manager(backend: str) -> Iterator[KVCacheManager]:
+    with KVCacheManager(1 << 20, backend, LAYOUT) as manager:
+        yield manager
+        manager.check_integrity()

@@ -241,20 +241,12 @@ def test_a_view_of_another_thread(manager: KVCacheManager) -> None:
     assert manager.get_stats().parting_entries == 0
 
 
-@pytest.fixture
-def no_garbage_collection() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
-
-
 def leave_in_a_cycle(view: Any) -> None:
     holder = SimpleNamespace(view=view)
     holder.itself = holder
 
 
-@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.usefixtures("no_collector")
 def test_a_view_in_a_cycle_is_alive_until_it_is_collected(manager: KVCacheManager) -> None:
     leave_in_a_cycle(create(manager, 0).keys())
     churn(manager)
@@ -264,7 +256,7 @@ def test_a_view_in_a_cycle_is_alive_until_it_is_collected(manager: KVCacheManage
     assert key_of(0) not in manager
 
 
-@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.usefixtures("no_collector")
 def test_the_bytes_of_a_removed_entry_return_when_a_cycle_is_collected(
     manager: KVCacheManager,
 ) -> None:
@@ -285,7 +277,7 @@ class Resurrecting:
         self.kept.append(self.view)
 
 
-@pytest.mark.usefixtures("no_garbage_collection")
+@pytest.mark.usefixtures("no_collector")
 def test_a_view_that_a_finalizer_keeps_is_still_a_lease(manager: KVCacheManager) -> None:
     kept: list[Any] = []
     Resurrecting(create(manager, 0).keys(), kept)

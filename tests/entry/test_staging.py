@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,13 +17,6 @@ from kvpool.errors import (
 )
 from kvpool.manager import KVCacheManager
 from tests.support.sessions import LAYOUT, Tokens, key_of, random_tokens, same_bits
-
-
-@pytest.fixture
-def manager(backend: str) -> Iterator[KVCacheManager]:
-    with KVCacheManager(1 << 20, backend, LAYOUT) as manager:
-        yield manager
-        manager.check_integrity()
 
 
 @pytest.fixture

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,9 @@ from kvpool.receipts import MemorySink
 from tests.support.process_usage import arenas
 from tests.support.sessions import LAYOUT, key_of, random_tokens
 
+pytestmark = pytest.mark.usefixtures("no_collector")
+
 CAPACITY = 4 << 20
-
-
-@pytest.fixture(autouse=True)
-def no_collector() -> Iterator[None]:
-    gc.collect()
-    gc.disable()
-    yield
-    gc.enable()
 
 
 def made(manager: KVCacheManager) -> KVCacheEntry:

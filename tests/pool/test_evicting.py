@@ -24,19 +24,7 @@ from tests.support.marks import needs_pages
 LAYOUT = KVLayout(layers=1, kv_heads=2, head_dim=256, dtype="float32")  # 4 tokens in a page
 PAGE = 4096
 STRIPES = 4
-SIZE = 1024
-
-
-@pytest.fixture
-def pool(backend: str) -> Iterator[MemoryPool]:
-    with MemoryPool(8 * SIZE, backend) as pool:
-        yield pool
-
-
-@pytest.fixture
-def blocks(pool: MemoryPool) -> list[MemoryBlock]:
-    """Eight blocks that fill the pool, in address order."""
-    return [pool.allocate(SIZE) for _ in range(8)]
+SIZE = 1024  # of each of the `blocks`
 
 
 def test_a_block_that_fits_asks_for_no_victim(pool: MemoryPool) -> None:

@@ -18,19 +18,7 @@ from kvpool.errors import (
 from kvpool.pool._block import MemoryBlock
 from kvpool.pool._pool import MemoryPool
 
-SIZE = 1024
-
-
-@pytest.fixture
-def pool(backend: str) -> Iterator[MemoryPool]:
-    with MemoryPool(8 * SIZE, backend) as pool:
-        yield pool
-
-
-@pytest.fixture
-def blocks(pool: MemoryPool) -> list[MemoryBlock]:
-    """Eight blocks that fill the pool, in address order."""
-    return [pool.allocate(SIZE) for _ in range(8)]
+SIZE = 1024  # of each of the `blocks`
 
 
 def test_what_fits_already_needs_no_victim(pool: MemoryPool) -> None:

@@ -15,6 +15,7 @@ from kvpool.errors import InvalidTierError, TierError
 from kvpool.testing import TierSuite
 from kvpool.tiers import Breaker, BreakerState, Item, Tier, TierStats, _helpers
 from kvpool.tiers.memory import MemoryTier
+from tests.support.sessions import Clock
 
 
 class TestBreaker(TierSuite):
@@ -74,21 +75,9 @@ class FaultyTier(MemoryTier):
         return super().stats()
 
 
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def tier() -> FaultyTier:
     return FaultyTier()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

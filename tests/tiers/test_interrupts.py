@@ -18,6 +18,7 @@ from kvpool.tiers.disk import DiskTier
 from kvpool.tiers.memory import MemoryTier
 from tests.support.injection import Injection, every_place
 from tests.support.kv import kv_like
+from tests.support.sessions import Clock
 
 pytestmark = pytest.mark.no_cover
 
@@ -26,13 +27,6 @@ IDENTITY = Identity("model@1", "", LAYOUT)
 TOKENS = token_bytes(list(range(32)))  # two chunks
 COMPUTED = kv_like(1, 1, 32, 8)
 KEYS, VALUES = COMPUTED[:, 0], COMPUTED[:, 1]
-
-
-class Clock:
-    now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 class FaultyTier(MemoryTier):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import gc
 import threading
 import time
 import weakref
@@ -111,20 +110,17 @@ def test_a_batch_that_cannot_be_written_is_dropped_and_the_next_one_is_written(
     queue.stop()
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_a_level_goes_with_its_store_without_the_garbage_collector() -> None:
     level = Level(MemoryTier(1 << 20), budget=None)
     seen = weakref.ref(level)
     store = TierStore([level], chunk_tokens=CHUNK)
     del level
     kv = np.ones((1, 1, CHUNK, 8), "float32")
-    gc.disable()
-    try:
-        assert store.put(IDENTITY, token_bytes(range(CHUNK)), kv, kv) == 1
-        store.close()
-        del store
-        until = time.monotonic() + PATIENCE
-        while seen() is not None and time.monotonic() < until:
-            time.sleep(0.001)  # the thread of the level is about to end
-        assert seen() is None
-    finally:
-        gc.enable()
+    assert store.put(IDENTITY, token_bytes(range(CHUNK)), kv, kv) == 1
+    store.close()
+    del store
+    until = time.monotonic() + PATIENCE
+    while seen() is not None and time.monotonic() < until:
+        time.sleep(0.001)  # the thread of the level is about to end
+    assert seen() is None
