@@ -119,4 +119,5 @@ class LMCacheServer:
         if self._process.poll() is None:
             self._process.kill()
             self._process.wait(_PATIENCE)
-        Path("/dev/shm", self._shm).unlink(missing_ok=True)
+        # The name that LMCache makes of it; a server that was killed leaves the file.
+        Path("/dev/shm", f"lmcache_l1_pool_{self._shm}").unlink(missing_ok=True)
