@@ -25,8 +25,9 @@ from kvpool.errors import (
 )
 from kvpool.manager import KVCacheManager, OpenedSession, OpeningSession
 from kvpool.tiers import Breaker, Level, Tier, TierStore, open_tier
-from tests.manager.test_tiers import LAYOUT, check, computed, opened, serve
+from tests.manager.test_tiers import LAYOUT, opened, serve
 from tests.support.children import in_child, needs_fork, refused
+from tests.support.computing import check, computed
 from tests.support.gated_tiers import GatedMemory
 from tests.support.injection import every_place, injected
 from tests.support.redis_server import RedisServer
@@ -65,7 +66,7 @@ def finish(manager: KVCacheManager, found: OpenedSession, tokens: Sequence[int])
     entry, left = found
     assert entry.token_count == len(tokens) - left
     check(entry, tokens)
-    new = computed(tokens, len(tokens) - left)
+    new = computed(tokens, len(tokens) - left, LAYOUT)
     entry.extend(new, -new)
     manager.close_session(entry, tokens)
     manager.check_integrity()
@@ -89,7 +90,8 @@ def test_a_session_is_loaded_while_others_go_on(store: TierStore, tier: GatedMem
         assert manager.is_open(KEY)
         entry, left = manager.open_session([9] * 8)  # there is nothing to load for it
         assert left == 8
-        entry.extend(computed([9] * 8, 0), -computed([9] * 8, 0))
+        new = computed([9] * 8, 0, LAYOUT)
+        entry.extend(new, -new)
         manager.close_session(entry, [9] * 8)
         tier.gate.set()
         found = opening.result(PATIENCE)
@@ -212,7 +214,7 @@ def test_a_turn_that_is_cancelled_keeps_what_the_pool_held(
 ) -> None:
     with opened(store) as manager:
         entry, _ = manager.open_session(range(20), KEY)
-        new = computed(range(20), entry.token_count)
+        new = computed(range(20), entry.token_count, LAYOUT)
         entry.extend(new, -new)
         manager.close_session(entry, range(20))
         tier.shut()
@@ -314,7 +316,7 @@ def test_a_session_that_is_removed_while_it_loads(
         entry, left = opening.result(PATIENCE)
         assert left == 70
         with pytest.raises((EntryRemovedError, PoolClosedError)):
-            entry.extend(computed(range(70), 0), computed(range(70), 0))
+            entry.extend(*[computed(range(70), 0, LAYOUT)] * 2)
         if act != "close":
             manager.check_integrity()
             assert serve(manager, range(70), KEY) == 64
