@@ -63,7 +63,8 @@ def filled(text: str, outcomes: Iterable[Outcome]) -> str:
 
 
 def short(one: Measurement | Ratio) -> str:
-    """Return a ratio in two or three digits, and a measurement with its unit or in percent."""
+    """Return a ratio in one to three digits, and a measurement with its unit or in percent."""
     if isinstance(one, Ratio):
-        return f"{one.value:.1f}" if one.value < 10 else f"{one.value:,.0f}"
+        digits = 2 if one.value < 0.1 else 1 if one.value < 10 else 0
+        return f"{one.value:,.{digits}f}"
     return f"{one.value:.2%}" if one.unit.startswith("of ") else value(one)

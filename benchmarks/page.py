@@ -263,7 +263,9 @@ def _link(name: str, stem: str) -> str:
 
 def _title(outcome: Outcome) -> str:
     title = outcome.report.title if outcome.report else outcome.name
-    return f"{title[:1].upper()}{title[1:]}"
+    first, *_ = title.split(maxsplit=1)
+    is_a_name = not first.isalpha() or not first.islower()  # such as vLLM, or llama.cpp
+    return title if is_a_name else f"{title[0].upper()}{title[1:]}"
 
 
 def _summary(outcome: Outcome, page: str, *, drawn: bool) -> Iterator[str]:

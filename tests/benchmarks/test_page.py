@@ -72,6 +72,24 @@ def test_the_page_shows_figures_with_both_sides() -> None:
     assert render(record())["performance/speed.md"].startswith(begin)
 
 
+@pytest.mark.parametrize(
+    ("title", "heading"),
+    [
+        ("how long it takes", "How long it takes"),
+        ("vLLM", "vLLM"),
+        ("llama.cpp: x", "llama.cpp: x"),
+    ],
+)
+def test_a_name_keeps_its_letters_in_a_heading(title: str, heading: str) -> None:
+    made = record()
+    (measured, *others) = made.benchmarks
+    assert measured.report is not None
+    named = replace(measured, report=replace(measured.report, title=title))
+    files = render(replace(made, benchmarks=(named, *others)))
+    assert files["performance/speed.md"].startswith(f"# {heading}\n")
+    assert f"\n## {heading}\n" in files["performance.md"]
+
+
 def test_the_page_hides_no_missed_target_and_nothing_that_did_not_run() -> None:
     page = front(record())
     assert "\n1 of 2 are met.\n" in page

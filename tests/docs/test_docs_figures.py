@@ -82,6 +82,16 @@ def test_a_figure_is_written_from_a_record() -> None:
         filled("<!-- figure: a :: b :: c -->1<!-- /figure -->", record().benchmarks)
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0614, "0.06"), (0.195, "0.2"), (1.25, "1.2"), (1234.5, "1,234")]
+)
+def test_a_ratio_in_a_few_digits(value: float, shown: str) -> None:
+    ratio = next(
+        one for found in record().benchmarks if found.report for one in found.report.ratios
+    )
+    assert short(replace(ratio, value=value)) == shown
+
+
 def readable_figures(text: str) -> int:
     """Return how many figures a reader of the rendered page finds in a sentence or in a cell."""
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
