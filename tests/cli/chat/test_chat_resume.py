@@ -88,7 +88,7 @@ def model(request: pytest.FixtureRequest, chatting: Any) -> Any:
 def test_a_later_process_goes_on_to_the_bit(chatting: Any, model: Any, tmp_path: Path) -> None:
     def asked(book: SessionBook, text: str) -> tuple[list[int], int, list[Any]]:
         heard = chatting.Heard()
-        with chatting.Computed(model) as computed, Logits(model) as logits:
+        with chatting.Computed(model.model) as computed, Logits(model) as logits:
             book.ask(text, NINE, heard)
         return heard.tokens, computed.tokens, logits.found
 
@@ -101,7 +101,7 @@ def test_a_later_process_goes_on_to_the_bit(chatting: Any, model: Any, tmp_path:
         kept, held = state(book.current), book.current.held
     with life(model, two, "main") as book:
         assert state(book.current) == kept
-        with chatting.Computed(model) as nothing:
+        with chatting.Computed(model.model) as nothing:
             assert book.load() == held == len(book.current.tokens) - 1
         assert (nothing.tokens, book.loaded_tokens) == (0, held)
         later, computed_later, logits_later = asked(book, "go on")
