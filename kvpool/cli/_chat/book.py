@@ -157,7 +157,7 @@ class SessionBook:
         ChatError
             No session has this name.
         TierError
-            The tiers keep it, and one does not answer. Nothing has changed.
+            A tier does not answer, and may keep it. The chat has not changed.
         """
         dropped = self._get(name)
         self._forget(dropped)
@@ -174,7 +174,7 @@ class SessionBook:
         Raises
         ------
         TierError
-            The tiers keep it, and one does not answer. Nothing has changed.
+            A tier does not answer, and may keep it. The chat has not changed.
         """
         session = self.current
         self._forget(session)
