@@ -219,7 +219,15 @@ class Level:
             return []
 
     def _fetch(self, chunks: Sequence[Chunk]) -> Fetched | None:
-        return self.breaker.call(lambda tier: fetch_run(tier, chunks, self.codec), None, let_go)
+        queued = self._queue.chunks()  # first: from there they go to the tier
+        fetched: Fetched | None = Fetched()
+        if not all(chunk.name in queued for chunk in chunks):
+            fetched = self.breaker.call(
+                lambda tier: fetch_run(tier, chunks, self.codec), None, let_go
+            )
+        if fetched is not None:
+            fetched.add_queued(chunks, queued)
+        return fetched
 
     def remove_wrong(self, chunk: Chunk, reason: str) -> None:
         """Remove a chunk that is wrong, by the reason of its error."""
@@ -227,6 +235,18 @@ class Level:
             self.breaker.remove([chunk.key])
 
     def run(self, chunks: Sequence[Chunk]) -> int | None:
+        """Return how many chunks can be fetched, from the first on.
+
+        None if the tier does not answer.
+        """
+        queued = self._queue.chunks()  # first: from there they go to the tier
+        run = self._stored_run(chunks)
+        if run is not None:
+            while run < len(chunks) and chunks[run].name in queued:
+                run += 1
+        return run
+
+    def _stored_run(self, chunks: Sequence[Chunk]) -> int | None:
         """Return how many chunks the tier has, from the first on; None if it does not answer."""
         keys = [chunk.key for chunk in chunks]
         return self.breaker.count(lambda tier: tier.contains(keys), len(keys))
@@ -253,16 +273,19 @@ class Level:
             self._declined += 1
             return self._declined % 16 != 0
 
-    def note_loads(self, chunks: Sequence[Chunk], tokens: int, seconds: float) -> None:
-        """Count chunks that were loaded."""
+    def note_loads(
+        self, chunks: Sequence[Chunk], tokens: int, seconds: float, queued: int = 0
+    ) -> None:
+        """Count chunks that were loaded, of which the last ones may have been queued still."""
         nbytes = sum(chunk.nbytes for chunk in chunks)
         with self._lock:
             self._counts.update(hits=len(chunks), tokens=tokens, nbytes=nbytes)
             self._seconds += seconds
-            rate = nbytes / max(seconds, 1e-9)
-            before = rate if self._bandwidth is None else self._bandwidth
-            self._bandwidth = before + _SMOOTHING * (rate - before)
-            self._note_known(chunks)
+            if not queued:  # what was queued tells nothing of the tier
+                rate = nbytes / max(seconds, 1e-9)
+                before = rate if self._bandwidth is None else self._bandwidth
+                self._bandwidth = before + _SMOOTHING * (rate - before)
+            self._note_known(chunks[: len(chunks) - queued])
 
     def note_misses(self, reason: str, count: int = 1) -> None:
         """Count chunks that were not loaded."""
@@ -397,7 +420,7 @@ class Level:
         there: set[bytes] = set()
         if noted:
             with suppress(KVPoolError):  # closed meanwhile
-                there = {chunk.name for chunk in noted[: self.run(noted) or 0]}
+                there = {chunk.name for chunk in noted[: self._stored_run(noted) or 0]}
         with self._lock:
             self._note_known([chunk for chunk in noted if chunk.name in there])
         lacking = [job for job in batch if job.chunk.name not in there]
@@ -432,6 +455,9 @@ class Level:
 
     def find_session(self, name: bytes) -> StoredSession | None:
         """Return the newest record of a session; None if the tier has none or does not answer."""
+        queued = self._queue.session(name)
+        if queued is not None:
+            return queued
         return self.breaker.call(lambda tier: find_session(tier, name, self.codec), None)
 
     def sessions(self) -> Iterator[StoredSession]:

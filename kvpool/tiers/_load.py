@@ -206,7 +206,7 @@ class Load:
         seconds = time.monotonic() - begun
         self._hand_up(number, chunks, fetched)
         if chunks:
-            level.note_loads(chunks, tokens, seconds)
+            level.note_loads(chunks, tokens, seconds, fetched.queued)
             nbytes = sum(chunk.nbytes for chunk in chunks)
             self._tell("loaded", level, chunks[0], tokens, nbytes, seconds)
         if fetched.error is not None:

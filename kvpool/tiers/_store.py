@@ -45,6 +45,7 @@ LEVEL_OPTIONS: Final = {
 """Options that the URL of any tier may have in a store, and what each of them means."""
 
 _SMOOTHING: Final = 0.25
+_REMOVE_SECONDS: Final = 2.0
 
 
 class Loaded(NamedTuple):
@@ -351,8 +352,13 @@ class TierStore(Closing, ForkAware):
         -------
         bool
             Whether a level had it.
+
+        Notes
+        -----
+        What is queued is written first, for two seconds at most, so that it does not come back.
         """
         self._check_open()
+        self.drain(_REMOVE_SECONDS)
         return sum(remove_session(level.breaker, name) for level in self._levels) > 0
 
     def drain(self, timeout: float, progress: Callable[[int, int], object] | None = None) -> int:

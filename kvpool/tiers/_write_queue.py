@@ -42,7 +42,7 @@ class WriteQueue:
         Jobs that were not written, because the queue was full or stopped, or `write` raised.
     """
 
-    # Invariant: `nbytes` is the bytes of `_jobs` and of the batch that is being written.
+    # Invariant: `nbytes` is the bytes of `_jobs` and of `_batch`, which is being written.
 
     def __init__(self, name: str, most_nbytes: int) -> None:
         self.nbytes = 0
@@ -50,6 +50,7 @@ class WriteQueue:
         self._name = name
         self._most_nbytes = most_nbytes
         self._jobs: deque[Job | StoredSession] = deque()
+        self._batch: list[Job | StoredSession] = []
         self._is_ending = False
         self._thread: threading.Thread | None = None
         self._renew_lock()
@@ -64,6 +65,25 @@ class WriteQueue:
     def has_room(self, nbytes: int) -> bool:
         """Return whether a job of this many bytes would not be dropped now."""
         return not self._is_ending and self.nbytes + nbytes <= self._most_nbytes
+
+    def chunks(self) -> dict[bytes, Job]:
+        """Return the chunks that wait to be written, or are being written, by their names.
+
+        A chunk leaves the queue after it is in the tier. So whoever asks the queue first and then
+        the tier misses none.
+        """
+        return {job.chunk.name: job for job in self._waiting() if isinstance(job, Job)}
+
+    def session(self, name: bytes) -> StoredSession | None:
+        """Return the newest record of a session that waits to be written; None if none does."""
+        records = [job for job in self._waiting() if isinstance(job, StoredSession)]
+        return next((one for one in reversed(records) if one.name == name), None)
+
+    def _waiting(self) -> list[Job | StoredSession]:
+        if not self.nbytes:
+            return []
+        with self._lock:
+            return [*self._batch, *self._jobs]
 
     def put(self, job: Job | StoredSession, write: Callable[[Batch], object]) -> bool:
         """Have a chunk or a session written behind; return False if it is dropped.
@@ -117,7 +137,8 @@ class WriteQueue:
         """Wait for jobs, and return some of them; an empty list at the end."""
         with self._lock:
             self._changed.wait_for(lambda: self._jobs or self._is_ending)
-            return self._first_jobs()
+            self._batch = self._first_jobs()
+            return self._batch
 
     def _first_jobs(self) -> list[Job | StoredSession]:
         """Take as much off the queue as is written at once: chunks, and then a session."""
@@ -164,5 +185,6 @@ class WriteQueue:
         """Give up what a child of `os.fork` has copies of: there is no thread, and no lease."""
         self._renew_lock()
         self._jobs.clear()
+        self._batch = []
         self.nbytes = 0
         self._is_ending = True

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from kvpool import KVCacheEntry, KVLayout, MemoryPool
+from kvpool import CacheKey, KVCacheEntry, KVLayout, MemoryPool
 from kvpool.entry import StagedTokens
 from kvpool.errors import ForkedProcessError, InvalidTierError, PluginError, TierError
 from kvpool.layout import Packing
@@ -107,6 +107,16 @@ class SlowTier(MemoryTier):
         self.asked.set()
         assert self.go_on.wait(60)
         return super().write(items)
+
+
+class LateWriter(SlowTier):
+    """Waits for an event before it writes alone."""
+
+    @contextmanager
+    def read(self, keys: Sequence[bytes], /) -> Iterator[Sequence[memoryview | None]]:
+        self.reads += 1
+        with MemoryTier.read(self, keys) as values:
+            yield values
 
 
 class BrokenTier(MemoryTier):
@@ -606,6 +616,64 @@ def test_arrays_are_copied_or_held_until_they_are_written(hold: bool) -> None:
         loaded = new_entry()
         store.load(IDENTITY, tokens(), loaded)
         assert holds(loaded, 64)
+
+
+@pytest.mark.parametrize("stored", [0, 2])
+def test_what_waits_to_be_written_is_loaded(stored: int) -> None:
+    late = LateWriter()
+    level = Level(late, budget=None)
+    with filled(level, count=stored * CHUNK) as store:
+        late.go_on.clear()
+        assert store.put(IDENTITY, tokens(), *computed(100)) == 6 - stored
+        assert store.available(IDENTITY, tokens()) == 96
+        entry = new_entry()
+        assert store.load(IDENTITY, tokens(), entry).tokens == 96
+        assert holds(entry, 96)
+        assert late.reads == (1 if stored else 0)  # a tier without any of them is not asked
+        assert (store.stats().levels[0].hits, level.bandwidth) == (6, None)
+        chunks = list(chunks_of(IDENTITY, tokens(), CHUNK))
+        assert [level.knows(chunk) for chunk in chunks] == [True] * stored + [False] * (6 - stored)
+        late.go_on.set()
+        assert store.drain(60) == 0
+        assert all(map(level.knows, chunks))
+        late.reads = 0
+        assert store.load(IDENTITY, tokens(), new_entry()).tokens == 96
+        assert late.reads == 1
+        assert level.bandwidth is not None
+
+
+def test_a_wrong_chunk_hides_what_waits_behind_it() -> None:
+    late = LateWriter()
+    with filled(Level(late, budget=None), count=2 * CHUNK) as store:
+        late.go_on.clear()
+        store.put(IDENTITY, tokens(), *computed(100))
+        second = list(chunks_of(IDENTITY, tokens(), CHUNK))[1]
+        late.remove([second.key])
+        MemoryTier.write(late, [(second.key, [b"wrong"])])
+        entry = new_entry()
+        assert store.load(IDENTITY, tokens(), entry).tokens == CHUNK
+        assert holds(entry, CHUNK)
+        late.go_on.set()
+
+
+def test_a_session_that_waits_to_be_written_is_found_and_can_be_removed() -> None:
+    late = LateWriter()
+    late.go_on.clear()
+    key = CacheKey("chat", "mine")
+    with store_of(Level(late, budget=None)) as store:
+        store.put(IDENTITY, tokens(16), *computed(16))
+        assert late.asked.wait(60)  # so that what follows waits in the queue
+        for count in (3, 5):
+            store.put_session(IDENTITY, key, tokens(count))
+        found = store.find_session(IDENTITY, key)
+        assert found is not None
+        assert found.tokens.tolist() == TOKENS[:5]
+        assert store.find_session(IDENTITY, CacheKey("chat", "other")) is None
+        threading.Timer(0.05, late.go_on.set).start()
+        assert store.remove_session(found.name)
+        assert store.find_session(IDENTITY, key) is None
+        assert store.drain(60) == 0
+        assert store.sessions() == []
 
 
 def test_what_becomes_known_meanwhile_leaves_no_lease_in_the_queue(

@@ -16,8 +16,6 @@ from kvpool.tiers import BreakerState, StoredSession
 
 __all__ = ["SessionKeeper"]
 
-_DRAIN_SECONDS = 2.0  # so that what waits in a queue is not written after it was forgotten
-
 
 class _Note(msgspec.Struct, frozen=True):
     """What is kept beside the tokens of a session: neither can be had again from them."""
@@ -72,7 +70,6 @@ class SessionKeeper:
         """
         if not session.tokens:
             return
-        self._store.drain(_DRAIN_SECONDS)
         self._store.remove_session(self._name(session.key, token_bytes(session.tokens)))
         for level in self._store.levels:
             if level.breaker.state is not BreakerState.CLOSED:

@@ -351,7 +351,7 @@ class BlockStore(Closing):
             fetched.close()
         seconds = time.monotonic() - begun
         if count:
-            level.note_loads(chunks[:count], count, seconds)
+            level.note_loads(chunks[:count], count, seconds, fetched.queued)
             self._tell("loaded", level, chunks[:count], seconds)
         if count < len(chunks):
             level.note_misses("absent" if error is None else error.reason)
