@@ -13,7 +13,7 @@ from kvpool.__about__ import __version__
 from kvpool.cli._backends import backends
 from kvpool.cli._chat import ChatCommand, chat
 from kvpool.cli._demo import demo
-from kvpool.cli._help import help_of
+from kvpool.cli._help import Command, Group, brief_of, help_of
 from kvpool.cli._memory_map import memory_map
 from kvpool.cli._receipts import receipts
 from kvpool.cli._replay import replay
@@ -48,8 +48,12 @@ _WRONG_VALUES = (
 )
 """What is raised for a value of an option that is not accepted, beside typer's own errors."""
 
+_COMPLETION = "_KVPOOL_COMPLETE"
+"""The variable by which the completion of a shell asks."""
+
 app = typer.Typer(
     name="kvpool",
+    cls=Group,
     help="A bounded memory pool for LLM KV caches: replay traces, serve models, verify ledgers.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -89,9 +93,14 @@ _COMMANDS: dict[str, Callable[..., None]] = {
     "tiers": tiers,
     "top": top,
 }
-_CLASSES = {"chat": ChatCommand}
+_CLASSES: dict[str, type[Command]] = {"chat": ChatCommand}
 for _name, _command in _COMMANDS.items():
-    app.command(_name, cls=_CLASSES.get(_name), help=help_of(_command))(_command)
+    app.command(
+        _name,
+        cls=_CLASSES.get(_name, Command),
+        help=help_of(_command),
+        short_help=brief_of(_command),
+    )(_command)
 app.add_typer(receipts)
 
 
@@ -101,6 +110,8 @@ def run() -> None:
     The exit code is 2 if a value of the command line is not accepted, and otherwise 1. The same
     goes for an error of the system, such as a full disk behind standard output: its code is 1.
     """
+    if _COMPLETION in os.environ:
+        os.environ["COLUMNS"] = "1000"  # typer wraps descriptions; shells offer each line as a word
     try:
         app()
     except KVPoolError as error:

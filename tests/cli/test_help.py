@@ -71,7 +71,34 @@ def test_defaults_are_shown_in_one_form() -> None:
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
 def test_a_line_is_as_long_as_the_terminal_lets_it_be(names: tuple[str, ...], columns: int) -> None:
     """A paragraph is wrapped once, for the terminal, and not where the docstring was."""
-    shown = run(*names, "--help", columns=columns).stdout.partition("\u256d")[0].splitlines()
-    for line, after in itertools.pairwise(line.strip() for line in shown):
+    whole = run(*names, "--help", columns=columns).stdout
+    shown = re.split("\u256d|^[A-Z]\\w+:$", whole, flags=re.MULTILINE)
+    for line, after in itertools.pairwise(line.strip() for line in shown[0].splitlines()):
         if line and after:
-            assert len(line) + 1 + len(after.split()[0]) > columns - 2
+            assert len(line) + 1 + len(after.split()[0]) > columns - 4
+
+
+@pytest.mark.parametrize("columns", [50, 60, 79, 80, 120])
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_nothing_is_cut(names: tuple[str, ...], columns: int) -> None:
+    """Names of options, what they accept and their defaults are there at any width."""
+    shown = run(*names, "--help", columns=columns).stdout
+    assert "…" not in shown
+    assert not re.search(r"\w\.\.\.$", shown, flags=re.MULTILINE)
+    assert max(map(len, shown.splitlines())) <= columns
+    words = " ".join(re.sub("[│╭╮╰╯─]", " ", shown).split())
+    for parameter in COMMANDS[names].params:
+        for name in [*parameter.opts, *parameter.secondary_opts]:
+            if name.startswith("-"):
+                assert re.search(rf"{name}\b", words)
+    for name in getattr(COMMANDS[names], "commands", {}):
+        assert f" {name} " in words
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_help_in_a_narrow_terminal_has_the_texts_of_a_wide_one(names: tuple[str, ...]) -> None:
+    narrow, wide = (
+        set(re.findall(r"[\w.-]+\b", run(*names, "--help", columns=columns).stdout))
+        for columns in (60, 200)
+    )
+    assert wide - narrow <= {"bool"}  # a table gives flags a type too

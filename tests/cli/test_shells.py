@@ -55,6 +55,23 @@ def test_completion(words: str, offered: list[str]) -> None:
     assert completed(words) == offered
 
 
+@pytest.mark.parametrize("columns", ["40", "80"])
+@pytest.mark.parametrize(
+    "words", ["kvpool ", "kvpool receipts ", *(f"kvpool {name} --" for name in ("chat", "serve"))]
+)
+def test_fish_offers_names_with_one_whole_line_of_text(words: str, columns: str) -> None:
+    """Fish and zsh take a second line of a text for another word; typer cuts texts of commands."""
+    told = {"_KVPOOL_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    variables = environment(**told, _TYPER_COMPLETE_ARGS=words, COLUMNS=columns)
+    done = subprocess.run([KVPOOL], env=variables, capture_output=True, text=True, check=True)
+    offered = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(offered) > 5
+    for name, text in offered:
+        assert name.startswith("--" if words.endswith("--") else tuple("bcdfgkmrstv"))
+        assert text.endswith(".")
+        assert not text.endswith("..")
+
+
 def test_the_script_for_a_shell_is_shown() -> None:
     script = run("--show-completion", "bash", _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
     assert script.returncode == 0

@@ -6,8 +6,8 @@ import itertools
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
+from kvpool.cli._help import Command
 from kvpool.cli._options import POOL
 
 __all__ = ["ChatCommand", "ResumeOption"]
@@ -27,7 +27,7 @@ ResumeOption = Annotated[
 ]
 
 
-class ChatCommand(TyperCommand):
+class ChatCommand(Command):
     """The command ``chat``; typer has no options with a value that may be left out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from kvpool.cli._help import help_of
+from kvpool.cli._help import Command, Group, brief_of, help_of
 
 # Imported under other names, because the modules of this package have the same ones.
 from kvpool.cli._receipts.copy import copy as copy_command
@@ -16,9 +16,13 @@ from kvpool.cli._receipts.verify import verify as verify_command
 
 __all__ = ["receipts"]
 
+_TEXT = "Verify and read ledgers of evictions, and make signing keys."
+
 receipts = typer.Typer(
     name="receipts",
-    help="Verify and read ledgers of evictions, and make signing keys.",
+    cls=Group,
+    help=_TEXT,
+    short_help=_TEXT,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -31,4 +35,4 @@ for command in (
     keygen_command,
     schema_command,
 ):
-    receipts.command(help=help_of(command))(command)
+    receipts.command(cls=Command, help=help_of(command), short_help=brief_of(command))(command)
