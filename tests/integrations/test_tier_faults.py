@@ -87,7 +87,7 @@ def test_a_fault_in_the_middle_of_generate(
         talk = Conversations(hf, f"{server.url}?budget=0.3&decline=no")
         (level,) = talk.store.levels
         assert talk.answer_all() == 0
-        talk.store.drain(30)
+        talk.store.drain(60)
         everything = talk.answer_all()
         assert everything >= TEXTS * (40 // CHUNK * CHUNK - 1)
         during = talk.answer_all(server.begin)

@@ -380,7 +380,7 @@ def test_a_task_that_is_cancelled_lets_its_session_go(store: TierStore, tier: Ga
 
         async def open_session() -> None:
             begin = manager.begin_session
-            await (await manager.when_room(begin, range(70), KEY, timeout=1)).aresult()
+            await (await manager.when_room(begin, range(70), KEY, timeout=60)).aresult()
 
         task = asyncio.create_task(open_session())
         while not tier.arrived.acquire(blocking=False):

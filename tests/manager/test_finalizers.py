@@ -63,7 +63,7 @@ def test_a_finalizer_inside_of_a_call_does_not_wait_for_it(backend: str) -> None
         # In a thread, so that a deadlock would be a failure and not a test without an end.
         caller = threading.Thread(target=manager.get_cache_entry, args=[key_of(0)], daemon=True)
         caller.start()
-        caller.join(30)
+        caller.join(60)
     finally:
         gc.enable()
     assert not caller.is_alive()

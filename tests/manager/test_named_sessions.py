@@ -76,7 +76,7 @@ def test_what_the_pool_evicted_is_known_still(url: str) -> None:
         for number in range(2, 8):
             serve(manager, range(1000 * number, 1000 * number + 100), CacheKey("chat", number))
         assert KEY not in manager
-        store.drain(30)
+        store.drain(60)
         assert known(manager) == list(range(100))
 
 
@@ -102,10 +102,10 @@ def test_fewer_tokens_count_before_they_are_written(url: str) -> None:
 def test_a_later_turn_of_another_process_counts(url: str) -> None:
     with TierStore([url], chunk_tokens=16) as store, opened(store) as manager:
         serve(manager, range(40))
-        store.drain(30)
+        store.drain(60)
         with opened(store) as other:
             serve(other, range(60))
-        store.drain(30)
+        store.drain(60)
         assert known(manager) == list(range(60))
 
 

@@ -208,13 +208,13 @@ def test_a_slow_sink_does_not_hold_the_lock() -> None:
 
     def wait() -> None:
         entered.set()
-        assert leave.wait(30)
+        assert leave.wait(60)
 
     slow = Meddling(wait)
     manager = filled(2, slow)
     remover = threading.Thread(target=manager.remove_cache_entry, args=(key(0),))
     remover.start()
-    assert entered.wait(30)
+    assert entered.wait(60)
     # The sink is still at the first receipt: the manager works on, and queues the second.
     manager.remove_cache_entry(key(1))
     assert manager.get_stats().evictions == 2

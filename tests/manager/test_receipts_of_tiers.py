@@ -127,7 +127,7 @@ def test_a_manager_that_is_gone_is_not_told() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a lease's end
 def test_an_interrupt_tells_of_nothing_twice(tmp_path: Path) -> None:
     with filled(MemoryTier(1 << 24), range(64)) as store:
-        store.drain(10)
+        store.drain(60)
         for number, injection in enumerate(every_place("interrupt")):
             sink, path = MemorySink(), tmp_path / f"{number}.jsonl"
             with opened(store, sink, LedgerSink(path), capacity=1 << 16) as manager:

@@ -159,7 +159,7 @@ def open_to(ended: list[object], manager: KVCacheManager) -> None:
 def test_an_interrupt_of_an_open_that_loads_leaves_no_session_open(store: TierStore) -> None:
     with opened(store) as first:
         serve(first, range(40))
-    store.drain(10)
+    store.drain(60)
     for injection in every_place("interrupt"):
         with opened(store) as manager:
             ended: list[object] = []  # an interrupt in a finalizer ends no call

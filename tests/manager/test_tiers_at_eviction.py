@@ -35,7 +35,7 @@ class Tier(MemoryTier):
         self.is_free.set()
 
     def write(self, items: Any, /) -> int:
-        self.is_free.wait(30)
+        self.is_free.wait(60)
         if self.is_down:
             raise TierError("out of order")
         return super().write(items)
@@ -79,7 +79,7 @@ def prompt(number: int, count: int = 200) -> range:
 
 def stored(store: TierStore, tokens: Sequence[int]) -> int:
     """Return how many first tokens the tiers have, written to their end."""
-    store.drain(30)
+    store.drain(60)
     return store.available(IDENTITY, token_bytes(list(tokens)))
 
 
@@ -163,7 +163,7 @@ def test_tails_that_are_cut_in_an_elastic_pool_are_stored(tier: Tier, store: Tie
         assert first is not None
         left = len(first) // CHUNK * CHUNK  # of the first session, the tail is gone
         assert 0 < left < 800
-        store.drain(30)
+        store.drain(60)
         behind = list(tier.keys(b"c/"))
         assert len(behind) >= (800 - left) // CHUNK
         serve(manager, prompt(3, 1000))  # and now the rest of it
@@ -178,7 +178,7 @@ def test_forks_of_a_session_are_stored_with_the_right_bytes(tier: Tier, store: T
         serve(manager, prompt(1, 300), CacheKey("chat", 1))
         serve(manager, [*prompt(1, 200), *prompt(5, 100)], CacheKey("chat", 2))
         tier.is_down = False
-        store.drain(30)
+        store.drain(60)
         serve(manager, prompt(9, 2000))
         assert stored(store, prompt(1, 300)) == 288
         assert stored(store, [*prompt(1, 200), *prompt(5, 100)]) == 288
@@ -204,7 +204,7 @@ def test_what_the_tiers_have_is_not_copied_again(store: TierStore) -> None:
     with opened(store, 1) as manager:
         for number in range(4):
             serve(manager, prompt(number))
-            store.drain(30)
+            store.drain(60)
         assert manager.get_stats().evictions == 3
     figures = store.stats().levels[0]
     assert figures.stored == 4 * 12  # each chunk once
@@ -223,7 +223,7 @@ def test_what_the_tiers_had_long_ago_and_still_have_is_not_sent_again(
     monkeypatch.setattr("kvpool.tiers._level._KNOWN_FOR", 0.0)
     with opened(store, 1) as manager:
         serve(manager, prompt(1))
-        store.drain(30)
+        store.drain(60)
         tier.remove(list(tier.keys(b"c/"))[:1])
         serve(manager, prompt(2))
         assert stored(store, prompt(1)) == 192
@@ -232,7 +232,7 @@ def test_what_the_tiers_had_long_ago_and_still_have_is_not_sent_again(
     with opened(store, 1) as manager:
         assert serve(manager, prompt(2)) == 192
         manager.make_room(SESSION)
-        store.drain(30)
+        store.drain(60)
         assert not sent
 
 
@@ -287,7 +287,7 @@ def test_a_policy_that_changes_its_mind_ends_no_session_unsaved(
         tier.is_down = True
         for number in range(3):
             serve(manager, prompt(number))
-        store.drain(30)
+        store.drain(60)
         tier.is_down = False
         manager.make_room(2 * SESSION)
         held = [manager.get_session_tokens(key) for key in manager]
@@ -310,11 +310,11 @@ def test_an_eviction_that_is_interrupted_leaves_a_right_pool(kind: Kind, is_elas
             with made as manager:
                 tier.is_down = True
                 serve(manager, prompt(1, 64))
-                store.drain(30)
+                store.drain(60)
                 tier.is_down = False
                 injected(partial(manager.make_room, manager.pool.capacity), injection)
                 manager.check_integrity()
                 serve(manager, prompt(1, 64))
                 serve(manager, prompt(2, 64))
-            store.drain(30)
+            store.drain(60)
             assert store.stats().levels[0].queued_nbytes == 0

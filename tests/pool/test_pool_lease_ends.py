@@ -121,17 +121,17 @@ def test_a_lease_may_be_held_and_end_in_another_thread(pool: MemoryPool) -> None
         part = view[10:]
         del view
         holding.set()
-        let_go.wait(30)
+        let_go.wait(60)
         seen.append(np.array_equal(part, PATTERN[10:]))
 
     views = [pool.view(block, np.uint8, SIZE)]
     thread = threading.Thread(target=lambda: hold(views.pop()))
     thread.start()
-    assert holding.wait(30)
+    assert holding.wait(60)
     assert pool.deallocate(block) is False
     overwrite_the_rest(pool)
     let_go.set()
-    thread.join(30)
+    thread.join(60)
     assert seen == [True]
     assert pool.stats().used == 0
     pool.check_integrity()

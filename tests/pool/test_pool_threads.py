@@ -25,7 +25,7 @@ def in_threads(work: Callable[[int], None]) -> None:
     start = threading.Barrier(THREADS)
 
     def begin_together(number: int) -> None:
-        start.wait(30)
+        start.wait(60)
         work(number)
 
     with ThreadPoolExecutor(THREADS) as threads:

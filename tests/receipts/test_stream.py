@@ -74,20 +74,20 @@ def test_thread_that_delivers_does_not_hold_up_another() -> None:
 
     def wait() -> None:
         entered.set()
-        assert release.wait(30)
+        assert release.wait(60)
 
     sink = CallingSink(wait)
     stream = ReceiptStream([sink])
     stream.put(RECEIPTS[0])
     slow = threading.Thread(target=stream.deliver)
     slow.start()
-    assert entered.wait(30)
+    assert entered.wait(60)
     for receipt in RECEIPTS[1:]:  # at once, while the sink waits
         stream.put(receipt)
         stream.deliver()
     assert not sink.receipts
     release.set()
-    slow.join(30)
+    slow.join(60)
     assert list(sink.receipts) == RECEIPTS
 
 
@@ -96,14 +96,14 @@ def test_too_many_waiting_hold_up_who_delivers() -> None:
 
     def wait() -> None:
         entered.set()
-        assert release.wait(30)
+        assert release.wait(60)
 
     sink = CallingSink(wait)
     stream = ReceiptStream([sink], backlog=2)
     stream.put(RECEIPTS[0])
     slow = threading.Thread(target=stream.deliver)
     slow.start()
-    assert entered.wait(30)
+    assert entered.wait(60)
     for receipt in RECEIPTS[1:4]:
         stream.put(receipt)
     fast = threading.Thread(target=stream.deliver)
@@ -112,7 +112,7 @@ def test_too_many_waiting_hold_up_who_delivers() -> None:
     assert fast.is_alive()
     release.set()
     for thread in (slow, fast):
-        thread.join(30)
+        thread.join(60)
     assert list(sink.receipts) == RECEIPTS[:4]
 
 
@@ -154,7 +154,7 @@ def test_sink_may_use_what_it_is_told_of() -> None:
         stream.put(receipt)
     done = threading.Thread(target=stream.deliver, daemon=True)
     done.start()
-    done.join(30)
+    done.join(60)
     assert not done.is_alive()
     assert list(sink.receipts) == RECEIPTS
     assert sink.closed  # at the end, because it asked for that
@@ -181,7 +181,7 @@ def test_sink_may_use_its_stream_while_it_is_flushed_and_closed() -> None:
     for step in (stream.flush, stream.close):
         done = threading.Thread(target=step, daemon=True)
         done.start()
-        done.join(30)
+        done.join(60)
         assert not done.is_alive()
     assert (sink.flushes, sink.closed) == (1, True)
 

@@ -164,7 +164,7 @@ def test_sink_may_wait_for_another_thread_that_uses_the_manager() -> None:
         thread = threading.Thread(target=evict, args=(manager, 100 + len(sink.receipts)))
         if len(sink.receipts) < 5:
             thread.start()
-            thread.join(30)
+            thread.join(60)
             assert not thread.is_alive()
 
     sink = CallingSink(use)
@@ -178,18 +178,18 @@ def test_sink_that_blocks_holds_up_one_thread() -> None:
 
     def wait() -> None:
         entered.set()
-        assert release.wait(30)
+        assert release.wait(60)
 
     sink = CallingSink(wait)
     manager = KVCacheManager(1 << 20, "numpy", receipts=sink)
     blocked = threading.Thread(target=evict, args=(manager, 0))
     blocked.start()
-    assert entered.wait(30)
+    assert entered.wait(60)
     for number in range(1, 10):
         evict(manager, number)
     manager.check_integrity()
     assert sequences(sink) == []
     release.set()
-    blocked.join(30)
+    blocked.join(60)
     manager.close()
     assert sequences(sink) == list(range(11))

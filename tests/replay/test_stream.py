@@ -111,7 +111,10 @@ pipes = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no 
 
 @pipes
 @pytest.mark.parametrize("data", [TRACE, gzip.compress(TRACE)], ids=["plain", "gzip"])
-def test_a_writer_may_come_after_the_reader(tmp_path: Path, data: bytes) -> None:
+def test_a_writer_may_come_after_the_reader(
+    tmp_path: Path, data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kvpool.replay._stream._PIPE_SECONDS", 60.0)
     path = tmp_path / "pipe"
     os.mkfifo(path)
     thread = threading.Timer(0.2, lambda: path.write_bytes(data))

@@ -331,7 +331,7 @@ def test_a_server_fails_while_sessions_load(lab: Any, tmp_path: Path, fault: str
                     return sum(check(lab, one) for one in generations)
 
             assert answer_all() == 0
-            store.drain(30)
+            store.drain(60)
             assert answer_all() == 6 * 64
             answer_all(server.begin)
             answer_all()

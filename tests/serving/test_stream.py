@@ -37,9 +37,9 @@ def test_a_reader_that_is_interrupted_holds_up_neither_the_engine_nor_others(
         engine.start()
         with contextlib.suppress(KeyboardInterrupt), injection:
             read(stream)
-        engine.join(10)
+        engine.join(60)
         assert not engine.is_alive(), f"a piece is never put after {injection.where}"
-        assert stream.wait(math.inf, 10)
+        assert stream.wait(math.inf, 60)
 
 
 def test_a_reader_whose_time_is_up_is_woken_no_more() -> None:

@@ -31,7 +31,7 @@ POOLS = [("numpy", False), ("mmap", False), ("mmap", True), ("ctypes", True)]
 LAYOUT = KVLayout(layers=2, kv_heads=1, head_dim=64, dtype="float32")
 CAPACITY = 1 << 20
 PLACES = 260  # in most calls there are fewer places; then they end undisturbed
-PATIENCE = 5  # seconds; a call that takes longer waits for a lock that nobody releases
+PATIENCE = 60  # seconds; a call that takes longer waits for a lock that nobody releases
 
 Filled = list[float]  # what each token of a session is filled with
 

@@ -40,7 +40,7 @@ class MooncakeMaster:
         ]
         with (folder / "master.log").open("wb") as log:
             self._process = subprocess.Popen([program, *arguments], stdout=log, stderr=log)
-        until = time.monotonic() + 30
+        until = time.monotonic() + 60
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > until:
                 self.kill()

@@ -26,5 +26,5 @@ def busy_store(*levels: str | Tier) -> Iterator[TierStore]:
         fill(store.levels[-1].breaker, chunks(4))
         entry = KVCacheEntry.create(pool, IDENTITY.layout, tokens, "busy")
         assert store.load(IDENTITY, token_bytes(list(range(tokens))), entry).tokens == LOADED
-        store.drain(30)
+        store.drain(60)
         yield store

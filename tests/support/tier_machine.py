@@ -144,7 +144,7 @@ class TierMachine(RuleBasedStateMachine):
     @invariant()
     def books_agree(self) -> None:
         """Also lets what is queued be written under the fault of now, so that runs are alike."""
-        self.store.drain(30)
+        self.store.drain(60)
         self.manager.check_integrity()
 
     # -- sessions ------------------------------------------------------------------------

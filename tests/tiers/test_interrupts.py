@@ -63,7 +63,7 @@ def in_time(call: Callable[[], object]) -> Any:
     results: list[object] = []
     thread = threading.Thread(target=lambda: results.append(call()), daemon=True)
     thread.start()
-    thread.join(20)
+    thread.join(60)
     return results[0] if results else TimeoutError
 
 

@@ -67,7 +67,7 @@ def found(store: TierStore, identity: Identity = IDENTITY, key: CacheKey = KEY) 
 
 def put(store: TierStore, count: int, key: CacheKey = KEY) -> None:
     assert store.put_session(IDENTITY, key, tokens(count)) == len(store.levels)
-    assert store.drain(30) == 0
+    assert store.drain(60) == 0
 
 
 def test_the_last_record_is_found_also_by_another_process(url: str) -> None:
@@ -90,7 +90,7 @@ def test_a_note_is_kept_beside_the_tokens(url: str, codec: str) -> None:
     note = b'{"said": "a secret"}'
     with TierStore([url]) as store:
         store.put_session(IDENTITY, KEY, tokens(5), note)
-        assert store.drain(30) == 0
+        assert store.drain(60) == 0
         (key,) = store.levels[0].breaker.keys(SESSION_PREFIX)
         with store.levels[0].breaker.read([key]) as (value,):
             assert value is not None
@@ -100,7 +100,7 @@ def test_a_note_is_kept_beside_the_tokens(url: str, codec: str) -> None:
         assert (session.tokens.tobytes(), session.note) == (tokens(5), note)
         assert session.nbytes == len(tokens(5)) + len(note)
         again.put_session(IDENTITY, KEY, tokens(6))
-        assert again.drain(30) == 0
+        assert again.drain(60) == 0
         (session,) = again.sessions()
         assert (session.tokens.tobytes(), session.note) == (tokens(6), b"")
 
@@ -123,7 +123,7 @@ def test_another_model_salt_or_layout_has_another_session(
     put(store, 10)
     assert found(store, identity) is None
     store.put_session(identity, KEY, tokens(20))
-    store.drain(30)
+    store.drain(60)
     assert (found(store), found(store, identity)) == (tokens(10), tokens(20))
 
 

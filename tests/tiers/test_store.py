@@ -439,7 +439,7 @@ def test_what_is_told_of_a_drain_may_wait_for_the_store() -> None:
         slow.go_on.set()
         thread = threading.Thread(target=store.stats)
         thread.start()
-        thread.join(5)
+        thread.join(60)
         waited.append(thread.is_alive())
 
     store.close(60, tell)
@@ -760,8 +760,12 @@ def test_closing_writes_what_is_queued_and_tells_how_far_it_is() -> None:
     store = store_of(Level(slow, budget=None))
     slow.go_on.clear()
     store.put(IDENTITY, tokens(), *computed(100))
-    threading.Timer(0.3, slow.go_on.set).start()
-    store.close(60, lambda done, total: told.append((done, total)))
+
+    def tell(done: int, total: int) -> None:
+        told.append((done, total))
+        slow.go_on.set()
+
+    store.close(60, tell)
     assert store.stats().levels[0].stored == 6
     total = 6 * CHUNK * LAYOUT.bytes_per_token
     assert told[0] == (0, total)
@@ -795,9 +799,23 @@ def test_a_store_that_is_forgotten_ends_its_threads() -> None:
 # -- one load at a time ------------------------------------------------------------------------
 
 
-def test_a_second_load_of_the_same_waits_for_the_first() -> None:
-    slow = SlowTier()
+class WatchedLoads(dict[bytes, Any]):
+    """The loads that are under way; `looked` is released by each load that has looked for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.looked = threading.Semaphore(0)
+
+    def setdefault(self, name: bytes, lock: Any = None, /) -> Any:
+        found = super().setdefault(name, lock)
+        self.looked.release()
+        return found
+
+
+def test_a_second_load_of_the_same_waits_for_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow, loads = SlowTier(), WatchedLoads()
     with filled(Level(slow, budget=None)) as store:
+        monkeypatch.setattr(store, "_loading", loads)
         slow.go_on.clear()
         slow.asked.clear()
         first, second = new_entry(), new_entry()
@@ -811,7 +829,8 @@ def test_a_second_load_of_the_same_waits_for_the_first() -> None:
         assert slow.asked.wait(60)
         threads.append(threading.Thread(target=load, args=("second", second)))
         threads[1].start()
-        time.sleep(0.05)
+        for _ in threads:
+            assert loads.looked.acquire(timeout=60)
         assert slow.reads == 1
         slow.go_on.set()
         for thread in threads:

@@ -172,7 +172,7 @@ def test_a_session_of_another_model_is_refused(url: str, other: Identity, name: 
         theirs.keep(ChatSession("main", messages, "hello", [1, 2, 3]))
         TierStore.put_session(store, IDENTITY, CacheKey("chat", "chat"), token_bytes([1, 2]))
         TierStore.put_session(store, IDENTITY, CacheKey("chat", 7), token_bytes([1, 2]), b"{}")
-        assert store.drain(30) == 0
+        assert store.drain(60) == 0
         with pytest.raises(ChatError) as caught:
             ours.find(name)
         if name == "chat":  # that of a program, without messages
@@ -186,7 +186,7 @@ def test_a_session_of_another_model_is_refused(url: str, other: Identity, name: 
                 "float32); start the chat with the weights and the --dtype of that model"
             )
         ours.keep(ChatSession("main", messages, "hi", [4, 5]))
-        assert store.drain(30) == 0
+        assert store.drain(60) == 0
         assert (ours.find("main").text, theirs.find("").text) == ("hi", "hello")
 
 

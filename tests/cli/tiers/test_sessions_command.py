@@ -23,7 +23,7 @@ def fill(url: str, model: str = "acme/model-7b") -> None:
         for number, key in enumerate(KEYS):
             identity = Identity(model, "salt", LAYOUT)
             store.put_session(identity, key, token_bytes(range(1000 + number)))
-        assert store.drain(30) == 0
+        assert store.drain(60) == 0
 
 
 @pytest.fixture

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from kvpool.eviction.lru import LruPolicy
 from kvpool.integrations._blocks.store import BlockStats, BlockStore
 from kvpool.tiers import Item, Level, Tier, TierStore, open_tier
 from kvpool.tiers.memory import MemoryTier
+from tests.support.sessions import Clock
 
 SIZE = 10_001  # odd, and no multiple of anything
 Bytes = NDArray[np.uint8]
@@ -383,16 +384,17 @@ def test_a_slow_tier_is_a_miss(make_store: MakeStore) -> None:
     tier.go_on.set()
 
 
-def test_what_is_late_is_a_miss() -> None:
+def test_what_is_late_is_a_miss(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     class Tardy(MemoryTier):
         @contextmanager
         def read(self, keys: Sequence[bytes], /) -> Iterator[Sequence[memoryview | None]]:
-            time.sleep(0.05)
+            clock.now += 0.05
             with super().read(keys) as values:
                 yield values
 
     tiers = TierStore([Tardy()])
     store = BlockStore("model", tiers=tiers, load_budget=0.01)
+    monkeypatch.setattr("kvpool.integrations._blocks.store.time", SimpleNamespace(monotonic=clock))
     with tiers:
         store.put(blocks(1, 3))
         tiers.drain(60)
