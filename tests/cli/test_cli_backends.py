@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import pytest
 
 import kvpool
 from kvpool.backends import registry
+from tests.support import terminal
 from tests.support.distributions import backend_source, install
 
 DEFAULT = registry.kind.default
@@ -24,17 +23,9 @@ BRACKETS = "raise ImportError('no [bold]driver[/bold] here')"
 def run(
     *arguments: str, folder: Path | None = None, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run the installed command, with a folder on the path and environment variables."""
-    command = Path(sysconfig.get_path("scripts")) / "kvpool"
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("KVPOOL_")
-    }
-    environment |= {"COLUMNS": "80", "PYTHONUTF8": "1", **variables}
-    if folder:
-        environment["PYTHONPATH"] = str(folder)
-    return subprocess.run(
-        [str(command), *arguments], env=environment, capture_output=True, text=True, check=False
-    )
+    """Run the command, with a folder on the path of Python and environment variables."""
+    on_path = {"PYTHONPATH": str(folder)} if folder else {}
+    return terminal.run(*arguments, **on_path, **variables)
 
 
 @pytest.fixture

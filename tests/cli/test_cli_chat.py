@@ -9,7 +9,8 @@ import pytest
 
 from kvpool.cli._chat.commands import COMMANDS
 from kvpool.integrations.small_model import small_model_file
-from tests.support.terminal import run
+from tests.support import terminal
+from tests.support.called import run
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def test_without_torch_it_says_what_to_install(
     model_dir: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     (tmp_path / "torch.py").write_text("raise ImportError('no torch here')\n", encoding="utf-8")
-    done = run("chat", str(model_dir), *options, PYTHONPATH=str(tmp_path))
+    done = terminal.run("chat", str(model_dir), *options, PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
         'kvpool: chat needs optional packages; install "kvpool[chat]" (no torch here)\n'

@@ -9,22 +9,29 @@ import sys
 
 import pytest
 
-from tests.support.terminal import in_terminal, run
+from tests.support.called import run
+from tests.support.terminal import in_terminal
 
 needs_a_terminal = pytest.mark.skipif(
     sys.platform == "win32", reason="the standard library opens no terminals here"
 )
 
 
-def test_in_a_pipe_it_is_plain_text(backend: str) -> None:
+@pytest.fixture(scope="module")
+def shown(backend: str) -> str:
+    """What the demo prints into a pipe."""
     done = run("demo", "--backend", backend)
     assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
+    return done.stdout
+
+
+def test_in_a_pipe_it_is_plain_text(shown: str, backend: str) -> None:
+    lines = shown.splitlines()
     assert max(map(len, lines)) <= 80
     assert not any(sign < " " for line in lines for sign in line)
     assert sum("one character is" in line for line in lines) == 5  # a map for each phase
-    assert re.search(r"checksum failures +0\b", done.stdout)
-    assert backend in done.stdout
+    assert re.search(r"checksum failures +0\b", shown)
+    assert backend in shown
 
 
 def test_it_has_hits_and_evictions_of_both_kinds() -> None:
@@ -40,8 +47,7 @@ def test_it_has_hits_and_evictions_of_both_kinds() -> None:
     assert figures["evictions"]["ttl"] > 0
 
 
-def test_a_conversation_branches(backend: str) -> None:
-    shown = run("demo", "--backend", backend).stdout
+def test_a_conversation_branches(shown: str, backend: str) -> None:
     if backend == "numpy":
         assert "4 forks are copies: this arena cannot share pages." in shown
     else:
@@ -50,8 +56,10 @@ def test_a_conversation_branches(backend: str) -> None:
         assert float(found[1]) > 2 * float(found[2]) > 0
 
 
-def test_a_console_without_unicode(backend: str) -> None:
-    done = run("demo", "--backend", backend, PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+@pytest.mark.no_cover
+@pytest.mark.parametrize("drawn", ["mmap", "numpy"], ids=["pages", "blocks"])
+def test_a_console_without_unicode(drawn: str) -> None:
+    done = run("demo", "--backend", drawn, encoding="ascii")
     assert done.returncode == 0
     assert done.stdout.isascii()
     assert "...." in done.stdout

@@ -10,12 +10,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.support.called import run
 from tests.support.marks import needs_pages
-from tests.support.terminal import in_terminal, run
+from tests.support.terminal import in_terminal
 
 
-def shown(*arguments: str, **variables: str) -> str:
-    done = run("map", *arguments, **variables)
+def shown(*arguments: str, encoding: str = "utf-8") -> str:
+    done = run("map", *arguments, encoding=encoding)
     assert (done.returncode, done.stderr) == (0, "")
     return done.stdout
 
@@ -67,7 +68,7 @@ def test_another_seed_makes_another_map() -> None:
 
 @needs_pages
 def test_a_console_without_unicode() -> None:
-    text = shown("--backend", "mmap", PYTHONUTF8="0", PYTHONIOENCODING="ascii")
+    text = shown("--backend", "mmap", encoding="ascii")
     assert text.isascii()
     assert re.search(r"%+#+\.+", text)
 

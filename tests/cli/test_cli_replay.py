@@ -21,8 +21,9 @@ from kvpool.entry import KVCacheEntry
 from kvpool.errors import InvalidSizeError
 from kvpool.ledger import LedgerSink, verify
 from kvpool.replay import Replay
+from tests.support.called import run
 from tests.support.marks import needs_pages
-from tests.support.terminal import KVPOOL, in_terminal, run, unmeasured
+from tests.support.terminal import KVPOOL, in_terminal, unmeasured
 
 DATA = Path(__file__).parents[1] / "data"
 AZURE = str(DATA / "azure_small.csv")

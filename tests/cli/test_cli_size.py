@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from kvpool.replay import HASH_BLOCK_TOKENS, conversations
-from tests.support.terminal import KVPOOL, in_terminal, run, unmeasured
+from tests.support.called import run
+from tests.support.terminal import KVPOOL, in_terminal, unmeasured
 
 DATA = Path(__file__).parents[1] / "data"
 AZURE = str(DATA / "azure_small.csv")
@@ -69,7 +70,7 @@ def test_json(talks: str) -> None:
 
 
 def test_the_tables_and_the_answer(talks: str) -> None:
-    options = (talks, "--layout", "640x8x128", "--policy", "lfu")
+    options = (talks, "--layout", "640x8x128", "--policy", "lfu", "--points", "5")
     done = run("size", *options)
     assert (done.returncode, done.stderr) == (0, "")
     shown = figures(*options)
@@ -94,14 +95,14 @@ def test_csv(talks: str) -> None:
 
 def test_a_report_is_written(talks: str, tmp_path: Path) -> None:
     file = tmp_path / "report.html"
-    done = run("size", talks, "--policy", "lfu", "--report", str(file))
+    done = run("size", talks, "--policy", "lfu", "--points", "2", "--report", str(file))
     assert (done.returncode, done.stderr) == (0, "")
     assert str(file) in done.stdout
     assert "How big a pool talks.jsonl needs" in file.read_text(encoding="utf-8")
 
 
 def test_a_sample_states_its_error(talks: str) -> None:
-    options = (talks, "--policy", "lfu", "--sample", "0.5", "--seeds", "4")
+    options = (talks, "--policy", "lfu", "--points", "5", "--sample", "0.5", "--seeds", "4")
     shown = figures(*options)
     assert (shown["sample_rate"], shown["samples"]) == (0.5, 4)
     assert shown["policies"]["lru"]["error"] == 0

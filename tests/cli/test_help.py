@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import re
 from collections import Counter
@@ -30,15 +31,22 @@ def run(*arguments: str, columns: int = 80) -> Any:
     return CliRunner().invoke(app, arguments, prog_name="kvpool", env=terminal)
 
 
+@functools.cache
+def help_of(*names: str, columns: int = 80) -> str:
+    """Return the help text of a command, which is drawn once for all tests."""
+    shown: str = run(*names, "--help", columns=columns).stdout
+    return shown
+
+
 def test_all_commands_are_here() -> None:
     assert {("replay",), ("demo",), ("map",), ("chat",), ("receipts", "verify")} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
 def test_short_and_long_help_are_one(names: tuple[str, ...]) -> None:
-    short, long = (run(*names, option) for option in ("-h", "--help"))
+    short = run(*names, "-h")
     assert (short.exit_code, short.stderr) == (0, "")
-    assert short.stdout == long.stdout
+    assert short.stdout == help_of(*names)
     assert "Usage: kvpool" in short.stdout
 
 
@@ -62,7 +70,7 @@ def test_a_text_that_several_commands_share_is_the_same_object() -> None:
 
 def test_defaults_are_shown_in_one_form() -> None:
     for names in COMMANDS:
-        shown = " ".join(run(*names, "--help").stdout.replace("│", " ").split())
+        shown = " ".join(help_of(*names).replace("│", " ").split())
         assert "default: (" not in shown
         assert not re.search(r"(?i)\bby default\b", shown)
 
@@ -71,8 +79,7 @@ def test_defaults_are_shown_in_one_form() -> None:
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
 def test_a_line_is_as_long_as_the_terminal_lets_it_be(names: tuple[str, ...], columns: int) -> None:
     """A paragraph is wrapped once, for the terminal, and not where the docstring was."""
-    whole = run(*names, "--help", columns=columns).stdout
-    shown = re.split("\u256d|^[A-Z]\\w+:$", whole, flags=re.MULTILINE)
+    shown = re.split("\u256d|^[A-Z]\\w+:$", help_of(*names, columns=columns), flags=re.MULTILINE)
     for line, after in itertools.pairwise(line.strip() for line in shown[0].splitlines()):
         if line and after:
             assert len(line) + 1 + len(after.split()[0]) > columns - 4
@@ -82,7 +89,7 @@ def test_a_line_is_as_long_as_the_terminal_lets_it_be(names: tuple[str, ...], co
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
 def test_nothing_is_cut(names: tuple[str, ...], columns: int) -> None:
     """Names of options, what they accept and their defaults are there at any width."""
-    shown = run(*names, "--help", columns=columns).stdout
+    shown = help_of(*names, columns=columns)
     assert "…" not in shown
     assert not re.search(r"\w\.\.\.$", shown, flags=re.MULTILINE)
     assert max(map(len, shown.splitlines())) <= columns
@@ -98,7 +105,6 @@ def test_nothing_is_cut(names: tuple[str, ...], columns: int) -> None:
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
 def test_help_in_a_narrow_terminal_has_the_texts_of_a_wide_one(names: tuple[str, ...]) -> None:
     narrow, wide = (
-        set(re.findall(r"[\w.-]+\b", run(*names, "--help", columns=columns).stdout))
-        for columns in (60, 200)
+        set(re.findall(r"[\w.-]+\b", help_of(*names, columns=columns))) for columns in (60, 200)
     )
     assert wide - narrow <= {"bool"}  # a table gives flags a type too

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kvpool.replay import conversations
+from tests.support.called import run
 from tests.support.marks import needs_pages
-from tests.support.terminal import run
 
 DATA = Path(__file__).parents[1] / "data"
 AZURE = str(DATA / "azure_small.csv")
@@ -39,13 +39,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     "command",
     [
         "backends --options",
-        "demo",
+        pytest.param("demo", marks=pytest.mark.no_cover),
         "map --backend numpy",
         "map --backend mmap",
         f"replay {AZURE} --capacity 1GiB",
         f"replay {MOONCAKE} --capacity-blocks 9",
-        "size TALKS",
-        "size TALKS --layout 80x8x128 --dtype float32",
+        "size TALKS --points 4",
+        "size TALKS --points 4 --layout 80x8x128 --dtype float32",
         "receipts show LEDGER",
         "receipts summary LEDGER",
     ],

@@ -9,24 +9,27 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.terminal import KVPOOL, environment, run
+from tests.support.called import run
+from tests.support.terminal import KVPOOL, environment
 
 AZURE = str(Path(__file__).parents[1] / "data/azure_small.csv")
 
 
-def completed(words: str, **variables: str) -> list[str]:
+def completed(words: str) -> list[str]:
     """Return what bash is told to offer for the last word."""
     count = len(words.split(" "))
     told = {"_KVPOOL_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(count - 1)}
-    done = subprocess.run(
-        [KVPOOL],
-        env=environment(**told, **variables),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run(**told)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
+
+
+def test_the_installed_script_is_what_a_shell_asks() -> None:
+    told = {"_KVPOOL_COMPLETE": "complete_bash", "COMP_WORDS": "kvpool rep", "COMP_CWORD": "1"}
+    done = subprocess.run(
+        [KVPOOL], env=environment(**told), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == completed("kvpool rep") == ["replay"]
 
 
 def test_python_m_is_the_same_command() -> None:
@@ -43,7 +46,6 @@ def test_python_m_is_the_same_command() -> None:
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
-        ("kvpool rep", ["replay"]),
         ("kvpool receipts ver", ["verify"]),
         ("kvpool demo --backend m", ["mmap"]),
         ("kvpool replay t.csv --policy hit", ["hit-density"]),
@@ -62,8 +64,8 @@ def test_completion(words: str, offered: list[str]) -> None:
 def test_fish_offers_names_with_one_whole_line_of_text(words: str, columns: str) -> None:
     """Fish and zsh take a second line of a text for another word; typer cuts texts of commands."""
     told = {"_KVPOOL_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
-    variables = environment(**told, _TYPER_COMPLETE_ARGS=words, COLUMNS=columns)
-    done = subprocess.run([KVPOOL], env=variables, capture_output=True, text=True, check=True)
+    done = run(**told, _TYPER_COMPLETE_ARGS=words, COLUMNS=columns)
+    assert done.returncode == 0
     offered = [line.split("\t") for line in done.stdout.splitlines()]
     assert len(offered) > 5
     for name, text in offered:

@@ -84,14 +84,15 @@ class Terminal:
         Parameters
         ----------
         keys : str
-            Pressed each second until then. A Ctrl-C can be lost: Python only prints one that
-            comes while an object ends.
+            Pressed again after ten seconds without an end. A Ctrl-C can be lost: Python only
+            prints one that comes while an object ends. Pressed sooner, it could come as the
+            interpreter ends, which has no handlers any more.
         """
         start = pressed = time.monotonic()
         while self._read():
             now = time.monotonic()
             assert now < start + _PATIENCE, f"it never ended: {self.shown!r}"
-            if keys and now > pressed + 1:
+            if keys and now > pressed + 10:
                 pressed = now
                 with contextlib.suppress(OSError):  # it ended just now
                     os.write(self._ours, keys.encode())

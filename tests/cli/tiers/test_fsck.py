@@ -16,10 +16,11 @@ import pytest
 
 from kvpool.tiers import open_tier, verify_tier
 from kvpool.tiers.disk import DiskTier
+from tests.support.called import run
 from tests.support.forked import Child
 from tests.support.mounts import run_on
 from tests.support.stored_chunks import chunks, fill, store, value_of, with_format
-from tests.support.terminal import in_terminal, run
+from tests.support.terminal import in_terminal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="rights, links and forks")
 

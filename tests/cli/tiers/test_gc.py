@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 from kvpool.cli import app
 from kvpool.tiers import verify_tier
 from kvpool.tiers.disk import DiskTier
+from tests.support import terminal
+from tests.support.called import run
 from tests.support.forked import Child
 from tests.support.stored_chunks import chunks, store
-from tests.support.terminal import run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of files")
 
@@ -117,7 +118,7 @@ def test_bad_usage(path: Path, arguments: tuple[str, ...], text: str) -> None:
 
 
 def test_the_table(path: Path) -> None:
-    done = run("gc", str(path), COLUMNS="60")
+    done = terminal.run("gc", str(path), COLUMNS="60")
     words = [line.split() for line in done.stdout.splitlines() if line.split()]
     assert [words[0], words[2]] == [["before", "after"], ["values", "300", "300"]]
     assert max(map(len, done.stdout.splitlines())) <= 60

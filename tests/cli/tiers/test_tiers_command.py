@@ -20,16 +20,17 @@ from kvpool.integrations.metrics import TierCollector
 from kvpool.tiers import TierFactory, registry
 from kvpool.tiers.disk import DiskTier
 from kvpool.tiers.memory import MemoryTier
+from tests.support import terminal
+from tests.support.called import run
 from tests.support.http_answers import Answer, AnsweringServer
 from tests.support.stored_chunks import IDENTITY, store
-from tests.support.terminal import run
 from tests.support.tier_figures import LOADED, busy_store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="locks of files")
 
 
-def told(*arguments: object, code: int = 0, **variables: str) -> Any:
-    done = run("tiers", *map(str, arguments), "--json", **variables)
+def told(*arguments: object, code: int = 0) -> Any:
+    done = run("tiers", *map(str, arguments), "--json")
     assert (done.returncode, done.stderr) == (code, "")
     return json.loads(done.stdout)
 
@@ -72,7 +73,8 @@ def test_what_a_tier_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_plugin_that_is_disabled_is_told() -> None:
-    document = told(KVPOOL_DISABLED_TIERS="disk")
+    done = terminal.run("tiers", "--json", KVPOOL_DISABLED_TIERS="disk")
+    document = json.loads(done.stdout)
     states = {kind["schemes"][0]: kind["state"] for kind in document["kinds"]}
     assert (states["disk"], states["memory"]) == ("disabled", "ok")
 

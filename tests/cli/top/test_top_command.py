@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import terminal
+from tests.support.called import run
 from tests.support.http_answers import Answer, AnsweringServer
 
 POOL = b'kvpool_pool_capacity_bytes 4194304\nkvpool_entries{state="unpinned"} 9\n'
@@ -31,7 +31,7 @@ def server() -> Iterator[AnsweringServer]:
 
 
 def test_without_a_terminal_there_is_one_table(server: AnsweringServer) -> None:
-    done = terminal.run("top", server.url)
+    done = run("top", server.url)
     assert (done.returncode, done.stderr) == (0, "")
     assert "9 unpinned" in done.stdout
     assert done.stdout.startswith(f"kvpool top {server.url} ")
@@ -41,14 +41,14 @@ def test_without_a_terminal_there_is_one_table(server: AnsweringServer) -> None:
 def test_a_server_that_is_not_there_is_one_line_and_exit_code_1() -> None:
     with AnsweringServer(pool) as server:
         pass
-    done = terminal.run("top", server.url)
+    done = run("top", server.url)
     assert (done.returncode, done.stdout) == (1, "")
     expected = f"kvpool: cannot read {server.url}/metrics: Connection refused\n"
     assert done.stderr == expected
 
 
 def test_a_bad_address_is_bad_usage() -> None:
-    done = terminal.run("top", "file:///etc/passwd")
+    done = run("top", "file:///etc/passwd")
     assert done.returncode == 2
     assert "invalid address" in done.stderr
     assert "file:///etc/passwd" in done.stderr
@@ -56,7 +56,7 @@ def test_a_bad_address_is_bad_usage() -> None:
 
 @pytest.mark.parametrize("interval", ["0", "inf", "nan"])
 def test_a_bad_interval_is_bad_usage(interval: str) -> None:
-    done = terminal.run("top", "host", "--interval", interval, COLUMNS="200")
+    done = run("top", "host", "--interval", interval, COLUMNS="200")
     assert done.returncode == 2
     assert "Invalid value for '--interval'" in done.stderr
 
@@ -71,22 +71,22 @@ def test_the_first_key_is_sent(how: str, keys: str, tmp_path: Path) -> None:
     options = ["--api-key-file", str(tmp_path / "key")] if how == "file" else []
     variables = {"KVPOOL_API_KEY": keys} if how == "variable" else {}
     with AnsweringServer(answer) as server:
-        assert terminal.run("top", server.url, *options, **variables).returncode == 0
-        assert terminal.run("top", server.url).returncode == 1
+        assert run("top", server.url, *options, **variables).returncode == 0
+        assert run("top", server.url).returncode == 1
 
 
 @pytest.mark.parametrize("text", [None, "", "\n"])
 def test_a_file_without_a_key_is_bad_usage(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "key").write_text(text, encoding="utf-8")
-    done = terminal.run("top", "host", "--api-key-file", str(tmp_path / "key"))
+    done = run("top", "host", "--api-key-file", str(tmp_path / "key"))
     assert done.returncode == 2
     assert "--api-key-file" in done.stderr
 
 
 @pytest.mark.parametrize("key", ["schl\u00fcssel", "\u65e5\u672c", "a\x7fb"])
 def test_a_key_that_no_server_has_is_bad_usage_and_not_shown(key: str) -> None:
-    done = terminal.run("top", "host", KVPOOL_API_KEY=key)
+    done = run("top", "host", KVPOOL_API_KEY=key)
     assert done.returncode == 2
     assert "KVPOOL_API_KEY" in done.stderr
     assert key not in done.stderr
