@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
+import __main__
 from kvpool.cli import main
 from tests.support.terminal import environment
 
@@ -45,6 +46,7 @@ def run(
         with (
             mock.patch.dict(os.environ, environment(**variables), clear=True),
             mock.patch.object(sys, "argv", ["kvpool", *arguments]),
+            mock.patch.object(__main__, "__package__", None),  # or it is "python -m pytest"
             Path(os.devnull).open(encoding="utf-8") as nothing,
             mock.patch.object(sys, "stdin", nothing),
             out.open("w", encoding=encoding) as shown,
