@@ -94,8 +94,9 @@ class Breaker(Tier, ForkAware):
 
     Notes
     -----
-    What an error would be is a miss here: `read` has None for each key, and `write`, `contains` and
-    `remove` return 0. `keys` and `stats` have no such answer, so they raise `TierError`.
+    What an error would be is a miss here: `read` has None for each key, and `write` and `contains`
+    return 0. `remove`, `keys` and `stats` have no such answer, so they raise `TierError`: 0 values
+    that were removed would be values that are not there.
 
     Each change of state is one line of the log ``kvpool.tiers``.
     """
@@ -378,9 +379,17 @@ class Breaker(Tier, ForkAware):
         return self.count(lambda tier: tier.contains(keys), len(keys)) or 0
 
     def remove(self, keys: Sequence[bytes], /) -> int:
-        """Remove values; return how many of them were there; 0 if the tier fails."""
+        """Remove values; return how many of them were there.
+
+        Raises
+        ------
+        TierError
+            The tier fails. Some values may have been removed.
+        """
         check_keys(keys)
-        return self.count(lambda tier: tier.remove(keys), len(keys)) or 0
+        return self._must(
+            "remove values", lambda tier: _checked_count(tier.remove(keys), len(keys))
+        )
 
     def keys(self, prefix: bytes = b"", /) -> Iterator[bytes]:
         """Return an iterator of the keys that begin with some bytes.

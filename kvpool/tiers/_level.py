@@ -230,9 +230,14 @@ class Level:
         return fetched
 
     def remove_wrong(self, chunk: Chunk, reason: str) -> None:
-        """Remove a chunk that is wrong, by the reason of its error."""
+        """Remove a chunk that is wrong, by the reason of its error, if the tier answers."""
         if reason != "version":  # another version of kvpool can read it
-            self.breaker.remove([chunk.key])
+            self.remove([chunk])
+
+    def remove(self, chunks: Sequence[Chunk]) -> int | None:
+        """Remove chunks; return how many were there, None if the tier does not answer."""
+        keys = [chunk.key for chunk in chunks]
+        return self.breaker.count(lambda tier: tier.remove(keys), len(keys))
 
     def run(self, chunks: Sequence[Chunk]) -> int | None:
         """Return how many chunks can be fetched, from the first on.

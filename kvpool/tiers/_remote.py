@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kvpool._process import ForkAware, current, forget_forks, in_child_of, watch_forks
-from kvpool.errors import InvalidTierError, TierError
+from kvpool.errors import TierError
 from kvpool.tiers._base import Tier
 from kvpool.tiers._gate import Gate
 
-__all__ = ["RemoteTier", "positive_option"]
+__all__ = ["RemoteTier"]
 
 
 class RemoteTier(Tier, ForkAware):
@@ -81,22 +81,3 @@ class RemoteTier(Tier, ForkAware):
     def _count_refused(self, count: int) -> None:
         with self._lock:
             self._refused += count
-
-
-def positive_option(name: str, text: str | None, default: float | None) -> float | None:
-    """Return the value of an option that is a number above 0; the default if it is not given.
-
-    Raises
-    ------
-    InvalidTierError
-        It is not such a number.
-    """
-    if text is None:
-        return default
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise InvalidTierError(f"the option {name!r} must be a number above 0, not {text!r}")
-    return value

@@ -219,7 +219,7 @@ def remove_session(tier: Tier, name: bytes) -> bool:
     Raises
     ------
     TierError
-        The tier cannot be written.
+        The tier cannot be written, and may have it.
     """
     return tier.remove(session_keys(name)) > 0
 

@@ -25,6 +25,7 @@ from kvpool.tiers._codec import open_codec
 from kvpool.tiers._job import Job
 from kvpool.tiers._level import EvictionListener, Level, LevelStats
 from kvpool.tiers._load import Load, TierEvent, TokenSink
+from kvpool.tiers._options import flag_option
 from kvpool.tiers._registry import open_tier, split_url
 from kvpool.tiers._session import StoredSession, remove_session, session_name
 from kvpool.tiers._write_queue import DEFAULT_QUEUE_BYTES
@@ -117,12 +118,8 @@ def open_level(url: str, queue_bytes: int = DEFAULT_QUEUE_BYTES) -> Level:
         raise InvalidTierError(f"budget must be seconds or 'none', not {text!r}") from None
     if budget is not None and not 0 < budget < float("inf"):
         raise InvalidTierError(f"budget must be a number of seconds above 0, not {text!r}")
-    decline = options.pop("decline", "yes")
-    if decline not in {"yes", "no"}:
-        raise InvalidTierError(f"decline must be 'yes' or 'no', not {decline!r}")
-    return Level(
-        open_tier(place, options), codec, budget, queue_bytes, may_decline=decline == "yes"
-    )
+    may_decline = flag_option("decline", options.pop("decline", "yes"))
+    return Level(open_tier(place, options), codec, budget, queue_bytes, may_decline=may_decline)
 
 
 class TierStore(Closing, ForkAware):
@@ -353,13 +350,26 @@ class TierStore(Closing, ForkAware):
         bool
             Whether a level had it.
 
+        Raises
+        ------
+        TierError
+            A level does not answer, and may have it. The others have forgotten it.
+
         Notes
         -----
         What is queued is written first, for two seconds at most, so that it does not come back.
         """
         self._check_open()
         self.drain(_REMOVE_SECONDS)
-        return sum(remove_session(level.breaker, name) for level in self._levels) > 0
+        had, failed = False, list[TierError]()
+        for level in self._levels:
+            try:
+                had |= remove_session(level.breaker, name)
+            except TierError as error:
+                failed.append(error)
+        if failed:
+            raise failed[0]
+        return had
 
     def drain(self, timeout: float, progress: Callable[[int, int], object] | None = None) -> int:
         """Wait until all chunks are written that are queued now.

@@ -20,6 +20,7 @@ from kvpool.errors import InvalidTierError, TierError
 from kvpool.hookspecs import hookimpl
 from kvpool.tiers._base import Item, Tier, TierFactory, TierStats, check_items, check_keys
 from kvpool.tiers._lmdb import Database, FullError
+from kvpool.tiers._options import flag_option
 from kvpool.tiers._registry import capacity_option, path_of
 
 __all__ = ["DEFAULT_CAPACITY", "MIN_CAPACITY", "DiskTier", "Durability", "kvpool_tier"]
@@ -497,22 +498,18 @@ def _open(
     *,
     capacity: str | None = None,
     durability: str = "system",
-    readonly: str = "0",
-    check: str = "1",
+    readonly: str = "no",
+    check: str = "yes",
 ) -> Tier:
     """Open a tier for a URL such as ``disk:/path``."""
-    flags = {"0": False, "1": True}
-    for name, text in (("readonly", readonly), ("check", check)):
-        if text not in flags:
-            raise InvalidTierError(f"{name} must be 0 or 1, not {text!r}")
     if durability not in {"disk", "system"}:
         raise InvalidTierError(f"durability must be 'disk' or 'system', not {durability!r}")
     return DiskTier(
         path_of(url),
         capacity_option(capacity) or DEFAULT_CAPACITY,
         durability="disk" if durability == "disk" else "system",
-        readonly=flags[readonly],
-        check=flags[check],
+        readonly=flag_option("readonly", readonly),
+        check=flag_option("check", check),
     )
 
 
@@ -526,7 +523,7 @@ def kvpool_tier() -> TierFactory:
             "capacity": "the most bytes of the file [default: 10GiB]",
             "durability": "what a write survives: system (the process, the default) or disk "
             "(a loss of power)",
-            "readonly": "1 to write nothing",
-            "check": "0 to trust the file without a look at its structure",
+            "readonly": "yes to write nothing [default: no]",
+            "check": "no to trust the file without a look at its structure [default: yes]",
         },
     )

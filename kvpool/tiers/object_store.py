@@ -19,8 +19,9 @@ from obstore.store import LocalStore, from_url
 
 from kvpool.errors import InvalidTierError, TierError
 from kvpool.tiers._base import Item, Tier, TierStats, check_items, check_keys
+from kvpool.tiers._options import positive_option
 from kvpool.tiers._registry import path_of
-from kvpool.tiers._remote import RemoteTier, positive_option
+from kvpool.tiers._remote import RemoteTier
 
 __all__ = ["ObjectTier", "object_path", "open_url"]
 

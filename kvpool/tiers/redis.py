@@ -38,7 +38,7 @@ def kvpool_tier() -> TierFactory:
         open=open_redis,
         summary="Valkey or Redis, one server or a cluster",
         options={
-            "cluster": "'yes' if the server is one of a cluster [default: no]",
+            "cluster": "yes if the server is one of a cluster [default: no]",
             "prefix": "what the names of all keys begin with [default: kvpool:]",
             "ttl": "seconds without a use after which a value expires [default: it does not]",
             "timeout": "seconds to wait for an answer [default: 2]",

@@ -17,7 +17,8 @@ from redis.retry import Retry
 
 from kvpool.errors import InvalidTierError, TierError
 from kvpool.tiers._base import Item, Tier, TierStats, check_items, check_keys
-from kvpool.tiers._remote import RemoteTier, positive_option
+from kvpool.tiers._options import flag_option, positive_option
+from kvpool.tiers._remote import RemoteTier
 
 __all__ = ["MAX_VALUE_BYTES", "RedisTier", "open_url"]
 
@@ -25,7 +26,6 @@ MAX_VALUE_BYTES: Final = 512 << 20
 """The most bytes that a server takes for one value."""
 
 _BATCH_BYTES: Final = 16 << 20  # of values that are sent before an answer is awaited
-_YES_OR_NO: Final = {"yes": True, "true": True, "1": True, "no": False, "false": False, "0": False}
 
 _FAILURES: Final = (RedisError, RedisClusterException, OSError)
 
@@ -265,8 +265,7 @@ def open_url(
     """
     split = urlsplit(url)
     is_secure = split.scheme in {"rediss", "valkeys"}
-    if cluster not in _YES_OR_NO:
-        raise InvalidTierError(f"the option 'cluster' must be 'yes' or 'no', not {cluster!r}")
+    is_cluster = flag_option("cluster", cluster)
     seconds = positive_option("timeout", timeout, 2.0) or 2.0
     lifetime = positive_option("ttl", ttl, None)
     try:
@@ -281,7 +280,7 @@ def open_url(
         raise InvalidTierError(
             f"the option 'ca' needs the scheme rediss or valkeys, not {split.scheme!r}"
         )
-    if _YES_OR_NO[cluster] and database:
+    if is_cluster and database:
         raise InvalidTierError(f"a cluster has the database 0 alone, not {database}")
     common: dict[str, Any] = {
         "host": host,
@@ -301,7 +300,7 @@ def open_url(
     name = f"{split.scheme}://{shown}:{port}/{database}"
     client: Redis | RedisCluster
     try:
-        if _YES_OR_NO[cluster]:
+        if is_cluster:
             client = RedisCluster(**common, require_full_coverage=False)
         else:
             client = Redis(**common, db=database)

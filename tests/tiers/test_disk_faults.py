@@ -453,8 +453,8 @@ def test_what_others_can_write_is_refused(tmp_path: Path, name: str) -> None:
         ("capacity=1023KiB", "at least 1048576"),
         ("capacity=lots", "'lots'"),
         ("durability=much", "'disk' or 'system', not 'much'"),
-        ("readonly=yes", "0 or 1, not 'yes'"),
-        ("check=2", "0 or 1, not '2'"),
+        ("readonly=1", "the option 'readonly' must be 'yes' or 'no', not '1'"),
+        ("check=0", "the option 'check' must be 'yes' or 'no', not '0'"),
         ("size=1GiB", "no option 'size'; its options: capacity, check, durability, readonly"),
     ],
 )

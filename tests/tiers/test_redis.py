@@ -141,7 +141,7 @@ def test_a_user_with_a_password(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "named"),
     [
-        ("cluster=maybe", "'maybe'"),
+        ("cluster=true", "the option 'cluster' must be 'yes' or 'no', not 'true'"),
         ("ttl=0", "'0'"),
         ("ttl=soon", "'soon'"),
         ("timeout=-1", "'-1'"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ from kvpool.tiers import (
 )
 from kvpool.tiers._frame import Kind, seal
 from kvpool.tiers._session import encode_session, read_session, session_keys, session_name
+from kvpool.tiers.memory import MemoryTier
 
 LAYOUT = KVLayout(2, 2, 16, "float16")
 IDENTITY = Identity("model", "salt", LAYOUT)
@@ -172,6 +173,32 @@ def test_sessions_are_listed_the_newest_first_and_can_be_forgotten(store: TierSt
     assert store.remove_session(listed[0].name)
     assert not store.remove_session(listed[0].name)
     assert [one.key for one in store.sessions()] == [keys[1], keys[0]]
+
+
+class Unwilling(MemoryTier):
+    """Cannot remove values, as long as that is so."""
+
+    fails = True
+
+    def remove(self, keys: Sequence[bytes], /) -> int:
+        if self.fails:
+            raise TierError("not now")
+        return super().remove(keys)
+
+
+def test_a_session_that_a_level_may_still_have_is_not_said_to_be_forgotten() -> None:
+    tiers = MemoryTier(), Unwilling(), MemoryTier()
+    with TierStore(tiers) as store:
+        tiers[1].fails = False  # to write a record removes an older one
+        put(store, 10)
+        tiers[1].fails = True
+        name = session_name(IDENTITY, KEY)
+        with pytest.raises(TierError, match="cannot remove values: not now"):
+            store.remove_session(name)
+        assert [level.find_session(name) is None for level in store.levels] == [True, False, True]
+        tiers[1].fails = False
+        assert store.remove_session(name)
+        assert not store.remove_session(name)
 
 
 def test_the_newest_record_of_several_levels_counts(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from kvpool.cli._chat.session import NAMESPACE, ChatError, ChatSession
 from kvpool.cli._chat.store import ChatStore
 from kvpool.errors import TierError
 from kvpool.prefix import Identity, token_bytes
-from kvpool.tiers import BreakerState, StoredSession
+from kvpool.tiers import StoredSession
 
 __all__ = ["SessionKeeper"]
 
@@ -66,17 +66,23 @@ class SessionKeeper:
         Raises
         ------
         TierError
-            A tier does not answer.
+            A tier does not answer, and may keep the session.
         """
         if not session.tokens:
             return
-        self._store.remove_session(self._name(session.key, token_bytes(session.tokens)))
-        for level in self._store.levels:
-            if level.breaker.state is not BreakerState.CLOSED:
-                raise TierError(
-                    f"the tier {level.name} does not answer, and keeps session "
-                    f"{session.name!r}; try again once it does, or leave the session as it is"
-                )
+        key = session.key
+        try:
+            self._store.remove_session(self._name(key, token_bytes(session.tokens)))
+        except TierError as error:
+            raise self._still_kept(session, str(error)) from error
+        if self._store.find_session(self._identity, key) is not None:
+            raise self._still_kept(session, "it still waits to be written")
+
+    def _still_kept(self, session: ChatSession, why: str) -> TierError:
+        return TierError(
+            f"the tiers may keep session {session.name!r}: {why}; try again later, or leave the "
+            "session as it is"
+        )
 
     def find(self, name: str) -> ChatSession:
         """Return a session as it was kept.

@@ -126,7 +126,7 @@ def opened(place: Place, *, writing: bool) -> Iterator[Opened]:
         options.pop(name, None)
     if place.scheme == "disk":
         if not writing:
-            options["readonly"] = "1"
+            options["readonly"] = "yes"
         options.setdefault("capacity", str(_room_for(place)))
     with open_tier(place.url, options) as tier:
         yield Opened(tier, codec)

@@ -397,7 +397,7 @@ class BlockStore(Closing):
         for level in self._levels:
             for chunk in chunks:
                 level.forget(chunk)
-            level.breaker.remove([chunk.key for chunk in chunks])
+            level.remove(chunks)
 
     def clear(self) -> bool:
         """Remove all blocks from the pool, and all chunks from the tiers.

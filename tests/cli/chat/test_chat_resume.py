@@ -208,7 +208,7 @@ def test_a_chat_goes_on_without_its_tier(chatting: Any, tmp_path: Path) -> None:
             assert (turn.answer_tokens, turn.loaded_tokens) == (NINE, 0)
             before = state(book.current), book.current.held
             for act in (book.reset, lambda: book.drop("main")):
-                with pytest.raises(TierError, match="does not answer, and keeps session"):
+                with pytest.raises(TierError, match="may keep session 'main': cannot remove"):
                     act()
                 assert (state(book.current), book.current.held) == before
             with pytest.raises(TierError):

@@ -252,7 +252,7 @@ def test_a_server_of_a_tier_that_is_killed_leaves_answers_as_they_are(tmp_path: 
         ("disk:{}/file/below", "cannot open the tier disk:"),
         ("tape:/dev/st0", "cannot open the tier tape:/dev/st0: "),
         ("redis://user:secret@127.0.0.1:1/0", "cannot open the tier redis://"),
-        ("memory:?decline=perhaps", "decline must be 'yes' or 'no', not 'perhaps'"),
+        ("memory:?decline=perhaps", "the option 'decline' must be 'yes' or 'no', not 'perhaps'"),
     ],
 )
 @pytest.mark.transformers

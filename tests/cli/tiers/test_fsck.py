@@ -198,7 +198,7 @@ def test_a_directory_that_may_be_read_alone(path: Path) -> None:
     def look(say: Callable[[str], None]) -> None:
         os.setgid(65534)
         os.setuid(65534)
-        with open_tier(f"disk:{path}?readonly=1&capacity=8MiB") as tier:
+        with open_tier(f"disk:{path}?readonly=yes&capacity=8MiB") as tier:
             say(str(verify_tier(tier).chunks))
 
     with Child(look) as child:
