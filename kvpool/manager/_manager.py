@@ -256,7 +256,7 @@ class KVCacheManager(Closing):
         self._turns = Turns(
             self._sessions,
             Waiters(self.pool),
-            self.receipts,
+            None if self.receipts is None else self.receipts.stream,
             self.events,
             notes,
             clock,

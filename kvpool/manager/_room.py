@@ -203,10 +203,11 @@ class EvictingRoom:
             for one in chosen:
                 self.save(offered[one])
             saved.update(chosen)
+        if not gone:
+            return block, []
         keys = list(map(offered.__getitem__, gone))
         try:
-            if keys:
-                self._departures.finish(keys)
+            self._departures.finish(keys)
         except BaseException:  # from the policy, which is not ours
             if block is not None:
                 self.give_up(block)

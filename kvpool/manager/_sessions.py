@@ -131,8 +131,12 @@ class Sessions:
         """Do what is due before anything else; return the keys of sessions that expired."""
         if self.in_step:
             self._recover()
-        self.in_step = True
         self.opening = None
+        is_due = self._uses or self._removals or self.loading or self._expiry.watched
+        return self._do_what_is_due() if is_due or self._departures.ranked else []
+
+    def _do_what_is_due(self) -> list[CacheKey]:
+        self.in_step = True
         if self.loading:
             self._end_given_up()
         if self._departures.ranked:

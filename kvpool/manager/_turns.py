@@ -18,7 +18,7 @@ from kvpool.manager._waiting import Waiters
 
 if TYPE_CHECKING:
     from kvpool.events import EventQueue
-    from kvpool.receipts import ReceiptEmitter
+    from kvpool.receipts import ReceiptStream
 
 __all__ = ["Turns", "turn"]
 
@@ -37,7 +37,7 @@ class Turns(ForkAware):
         What the calls work on.
     waiters : Waiters
         The calls that wait for room meanwhile.
-    receipts : ReceiptEmitter or None
+    stream : ReceiptStream or None
     events : EventQueue or None
         Both deliver what they hold after each turn.
     notes : TierNotes or None
@@ -55,7 +55,7 @@ class Turns(ForkAware):
         Of the call whose turn it is.
     sessions : Sessions
     waiters : Waiters
-    receipts : ReceiptEmitter or None
+    stream : ReceiptStream or None
     events : EventQueue or None
     is_closed : bool
         Whether no call has a turn any more: after `close`, or in a child of `os.fork`.
@@ -65,7 +65,7 @@ class Turns(ForkAware):
         self,
         sessions: Sessions,
         waiters: Waiters,
-        receipts: ReceiptEmitter | None,
+        stream: ReceiptStream | None,
         events: EventQueue | None,
         notes: TierNotes | None,
         clock: Callable[[], float],
@@ -74,7 +74,7 @@ class Turns(ForkAware):
     ) -> None:
         self.sessions = sessions
         self.waiters = waiters
-        self.receipts = receipts
+        self.stream = stream
         self.events = events
         self._notes = notes
         self._clock = clock
@@ -82,6 +82,8 @@ class Turns(ForkAware):
         self._next_snapshot = next_snapshot
         self.lock = threading.Lock()  # guards the sessions and what follows
         self.is_closed = False
+        # Most managers have none of what `_begin_all` does.
+        self._has_more = bool(notes is not None or events is not None or next_snapshot < math.inf)
         self._owner = current.pid
         watch_forks(weakref.ref(self, forget_forks))
 
@@ -104,6 +106,9 @@ class Turns(ForkAware):
         """
         if self.is_closed:
             self.refuse()
+        return self._begin_all() if self._has_more else self.sessions.begin()
+
+    def _begin_all(self) -> list[CacheKey]:
         notes = self._notes
         if notes:
             notes.settle()
@@ -123,8 +128,8 @@ class Turns(ForkAware):
             with self.lock:
                 return self.begin()
         finally:
-            if self.receipts is not None:
-                self.receipts.stream.deliver()
+            if self.stream is not None:
+                self.stream.deliver()
             if self.events is not None:
                 self.events.deliver()
 
@@ -195,8 +200,8 @@ def turn(method: Callable[Concatenate[Taker, P], T]) -> Callable[Concatenate[Tak
             if not seconds or not turns.waiters.can_help(shortage):
                 raise
         finally:
-            if turns.receipts is not None:
-                turns.receipts.stream.deliver()
+            if turns.stream is not None:
+                turns.stream.deliver()
             if turns.events is not None:
                 turns.events.deliver()
         kwargs["timeout"] = None

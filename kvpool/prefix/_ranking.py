@@ -126,9 +126,10 @@ class Ranking:
 
     def touch(self, key: CacheKey) -> None:
         """Count a use of a session."""
-        if key in self.tree.ends:
-            self.tree.touch(key)
-        elif key not in self.unranked:
+        tree, unranked = self.tree, self.unranked
+        if tree.ends and key in tree.ends:  # most managers have sessions of one kind
+            tree.touch(key)
+        elif not unranked or key not in unranked:
             self.policy.touch(key)
 
     def resize(self, key: CacheKey, nbytes: int) -> None:
