@@ -23,7 +23,7 @@ from kvpool.receipts import (
 )
 from kvpool.tiers import Level, TierStore
 from kvpool.tiers.memory import MemoryTier
-from tests.manager.test_tiers import LAYOUT, open_to, serve
+from tests.manager.test_tiers import LAYOUT, serve
 from tests.support.injection import every_place, injected
 
 CHUNK = 16
@@ -123,19 +123,28 @@ def test_a_manager_that_is_gone_is_not_told() -> None:
         assert sum(receipt.count for receipt in of_kind(sink, KvTierEvictionReceipt)) > 0
 
 
+def open_to(ended: list[object], manager: KVCacheManager) -> None:
+    ended.append(manager.open_session(range(48)))
+
+
 @pytest.mark.no_cover
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a lease's end
-def test_an_interrupt_tells_of_nothing_twice(tmp_path: Path) -> None:
+def test_an_interrupt_leaves_no_session_open_and_tells_of_nothing_twice(tmp_path: Path) -> None:
     with filled(MemoryTier(1 << 24), range(64)) as store:
         store.drain(60)
         for number, injection in enumerate(every_place("interrupt")):
             sink, path = MemorySink(), tmp_path / f"{number}.jsonl"
-            with opened(store, sink, LedgerSink(path), capacity=1 << 16) as manager:
-                ended: list[object] = []
+            ledger = LedgerSink(path, fsync="never")
+            with opened(store, sink, ledger, capacity=1 << 17) as manager:
+                ended: list[object] = []  # an interrupt in a finalizer ends no call
                 injected(partial(open_to, ended, manager), injection)
+                manager.check_integrity()
+                is_left = any(map(manager.is_open, manager.keys()))
+                assert is_left == bool(ended), injection.where
+                loads = [load.tokens for load in of_kind(sink, KvTierLoadReceipt)]
+                assert loads in ([47], [] if not ended else [47]), injection.where
+                serve(manager, range(48))
                 manager.emit_pool_snapshot()
-            loads = [load.tokens for load in of_kind(sink, KvTierLoadReceipt)]
-            assert loads in ([47], [] if not ended else [47]), injection.where
             report = verify(path)
             assert report.findings == [], injection.where
             path.unlink()

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ from kvpool.settings import Settings
 from kvpool.tiers import TierStore, open_tier
 from kvpool.tiers.memory import MemoryTier
 from tests.support.computing import check, computed
-from tests.support.injection import every_place, injected
 
 LAYOUT = KVLayout(layers=2, kv_heads=2, head_dim=8, dtype="float32")
 
@@ -148,26 +146,6 @@ def test_many_threads_that_ask_for_the_same_tokens_get_the_right_ones(store: Tie
         assert second.get_stats().prefix.lookups == 8
         assert second.get_stats().prefix.tokens_reused == 8 * 160
         second.check_integrity()
-
-
-def open_to(ended: list[object], manager: KVCacheManager) -> None:
-    ended.append(manager.open_session(range(48)))
-
-
-@pytest.mark.no_cover
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of a lease's end
-def test_an_interrupt_of_an_open_that_loads_leaves_no_session_open(store: TierStore) -> None:
-    with opened(store) as first:
-        serve(first, range(40))
-    store.drain(60)
-    for injection in every_place("interrupt"):
-        with opened(store) as manager:
-            ended: list[object] = []  # an interrupt in a finalizer ends no call
-            injected(partial(open_to, ended, manager), injection)
-            manager.check_integrity()
-            is_left = any(map(manager.is_open, manager.keys()))
-            assert is_left == bool(ended), injection.where
-            serve(manager, range(48))
 
 
 RESTART = """

@@ -102,34 +102,44 @@ class Injection:
 
     def _enter_frame(self, frame: FrameType, event: str, arg: object) -> Any:
         del event, arg
-        file = frame.f_code.co_filename
+        code = frame.f_code
+        file = code.co_filename
         is_own = file.startswith(_PACKAGE) or _BACKENDS in file
         if not is_own and (not self._in_libraries or file == __file__):
             return None
-        entered = (*_call_of(frame), -1)
+        call = _call_of(frame)
+        entered = (*call, -1)
         self._visits[entered] += 1
         if self._visits[entered] > _VISITS:  # such as a comprehension in a loop
             return None
-        frame.f_trace = self._step  # first: without it, Python 3.13 forgets what comes next
+        places = _places(code, self.kind)
+        if not places:
+            return None
+
+        # Is called for each instruction: what is the same in the whole frame is looked up before.
+        def step(frame: FrameType, event: str, arg: object) -> Any:
+            del arg
+            if event == "opcode" and frame.f_lasti in places:
+                self._reach(frame, (*call, frame.f_lasti))
+            return step
+
+        frame.f_trace = step  # first: without it, Python 3.13 forgets what comes next
         frame.f_trace_opcodes = True
         frame.f_trace_lines = False
-        return self._step
+        return step
 
-    def _step(self, frame: FrameType, event: str, arg: object) -> Any:
-        del arg
-        code, at = frame.f_code, frame.f_lasti
-        if event == "opcode" and at in _places(code, self.kind):
-            visited = (*_call_of(frame), at)
-            self._visits[visited] += 1
-            if self._visits[visited] <= _VISITS:
-                self._left -= 1
-            if not self._left:
-                self.where = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
-                sys.settrace(None)
-                if self._act is None:
-                    raise error_of(self.kind)
-                self._act()
-        return self._step
+    def _reach(self, frame: FrameType, place: tuple[int, int, int, int]) -> None:
+        """Count a place, and raise if it is the one."""
+        self._visits[place] += 1
+        if self._visits[place] <= _VISITS:
+            self._left -= 1
+        if not self._left:
+            code = frame.f_code
+            self.where = f"{code.co_filename}:{frame.f_lineno} in {code.co_qualname}"
+            sys.settrace(None)
+            if self._act is None:
+                raise error_of(self.kind)
+            self._act()
 
 
 def every_place(kind: Kind, *, in_libraries: bool = False) -> Iterator[Injection]:
