@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kvpool.ledger import verify
+from tests.support.terminal import unmeasured
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
@@ -38,10 +39,13 @@ receipt = memory.receipts[-1]
 size = os.path.getsize(path)
 """
 
-END = """
+WAIT = """
 _, status = os.waitpid(child, 0)
 assert status == 0, status
 assert os.path.getsize(path) == size
+"""
+
+END = """
 for number in range(5, 10):
     evict(number)
 manager.close()
@@ -51,7 +55,9 @@ manager.close()
 def run(path: Path, body: str) -> None:
     """Write a ledger in a new process, whose child does something; the ledger has to verify."""
     command = [sys.executable, "-W", "error", "-c", BEGIN + body, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(
+        command, env=unmeasured(), capture_output=True, text=True, timeout=60, check=False
+    )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     report = verify(path)
     assert report.findings == []
@@ -73,22 +79,25 @@ if child == 0:
     sink.head
     os._exit(0)
 """
-    run(tmp_path / "a.jsonl", body + END)
+    run(tmp_path / "a.jsonl", body + WAIT + END)
 
 
-@pytest.mark.parametrize(
-    "leave",
-    [
-        "sink.close(); stream.close(); os._exit(0)",
-        "with sink: pass\nsys.exit(0)",
-        "del sink, stream, memory; manager = None; gc.collect(); sys.exit(0)",
-        "stream.put(receipt); stream.deliver(); sys.exit(len(memory.receipts) - 5)",
-        "sys.exit(0)",
-    ],
-)
-def test_child_that_ends_touches_nothing(tmp_path: Path, leave: str) -> None:
-    lines = "".join(f"    {line}\n" for line in leave.splitlines())
-    run(tmp_path / "a.jsonl", f"child = os.fork()\nif child == 0:\n{lines}" + END)
+LEAVE = [
+    "sink.close(); stream.close(); os._exit(0)",
+    "with sink: pass\nsys.exit(0)",
+    "del sink, stream, memory; manager = None; gc.collect(); sys.exit(0)",
+    "stream.put(receipt); stream.deliver(); sys.exit(len(memory.receipts) - 5)",
+    "sys.exit(0)",
+]
+
+
+def test_child_that_ends_touches_nothing(tmp_path: Path) -> None:
+    """However it ends; each child is one of the same parent, which goes on after the last."""
+    children = []
+    for leave in LEAVE:
+        lines = "".join(f"    {line}\n" for line in leave.splitlines())
+        children.append(f"child = os.fork()\nif child == 0:\n{lines}{WAIT}")
+    run(tmp_path / "a.jsonl", "".join(children) + END)
 
 
 def test_child_that_was_made_while_another_thread_wrote_does_not_hang(tmp_path: Path) -> None:
@@ -121,7 +130,7 @@ if child == 0:
 done.set()
 holder.join()
 """
-    run(tmp_path / "a.jsonl", body + END)
+    run(tmp_path / "a.jsonl", body + WAIT + END)
 
 
 def test_lock_ends_with_the_parent_and_not_with_the_child(tmp_path: Path) -> None:
@@ -157,14 +166,16 @@ print(child, flush=True)
 os._exit(0)
 """
     command = [sys.executable, "-c", BEGIN + body, str(path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(command, env=unmeasured(), stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         try:
             parent.wait(60)
             script = "import sys; from kvpool.ledger import LedgerSink; LedgerSink(sys.argv[1])"
             again = [sys.executable, "-c", script, str(path)]
-            done = subprocess.run(again, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                again, env=unmeasured(), capture_output=True, text=True, check=False
+            )
         finally:
             os.kill(child, 9)
     assert "being written" not in done.stderr

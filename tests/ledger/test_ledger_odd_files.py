@@ -13,6 +13,7 @@ import pytest
 from kvpool.ledger import read_ledger, verify
 from kvpool.receipts.errors import LedgerError
 from tests.support.ledgers import record, rules
+from tests.support.terminal import run_into
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="pipes and devices of POSIX")
 
@@ -93,12 +94,7 @@ def test_directory_without_permission(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["verify", "show", "summary"])
 def test_full_disk_behind_standard_output(tmp_path: Path, command: str) -> None:
     path = record(tmp_path / "a.jsonl")
-    script = "from kvpool.cli import main; main()"
-    arguments = [sys.executable, "-c", script, "receipts", command, str(path)]
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(
-            arguments, stdout=full, stderr=subprocess.PIPE, text=True, check=False
-        )
+    done = run_into(Path("/dev/full"), "receipts", command, str(path))
     assert done.returncode == 1
     assert done.stderr.startswith("kvpool: ")
     assert "No space left on device" in done.stderr

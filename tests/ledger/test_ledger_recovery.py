@@ -2,57 +2,58 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-import signal
-import subprocess
 import sys
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kvpool import CacheKey, EvictionReason, KVCacheManager
 from kvpool.ledger import LedgerSink, verify
 from kvpool.ledger._lines import MAX_LINE
+from kvpool.receipts import ReceiptEmitter, ReceiptStream
 from kvpool.receipts.errors import DamagedLedgerError
+from tests.support.forked import Child
 from tests.support.ledgers import PRIVATE, check, parse, record, short_ledger
 from tests.support.recorder import Recorder
 
-WRITER = """
-import sys
-from kvpool import CacheKey, EvictionReason, KVCacheManager
-from kvpool.ledger import LedgerSink
-from kvpool.receipts import ReceiptEmitter, ReceiptStream
 
-sink = LedgerSink(sys.argv[1], fsync="never", checkpoint_every=7, rotate_at=50_000)
-emitter = ReceiptEmitter(ReceiptStream([sink]))
-manager = KVCacheManager(1 << 16, backend="numpy")
-print("ready", flush=True)
-number = 0
-while True:
-    number += 1
-    key = CacheKey("chat", number)
-    manager.allocate_entry(key, 30_016)
-    before = manager.pool.stats()
-    manager.remove_cache_entry(key)
-    emitter.emit_eviction_receipt(
-        str(key), number, EvictionReason.MANUAL, charged=30_016, before=before,
-        after=manager.pool.stats(), sessions_before=1,
-    )
-    emitter.stream.deliver()
-"""
+def write(path: Path, say: Callable[[str], None]) -> None:
+    """Write receipts of evictions without an end."""
+    sink = LedgerSink(path, fsync="never", checkpoint_every=7, rotate_at=50_000)
+    emitter = ReceiptEmitter(ReceiptStream([sink]))
+    manager = KVCacheManager(1 << 16, backend="numpy")
+    say("ready")
+    for number in itertools.count(1):
+        key = CacheKey("chat", number)
+        manager.allocate_entry(key, 30_016)
+        before = manager.pool.stats()
+        manager.remove_cache_entry(key)
+        emitter.emit_eviction_receipt(
+            str(key),
+            number,
+            EvictionReason.MANUAL,
+            charged=30_016,
+            before=before,
+            after=manager.pool.stats(),
+            sessions_before=1,
+        )
+        emitter.stream.deliver()
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_killed_writer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "a.jsonl"
     for turn in range(1, 4):
-        command = [sys.executable, "-c", WRITER, str(path)]
-        with subprocess.Popen(command, stdout=subprocess.PIPE) as writer:
-            assert writer.stdout is not None
-            assert writer.stdout.readline() == b"ready\n"
+        with Child(partial(write, path)) as writer:
+            assert writer.line() == "ready", writer.rest()
             time.sleep(0.1 * turn)
-            writer.send_signal(signal.SIGKILL)
+            writer.kill()
         report = verify(path)
         assert not report.is_sealed
         assert [finding.field for finding in report.findings][-1] == "kind"

@@ -31,8 +31,9 @@ def public_key(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_byte_counts(signed: bool) -> None:
     whole = short_ledger(signed=signed)
     assert check(whole).ok
-    for at in range(len(whole)):
-        for flipped in (whole[at] ^ 1, whole[at] ^ 0x20):
+    for at, byte in enumerate(whole):
+        other_case = [byte ^ 0x20] if chr(byte).isalpha() else []
+        for flipped in (byte ^ 1, *other_case):
             changed = bytearray(whole)
             changed[at] = flipped
             assert not check(bytes(changed)).ok, (at, flipped)
@@ -70,6 +71,7 @@ def test_lines_dropped_swapped_and_repeated(signed: bool) -> None:
             assert not check(swapped).ok
 
 
+@pytest.mark.no_cover
 @KINDS
 def test_every_end_that_is_cut_off(signed: bool) -> None:
     whole = short_ledger(signed=signed)

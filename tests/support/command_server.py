@@ -42,19 +42,28 @@ class CommandServer:
         self._process: subprocess.Popen[str] | None = None
 
     def run(
-        self, arguments: Sequence[str], environment: Mapping[str, str], folder: Path
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        output: Path | None = None,
     ) -> subprocess.CompletedProcess[str]:
-        """Run `kvpool` with some arguments in a folder to its end; return what it printed."""
+        """Run `kvpool` with some arguments in a folder to its end; return what it printed.
+
+        Standard output may go to a file or a device instead.
+        """
         with self._lock, tempfile.TemporaryDirectory(prefix="kvpool-command-") as streams:
+            out, err = Path(streams, "stdout"), Path(streams, "stderr")
             request = {
                 "arguments": list(arguments),
                 "environment": dict(environment),
                 "folder": str(folder),
-                "streams": streams,
+                "streams": [str(output or out), str(err)],
             }
             code = self._ask(json.dumps(request))
             texts = [
-                Path(streams, name).read_text(encoding="utf-8") for name in ("stdout", "stderr")
+                stream.read_text(encoding="utf-8") if stream.exists() else ""
+                for stream in (out, err)
             ]
         return subprocess.CompletedProcess(["kvpool", *arguments], code, *texts)
 
@@ -108,10 +117,7 @@ def _become(request: dict[str, Any]) -> NoReturn:
     """Be the process of a command, and end with it."""
     files = [
         os.open(os.devnull, os.O_RDONLY),
-        *(
-            os.open(Path(request["streams"], name), os.O_WRONLY | os.O_CREAT)
-            for name in ("stdout", "stderr")
-        ),
+        *(os.open(stream, os.O_WRONLY | os.O_CREAT) for stream in request["streams"]),
     ]
     for number, file in enumerate(files):
         os.dup2(file, number)

@@ -39,6 +39,22 @@ def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return run_in(Path.cwd(), *arguments, **variables)
 
 
+def run_into(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run to the end, as `run` does; what it prints goes to a file or a device."""
+    if CAN_FORK:
+        return _server.run(arguments, environment(), Path.cwd(), output)
+    with output.open("w", encoding="utf-8") as stream:
+        return subprocess.run(
+            [KVPOOL, *arguments],
+            env=environment(),
+            stdout=stream,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            check=False,
+        )
+
+
 def run_in(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     """Run to the end in a folder, as `run` does in the current one."""
     if CAN_FORK and not any(name.startswith("PYTHON") for name in variables):

@@ -70,6 +70,7 @@ def is_there(tier: DiskTier, number: int) -> bool:
 # -- kills -----------------------------------------------------------------------------------
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("durability", ["disk", "system"])
 def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, durability: Any) -> None:
     """And what is there is whole. `KVPOOL_KILLS` says how often a writer is killed."""
@@ -97,6 +98,7 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, durability: Any) 
     assert lmdb_problems(path) == []
 
 
+@pytest.mark.no_cover
 def test_writers_that_are_killed_while_they_evict(tmp_path: Path) -> None:
     """What is there is whole, and the books are right."""
     path, draws = tmp_path / "kv", random.Random(1)
@@ -126,6 +128,7 @@ def lmdb_problems(path: Path) -> list[str]:
     return verify(str(path))
 
 
+@pytest.mark.no_cover
 def test_a_reader_that_was_killed_keeps_no_page(tmp_path: Path) -> None:
     path = tmp_path / "kv"
     filled(path)
@@ -170,6 +173,7 @@ def structural_pages(data: bytes) -> list[int]:
     return pages
 
 
+@pytest.mark.no_cover
 def test_a_flipped_byte_anywhere_is_a_miss_at_most(tmp_path: Path) -> None:
     """No process ends, and no wrong keys and values are served."""
     path = tmp_path / "kv"

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support import needs, terminal
+from tests.support.called import run
 from tests.support.redis_server import RedisServer
 from tests.support.serve_process import ServeProcess
 
@@ -128,7 +129,7 @@ def test_a_port_that_is_taken_is_one_line_and_exit_code_1() -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "some.example"])
 def test_other_machines_are_not_served_without_a_key(host: str) -> None:
-    done = terminal.run("serve", "--tiny", "--host", host)
+    done = run("serve", "--tiny", "--host", host)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"--host {host} lets other machines use the model" in done.stderr
     assert "--api-key-file" in done.stderr
@@ -160,13 +161,13 @@ def test_other_machines_are_served_with_a_warning_if_that_is_wanted(host: str) -
     ],
 )
 def test_a_bad_value_is_bad_usage(arguments: list[str], reason: str) -> None:
-    done = terminal.run("serve", "--tiny", *arguments, COLUMNS="200")
+    done = run("serve", "--tiny", *arguments, COLUMNS="200")
     assert (done.returncode, done.stdout) == (2, "")
     assert reason in done.stderr
 
 
 def test_a_key_that_no_header_can_have_is_refused_and_not_shown() -> None:
-    done = terminal.run("serve", "--tiny", "--port", "0", "--api-key", "not good")
+    done = run("serve", "--tiny", "--port", "0", "--api-key", "not good")
     assert done.returncode == 2
     assert "without spaces" in done.stderr
     assert "not good" not in done.stderr
@@ -176,7 +177,7 @@ def test_a_key_that_no_header_can_have_is_refused_and_not_shown() -> None:
     ("name", "reason"), [("missing", "is not a directory"), (".", "config.json is missing")]
 )
 def test_a_model_that_is_not_there_is_refused(tmp_path: Path, name: str, reason: str) -> None:
-    done = terminal.run("serve", str(tmp_path / name))
+    done = run("serve", str(tmp_path / name))
     assert (done.returncode, done.stdout) == (2, "")
     assert reason in done.stderr
 
