@@ -84,7 +84,7 @@ def test_a_fault_in_the_middle_of_generate(
 ) -> None:
     caplog.set_level(logging.INFO, "kvpool")
     with FaultyServer(tmp_path, fault) as server:
-        talk = Conversations(hf, f"{server.url}?budget=0.3&decline=no")
+        talk = Conversations(hf, f"{server.url}?budget=1&decline=no")
         (level,) = talk.store.levels
         assert talk.answer_all() == 0
         talk.store.drain(60)

@@ -444,7 +444,7 @@ def test_an_interrupt_anywhere_leaves_no_session_open(store: TierStore) -> None:
 @pytest.mark.integration
 def test_a_server_that_is_killed_while_sessions_load(tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server, ExitStack() as stack:
-        store = stack.enter_context(TierStore([f"{server.url}?budget=0.5"], chunk_tokens=16))
+        store = stack.enter_context(TierStore([f"{server.url}?budget=60"], chunk_tokens=16))
         with opened(store, 1 << 24) as first:
             for salt in range(8):
                 serve(first, [salt, *range(512)])

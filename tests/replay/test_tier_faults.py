@@ -57,7 +57,7 @@ def test_a_fault_in_the_middle(
 ) -> None:
     caplog.set_level(logging.INFO, "kvpool")
     with FaultyServer(tmp_path, fault) as server:
-        url = f"{server.url}?budget=0.3"
+        url = f"{server.url}?budget=1"
         with BlockReplay(POOL, "lru", tiers=url) as replay:
             in_time(lambda: middle_of(replay, server, fault))
             report = replay.report()

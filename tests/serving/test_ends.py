@@ -14,6 +14,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,8 @@ import pytest
 from kvpool.errors import ForkedProcessError
 from kvpool.manager import KVCacheManager
 from kvpool.serving import Engine, EngineClosedError, Generation, Request, TokenPiece
+from kvpool.serving._loop import Loop
+from tests.support.sessions import Clock
 
 pytestmark = pytest.mark.transformers
 
@@ -160,14 +163,19 @@ def test_a_loop_that_is_closed_stops_nothing(lab: Any, make_engine: MakeEngine, 
 # -- deadlines ---------------------------------------------------------------------------
 
 
-def test_a_deadline_ends_with_what_there_is(lab: Any, make_engine: MakeEngine, gate: Any) -> None:
+def test_a_deadline_ends_with_what_there_is(
+    lab: Any, make_engine: MakeEngine, gate: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("_engine", "_loop"):
+        clocks = SimpleNamespace(monotonic=clock)
+        monkeypatch.setattr(f"kvpool.serving.{module}.time", clocks)
     engine = make_engine(max_sessions=1)
     gate.shut()
     generation = engine.submit(Request(tokens=[2, 3], max_tokens=50, deadline=0.2))
     waiting = engine.submit(Request(tokens=[4], max_tokens=1, deadline=0.1))
     gate.let(2)
     gate.wait(3)
-    time.sleep(0.25)
+    clock.now += 0.25
     gate.open()
     done = generation.result(60)
     assert (done.finish_reason, done.token_ids) == ("deadline", lab.alone([2, 3], 3))
@@ -188,19 +196,28 @@ def test_a_result_may_not_be_there_in_time(make_engine: MakeEngine, gate: Any) -
 # -- the end of an engine ----------------------------------------------------------------
 
 
-def test_a_drain_may_take_only_some_time(lab: Any, make_engine: MakeEngine, gate: Any) -> None:
+def test_a_drain_may_take_only_some_time(
+    lab: Any, make_engine: MakeEngine, gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing wakes the engine twice: when it begins, and when the time is up."""
     engine = make_engine(max_sessions=1)
     gate.shut()
     running = engine.submit(Request(tokens=[2, 3], max_tokens=3))
     waiting = engine.submit(Request(tokens=[4], max_tokens=1))
     gate.wait()
+    woken, wake = threading.Semaphore(0), Loop.wake
+
+    def wake_and_tell(loop: Loop) -> None:
+        wake(loop)
+        woken.release()
+
+    monkeypatch.setattr(Loop, "wake", wake_and_tell)
     closing = threading.Thread(target=engine.close, args=(0.1,))
     closing.start()
-    while not engine.is_closed:
-        time.sleep(0.01)
+    assert woken.acquire(timeout=60)
     with pytest.raises(EngineClosedError):
         engine.submit(Request(tokens=[4]))
-    time.sleep(0.2)
+    assert woken.acquire(timeout=60)
     gate.open()
     closing.join(60)
     assert running.result(0).finish_reason == "cancelled"
@@ -245,20 +262,22 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+def interrupted(call: Callable[[], object]) -> None:
+    """Make a call that waits, and have Ctrl-C come in the middle of it."""
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    call()
+
+
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_leaves_the_generation(lab: Any, make_engine: MakeEngine, gate: Any) -> None:
     engine = make_engine()
     gate.shut()
     generation = engine.submit(Request(tokens=[2, 3], max_tokens=3))
     gate.wait()
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
     with pytest.raises(KeyboardInterrupt):
-        generation.result(60)
-    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
-    timer.start()
+        interrupted(lambda: generation.result(60))
     with pytest.raises(KeyboardInterrupt):
-        engine.close()
+        interrupted(engine.close)
     assert engine.is_closed
     gate.open()
     assert generation.result(60).token_ids == lab.alone([2, 3], 3)

@@ -148,7 +148,7 @@ def test_every_generation_ends_with_the_words_of_the_model(
             prefill_tokens=place.prefill_tokens,
             overcommit=place.overcommit,
             max_queue=place.max_queue,
-            room_timeout=10,
+            room_timeout=60,
         )
         course = Course(engine, asked, others)
         gate.before = functools.partial(course.before, manager)

@@ -206,7 +206,7 @@ def test_a_tier_that_fails_in_the_middle_is_a_miss(
 
 def test_a_tier_that_hangs_costs_its_budget(lab: Any) -> None:
     tier = GatedMemory()
-    levels = [Level(tier, budget=0.2, may_decline=False)]
+    levels = [Level(tier, budget=1.0, may_decline=False)]
     with TierStore(levels, chunk_tokens=CHUNK) as store:
         fill(lab, store)
         with tiered(store) as manager, lab.make_engine(manager) as engine:
@@ -319,7 +319,7 @@ def test_a_server_fails_while_sessions_load(lab: Any, tmp_path: Path, fault: str
     prompts = [[2 + number, *STORED] for number in range(6)]
     requests = [Request(tokens=one, max_tokens=4) for one in prompts]
     with FaultyServer(tmp_path, fault) as server:
-        url = f"{server.url}?budget=0.3&decline=no"
+        url = f"{server.url}?budget=1&decline=no"
         with TierStore([url], chunk_tokens=CHUNK) as store:
 
             def answer_all(in_the_middle: Callable[[], None] | None = None) -> int:

@@ -108,9 +108,9 @@ def test_a_request_that_is_alone_waits_for_room_only_for_some_time(
     engine = make_engine(manager, room_timeout=0.1)
     with pytest.raises(PoolExhaustedError, match="leases"):
         engine.submit(Request(tokens=[2], max_tokens=70)).result(60)
-    waiting = engine.submit(Request(tokens=[2], max_tokens=70, deadline=0.05))
-    assert waiting.result(60).finish_reason == "deadline"
     later = make_engine(manager)
+    waiting = later.submit(Request(tokens=[2], max_tokens=70, deadline=0.05))
+    assert waiting.result(60).finish_reason == "deadline"
     generation = later.submit(Request(tokens=[2], max_tokens=70))
     time.sleep(0.1)
     assert not generation.is_done

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from kvpool.serving import Engine, EngineObserver, Histogram, Request, Usage
 from kvpool.serving._stats import BOUNDS, Meter
 from kvpool.tiers import TierStore
 from tests.support.managers import MakeManager
+from tests.support.sessions import Clock
 
 MakeEngine = Callable[..., Engine]
 
@@ -58,7 +60,17 @@ def test_the_pace_is_not_that_of_an_engine_without_work() -> None:
 
 
 @pytest.mark.transformers
-def test_what_an_engine_did(lab: Any, make_engine: MakeEngine, gate: Any) -> None:
+def test_what_an_engine_did(
+    lab: Any, make_engine: MakeEngine, gate: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("_engine", "_answers"):
+        clocks = SimpleNamespace(monotonic=clock)
+        monkeypatch.setattr(f"kvpool.serving.{module}.time", clocks)
+
+    def take_a_second(*_step: object) -> None:
+        clock.now += 1
+
+    gate.before = take_a_second
     engine = make_engine(max_sessions=1)
     gate.shut()
     generations = [engine.submit(Request(tokens=[2, 3, 4], max_tokens=n)) for n in (2, 3)]
@@ -80,7 +92,7 @@ def test_what_an_engine_did(lab: Any, make_engine: MakeEngine, gate: Any) -> Non
         "stop": 0, "length": 2, "cancelled": 0, "deadline": 0, "error": 0,
     }  # fmt: skip
     assert (stats.first_token.count, stats.between_tokens.count) == (2, 3)
-    assert 0 < stats.between_tokens.total < stats.first_token.total * 100
+    assert (stats.first_token.total, stats.between_tokens.total) == (1 + 3, 1 + 2)
     engine.close()
     assert repr(engine) == "<Engine: closed>"
 

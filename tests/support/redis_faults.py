@@ -59,7 +59,7 @@ class FaultyServer:
         elif self._fault == "paused":
             self._server.pause()
         elif self._fault == "slow":
-            self._relay.delay = 0.5
+            self._relay.delay = 2.0  # longer than a budget of 1 s
         elif self._fault == "full":
             with self._client() as client:
                 client.config_set("maxmemory", "1")

@@ -327,7 +327,7 @@ def test_a_server_that_hangs_or_dies_is_a_miss(
     parts: Any, make: MakeStorage, tmp_path: Path
 ) -> None:
     with RedisServer(tmp_path) as server:
-        options = {"tiers": [f"{server.url}?budget=0.2"], "drain": 0.2}
+        options = {"tiers": [f"{server.url}?budget=1"], "drain": 0.2}
         storage = make(options, parts.make_pool())
         keep(parts, storage, 1, 2)
         storage.store.drain(60)

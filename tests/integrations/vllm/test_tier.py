@@ -183,7 +183,7 @@ def test_a_full_backlog_sheds_stores(make: MakeOffloading) -> None:
 
 def test_a_server_that_hangs_or_dies_is_a_miss(make: MakeOffloading, tmp_path: Path) -> None:
     with RedisServer(tmp_path) as server:
-        url = f"{server.url}?budget=0.2"
+        url = f"{server.url}?budget=1"
         first = make({"type": "kvpool", "tiers": [url]})
         first.store(1, 2)
         first.close()
