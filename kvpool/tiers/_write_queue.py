@@ -69,8 +69,8 @@ class WriteQueue:
     def chunks(self) -> dict[bytes, Job]:
         """Return the chunks that wait to be written, or are being written, by their names.
 
-        A chunk leaves the queue after it is in the tier. So whoever asks the queue first and then
-        the tier misses none.
+        A chunk leaves the queue after it is in the tier. So a caller that asks the queue first, and
+        then the tier, misses none.
         """
         return {job.chunk.name: job for job in self._waiting() if isinstance(job, Job)}
 
