@@ -273,20 +273,15 @@ ENGINE_FIGURES: tuple[Figure[EngineStats], ...] = (
         "active_requests",
         Kind.GAUGE,
         "",
-        "Requests that are not finished, by state; preempted ones wait to go on.",
+        "Requests that are not finished, by state; the first tokens of loading ones come from "
+        "tiers, and preempted ones wait to go on.",
         lambda stats: {
-            "running": stats.running,
+            "running": stats.running - stats.loading,
+            "loading": stats.loading,
             "waiting": stats.queued - stats.preempted,
             "preempted": stats.preempted,
         },
         "state",
-    ),
-    Figure(
-        "loading_requests",
-        Kind.GAUGE,
-        "",
-        "Of the requests that run, those whose first tokens are being loaded from tiers.",
-        _one(lambda stats: stats.loading),
     ),
     Figure(
         "accepted_requests",

@@ -32,6 +32,7 @@ LATER = POOL.replace(" 2000", " 2400").replace(" 1500", " 1800").replace('"lru"}
 ENGINE = """\
 kvpool_model_info{id="tiny\\n[bold]\x1b[2J"} 1
 kvpool_active_requests{state="running"} 4
+kvpool_active_requests{state="loading"} 2
 kvpool_requests_total{outcome="stop"} 120
 kvpool_preemptions_total 3
 kvpool_completion_tokens_total 9000
@@ -143,7 +144,7 @@ def test_an_engine_is_shown() -> None:
     shown = drawn(history(POOL + ENGINE, LATER + ENGINE))
     lines = rows(shown)
     assert lines["generated"][:2] == ["0", "9,000"]
-    assert lines["4 running"] == ["3 preempted"]
+    assert lines["4 running"] == ["2 loading", "3 preempted"]
     assert "120 stop" in lines
     assert lines["to the first token"] == ["100.0 ms", "190.0 ms", "198.0 ms"]
     assert lines["between tokens"] == ["-", "-", "-"]

@@ -12,10 +12,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry
 
+from kvpool.integrations._metrics.figures import ENGINE_FIGURES
 from kvpool.integrations.metrics import EngineCollector, PoolCollector
 from kvpool.integrations.otel import TokenTimes, observe_engine
 from kvpool.manager import KVCacheManager
-from kvpool.serving import Engine, Request
+from kvpool.serving import Engine, EngineStats, Request
 from tests.support import needs
 from tests.support.forked import Child
 from tests.support.prometheus import samples
@@ -67,7 +68,8 @@ def test_prometheus_reads_the_figures_of_an_engine(engine: Engine, manager: KVCa
         "deadline": 0,
         "error": 0,
     }
-    assert found["kvpool_active_requests"] == {"running": 0, "waiting": 0, "preempted": 0}
+    states = "running", "loading", "waiting", "preempted"
+    assert found["kvpool_active_requests"] == dict.fromkeys(states, 0)
     assert found["kvpool_accepted_requests_total"] == {"": 3}
     assert found["kvpool_completion_tokens_total"] == {"": stats.completion_tokens}
     assert found["kvpool_steps_total"] == {"": stats.steps}
@@ -149,3 +151,11 @@ def test_an_engine_of_the_parent_process_has_no_metrics(
     with Child(scrape) as child:
         assert child.line() == "{} False"
         assert child.wait() == 0
+
+
+def test_requests_that_load_have_a_state_of_their_own() -> None:
+    stats = EngineStats(running=5, loading=2, queued=3, preempted=1)
+    (states,) = (
+        figure.read(stats) for figure in ENGINE_FIGURES if figure.name == "active_requests"
+    )
+    assert states == {"running": 3, "loading": 2, "waiting": 2, "preempted": 1}
