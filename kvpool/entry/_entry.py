@@ -197,6 +197,10 @@ class Lease(Uncopyable):
         """End the lease; a second call does nothing."""
         self._root = None
 
+    def __repr__(self) -> str:
+        state = "released" if self._root is None else f"of {self._root.nbytes} bytes"
+        return f"<{type(self).__name__} {state}>"
+
     def __enter__(self) -> Self:
         return self
 

@@ -13,6 +13,26 @@ from kvpool.replay._report import ReplayReport
 
 __all__ = ["to_arrow", "to_csv", "to_rows"]
 
+_ARROW_TYPES = {
+    "string": ("backend", "policy", "layout"),
+    "bool": ("elastic", "bytes_are_written", "complete"),
+    "double": (
+        "ttl_seconds",
+        "hit_rate",
+        "hit_ratio",
+        "utilization.live_of_used",
+        "utilization.live_of_whole_blocks",
+        "utilization.live_of_paged_blocks",
+        "utilization.used_of_capacity",
+        "utilization.fragmentation",
+        "utilization.fragmentation_at_end",
+        "seconds",
+        "tokens_per_second",
+        "bytes_per_second",
+    ),
+}
+"""The columns that are not whole numbers."""
+
 
 def to_rows(reports: Iterable[ReplayReport | BlockReport]) -> list[dict[str, Any]]:
     """Return a row for each report, for tables and data frames.
@@ -66,13 +86,22 @@ def to_arrow(reports: Iterable[ReplayReport | BlockReport]) -> Any:
     ----------
     reports : iterable of ReplayReport or BlockReport
 
+    Returns
+    -------
+    pyarrow.Table
+        A column has the same type in every table, also if none of its figures has a value, so
+        that tables and files of several runs can be joined.
+
     Raises
     ------
     MissingExtraError
         The package pyarrow is not installed.
     """
     library = _optional_imports.load("pyarrow", "arrow", "a table of Arrow")
-    return library.Table.from_pylist(to_rows(reports))
+    rows = to_rows(reports)
+    types = {name: kind for kind, names in _ARROW_TYPES.items() for name in names}
+    schema = [(name, types.get(name, "int64")) for name in (rows[0] if rows else ())]
+    return library.Table.from_pylist(rows, library.schema(schema))
 
 
 def _flat(figures: Mapping[str, Any], group: str = "") -> Iterator[tuple[str, Any]]:

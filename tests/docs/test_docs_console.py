@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from tests.support.docs_pages import DOCS, blocks, run_python
+from kvpool.cli import app
+from tests.support.docs_pages import DOCS, ROOT, blocks, run_python
 from tests.support.terminal import run_in
 
 # What differs from one run to the next: hashes and ids, moments, and what happened at which.
@@ -72,6 +74,30 @@ def test_the_terminal_shows_what_the_page_shows(name: str) -> None:
                     assert shows(expected, shown), (command, shown)
                     compared += 1
     assert compared > 5
+
+
+def commands_of_pages() -> list[Any]:
+    """Return what the pages have a reader type."""
+    found = []
+    for page in [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]:
+        for block in blocks(page):
+            text = block.text.replace("\\\n", " ")
+            typed = re.findall(r"^\$ (?:.*\| )?kvpool (.+?)(?: +#.*)?$", text, re.MULTILINE)
+            if block.language == "console":
+                found += [pytest.param(one, id=f"{page.name}: {one}") for one in typed]
+    return found
+
+
+@pytest.mark.parametrize("command", commands_of_pages())
+def test_what_a_page_has_one_type_is_accepted(command: str) -> None:
+    """The command and its options exist, and take values of this form."""
+    words = iter(shlex.split(command))
+    at: Any = typer.main.get_command(app)
+    names = ["kvpool"]
+    while hasattr(at, "commands"):
+        names.append(next(words))
+        at = at.commands[names[-1]]
+    at.make_context(" ".join(names), list(words))
 
 
 @pytest.mark.parametrize(

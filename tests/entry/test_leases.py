@@ -152,6 +152,13 @@ def test_an_error_that_is_kept_keeps_no_entry(manager: KVCacheManager) -> None:
     assert len(kept) == 4
 
 
+def test_a_lease_says_what_it_holds(manager: KVCacheManager) -> None:
+    lease = create(manager, 0).lease()
+    assert repr(lease) == f"<Lease of {NBYTES} bytes>"
+    lease.release()
+    assert repr(lease) == "<Lease released>"
+
+
 def test_all_entries_leased(manager: KVCacheManager) -> None:
     views = [create(manager, number).value(0) for number in range(ROOM)]
     before = manager.get_stats()
