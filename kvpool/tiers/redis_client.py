@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -276,10 +277,12 @@ def open_url(
             f"a tier is named as in {split.scheme}://host:6379/0: {error}"
         ) from None
     host = split.hostname or "localhost"
-    if ca is not None and not is_secure:
-        raise InvalidTierError(
-            f"the option 'ca' needs the scheme rediss or valkeys, not {split.scheme!r}"
-        )
+    if ca is not None:
+        if not is_secure:
+            raise InvalidTierError(
+                f"the option 'ca' needs the scheme rediss or valkeys, not {split.scheme!r}"
+            )
+        _check_certificates(ca)
     if is_cluster and database:
         raise InvalidTierError(f"a cluster has the database 0 alone, not {database}")
     common: dict[str, Any] = {
@@ -310,6 +313,16 @@ def open_url(
     return RedisTier(
         client, name, prefix.encode(), lifetime, _capacity(client), patience=2 * seconds
     )
+
+
+def _check_certificates(file: str) -> None:
+    """Raise unless a file has certificates: the client's own error would not name it."""
+    try:
+        ssl.create_default_context(cafile=file)
+    except (OSError, ValueError) as error:  # an `SSLError` is an `OSError`
+        raise InvalidTierError(
+            f"the option 'ca' must be a file of certificates in PEM form, not {file!r}: {error}"
+        ) from None
 
 
 def _capacity(client: Redis | RedisCluster) -> int | None:

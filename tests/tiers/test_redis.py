@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import subprocess
 import sys
 import time
@@ -13,6 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from kvpool import KVCacheEntry, KVLayout, MemoryPool
 from kvpool.errors import InvalidTierError, TierError
@@ -20,7 +26,7 @@ from kvpool.prefix import Identity, token_bytes
 from kvpool.testing import TierSuite
 from kvpool.tiers import Tier, TierStore, open_tier
 from tests.support.injection import Injection
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, free_port
 
 pytestmark = pytest.mark.integration
 
@@ -146,7 +152,7 @@ def test_a_user_with_a_password(tmp_path: Path) -> None:
         ("ttl=soon", "'soon'"),
         ("timeout=-1", "'-1'"),
         ("timeout=nan", "'nan'"),
-        ("ca=/file", "rediss"),
+        ("ca=/file", "the option 'ca' needs the scheme rediss or valkeys, not 'redis'"),
         ("color=red", "'color'"),
     ],
 )
@@ -159,6 +165,75 @@ def test_options_that_are_not_valid_are_refused(query: str, named: str) -> None:
 def test_a_place_that_is_not_valid_is_refused(place: str) -> None:
     with pytest.raises(InvalidTierError, match="redis://host:6379/0"):
         open_tier(f"redis://{place}")
+
+
+# -- encryption --------------------------------------------------------------------------
+
+
+def certified(folder: Path) -> Path:
+    """Make a certificate of localhost that signs itself; return its file, with the key beside."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    file = folder / "certificate.pem"
+    file.write_bytes(certificate.public_bytes(Encoding.PEM))
+    file.with_name("key.pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    return file
+
+
+@pytest.fixture(scope="module")
+def secure(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """The port of a server that speaks TLS, and the file of its certificate."""
+    folder = tmp_path_factory.mktemp("tls")
+    port, certificate = free_port(), certified(folder)
+    options = {
+        "port": port,
+        "cert-file": certificate,
+        "key-file": certificate.with_name("key.pem"),
+        "ca-cert-file": certificate,
+        "auth-clients": "no",
+    }
+    words = [word for name, value in options.items() for word in (f"--tls-{name}", str(value))]
+    with RedisServer(folder, *words):
+        yield port, certificate
+
+
+@pytest.mark.parametrize("scheme", ["rediss", "valkeys"])
+def test_tls(secure: tuple[int, Path], scheme: str) -> None:
+    port, certificate = secure
+    with open_tier(f"{scheme}://localhost:{port}?prefix={scheme}&ca={certificate}") as tier:
+        assert tier.write([(b"key", [b"value"])]) == 1
+        with tier.read([b"key"]) as (value,):
+            assert value is not None
+            assert bytes(value) == b"value"
+
+
+def test_a_server_without_a_certificate_that_is_trusted_is_refused(
+    secure: tuple[int, Path], tmp_path: Path
+) -> None:
+    port, certificate = secure
+    other = certified(tmp_path)
+    for address, options, reason in (
+        (f"localhost:{port}", "", "certificate verify failed"),  # the system does not know it
+        (f"localhost:{port}", f"?ca={other}", "certificate verify failed"),
+        (f"127.0.0.1:{port}", f"?ca={certificate}", "certificate is not valid for '127.0.0.1'"),
+    ):
+        with pytest.raises(TierError, match=f"rediss://{address}.* could not be opened.*{reason}"):
+            open_tier(f"rediss://{address}{options}")
+    with pytest.raises(TierError, match="could not be opened"):
+        open_tier(f"redis://localhost:{port}")  # without TLS
+    for file in (tmp_path / "none.pem", tmp_path / "key.pem", tmp_path):
+        with pytest.raises(InvalidTierError, match=f"'ca' must be a file of .*, not '{file}': "):
+            open_tier(f"rediss://localhost:{port}?ca={file}")
 
 
 def test_a_server_that_is_not_there() -> None:
