@@ -44,6 +44,8 @@ def write(path: Path, say: Callable[[str], None]) -> None:
             sessions_before=1,
         )
         emitter.stream.deliver()
+        if number < 9:
+            say(f"wrote {number}")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
@@ -52,6 +54,8 @@ def test_killed_writer(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None
     for turn in range(1, 4):
         with Child(partial(write, path)) as writer:
             assert writer.line() == "ready", writer.rest()
+            for number in range(1, turn + 2):
+                assert writer.line() == f"wrote {number}", writer.rest()
             time.sleep(0.1 * turn)
             writer.kill()
         report = verify(path)

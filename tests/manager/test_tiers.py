@@ -174,7 +174,7 @@ def test_closing_ends_a_store_of_its_own_and_no_other(store: TierStore, tmp_path
     told: list[tuple[int, int]] = []
     manager = opened(f"disk:{tmp_path / 'tier'}?capacity=16MiB")
     serve(manager, range(64))
-    manager.close(drain=10, progress=lambda done, total: told.append((done, total)))
+    manager.close(drain=60, progress=lambda done, total: told.append((done, total)))
     manager.close()
     assert told[-1][0] == told[-1][1]
     opened(store).close()

@@ -4,6 +4,7 @@ import functools
 import importlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from kvpool.serving import Engine
 from tests.support import needs
 from tests.support.managers import make_manager, manager
 from tests.support.real_model import small_model_directory
+from tests.support.sessions import Clock
 
 __all__ = ["make_manager", "manager", "small_model_directory"]
 
@@ -41,6 +43,15 @@ def make_engine(lab: Any, manager: KVCacheManager) -> Iterator[MakeEngine]:
             return engine
 
         yield make
+
+
+@pytest.fixture
+def engine_clock(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of all engines of the test, which stands still until the test moves it."""
+    for module in ("_answers", "_engine", "_loop"):
+        time = SimpleNamespace(monotonic=clock)
+        monkeypatch.setattr(f"kvpool.serving.{module}.time", time)
+    return clock
 
 
 @pytest.fixture

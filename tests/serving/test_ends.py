@@ -14,7 +14,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -164,18 +163,15 @@ def test_a_loop_that_is_closed_stops_nothing(lab: Any, make_engine: MakeEngine, 
 
 
 def test_a_deadline_ends_with_what_there_is(
-    lab: Any, make_engine: MakeEngine, gate: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    lab: Any, make_engine: MakeEngine, gate: Any, engine_clock: Clock
 ) -> None:
-    for module in ("_engine", "_loop"):
-        clocks = SimpleNamespace(monotonic=clock)
-        monkeypatch.setattr(f"kvpool.serving.{module}.time", clocks)
     engine = make_engine(max_sessions=1)
     gate.shut()
     generation = engine.submit(Request(tokens=[2, 3], max_tokens=50, deadline=0.2))
     waiting = engine.submit(Request(tokens=[4], max_tokens=1, deadline=0.1))
     gate.let(2)
     gate.wait(3)
-    clock.now += 0.25
+    engine_clock.now += 0.25
     gate.open()
     done = generation.result(60)
     assert (done.finish_reason, done.token_ids) == ("deadline", lab.alone([2, 3], 3))

@@ -21,6 +21,7 @@ from tests.support.children import in_child, needs_fork, refused
 from tests.support.gated_tiers import GatedDisk, GatedMemory, GatedTier
 from tests.support.managers import MakeManager
 from tests.support.redis_faults import FAULTS, FaultyServer
+from tests.support.sessions import Clock
 
 pytestmark = pytest.mark.transformers
 
@@ -134,12 +135,14 @@ def test_what_is_loaded_is_not_computed(
 
 @pytest.mark.parametrize("end", ["cancelled", "deadline"])
 def test_a_load_does_not_delay_an_end(
-    lab: Any, pooled: KVCacheManager, tier: GatedTier, end: str
+    lab: Any, pooled: KVCacheManager, tier: GatedTier, end: str, engine_clock: Clock
 ) -> None:
     with lab.make_engine(pooled) as engine:
         loading = begun(engine, tier, deadline=0.5 if end == "deadline" else None)
         if end == "cancelled":
             loading.cancel()
+        else:
+            engine_clock.now += 0.5
         done = loading.result(PATIENCE)
         assert (done.finish_reason, done.token_ids) == (end, ())
         assert not tier.gate.is_set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,14 +60,10 @@ def test_the_pace_is_not_that_of_an_engine_without_work() -> None:
 
 @pytest.mark.transformers
 def test_what_an_engine_did(
-    lab: Any, make_engine: MakeEngine, gate: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    lab: Any, make_engine: MakeEngine, gate: Any, engine_clock: Clock
 ) -> None:
-    for module in ("_engine", "_answers"):
-        clocks = SimpleNamespace(monotonic=clock)
-        monkeypatch.setattr(f"kvpool.serving.{module}.time", clocks)
-
     def take_a_second(*_step: object) -> None:
-        clock.now += 1
+        engine_clock.now += 1
 
     gate.before = take_a_second
     engine = make_engine(max_sessions=1)

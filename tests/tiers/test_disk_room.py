@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -277,7 +278,7 @@ def test_compaction_is_refused_while_the_store_is_in_use(tmp_path: Path) -> None
         wait_for(go)
         with DiskTier(path, 4 << 20):
             say("open")
-            time.sleep(60)
+            signal.pause()  # until it is killed
 
     with Child(use) as child, DiskTier(path, 4 << 20) as tier:
         write(tier, range(10))
