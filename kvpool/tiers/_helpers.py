@@ -61,14 +61,13 @@ class Helpers:
                 if len(self._calls) >= self._limit:
                     raise TooManyCallsError
                 self._calls.add(future)
-                jobs = self._idle.pop() if self._idle else None
-            if jobs is None:
-                jobs = SimpleQueue()
-                thread = threading.Thread(
-                    target=self._work, args=(jobs,), name=self._name, daemon=True
-                )
-                thread.start()
-            jobs.put((call, future))
+                if self._idle:
+                    self._idle.pop().put((call, future))
+                    return future
+            jobs: _Jobs = SimpleQueue()
+            jobs.put((call, future))  # before the thread begins: it waits for no caller
+            thread = threading.Thread(target=self._work, args=(jobs,), name=self._name, daemon=True)
+            thread.start()
         except BaseException:  # the system has no thread, or an interrupt
             self._calls.discard(future)
             raise
@@ -101,10 +100,9 @@ class Helpers:
         with self._lock:
             if jobs in self._idle:
                 self._idle.remove(jobs)
-                return None
-        # A caller is about to give a call, unless an interrupt has ended it before that.
+        # A caller has given a call just now, or an interrupt has ended it before that.
         with contextlib.suppress(Empty):
-            return jobs.get(timeout=_REST)
+            return jobs.get_nowait()
         return None
 
     def close(self) -> None:

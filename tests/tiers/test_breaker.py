@@ -187,6 +187,23 @@ def test_threads_that_rest_end(monkeypatch: pytest.MonkeyPatch, tier: FaultyTier
     assert breaker.contains([b"a"]) == 1
 
 
+def test_a_caller_that_is_held_up_loses_no_call(
+    monkeypatch: pytest.MonkeyPatch, tier: FaultyTier
+) -> None:
+    """The machine may stop it for longer than a thread waits for a call."""
+    monkeypatch.setattr(_helpers, "_REST", 0.01)
+    start = threading.Thread.start
+
+    def start_and_be_held_up(thread: threading.Thread) -> None:
+        start(thread)
+        thread.join(0.2)
+
+    monkeypatch.setattr(threading.Thread, "start", start_and_be_held_up)
+    breaker = Breaker(tier, 30.0)
+    assert breaker.write([(b"a", [b"value"])]) == 1
+    assert breaker.contains([b"a"]) == 1
+
+
 def test_a_thread_that_does_not_start_leaves_no_call_under_way(
     monkeypatch: pytest.MonkeyPatch, tier: FaultyTier, clock: Clock
 ) -> None:
