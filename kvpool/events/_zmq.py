@@ -21,6 +21,7 @@ __all__ = ["ZmqPublisher"]
 
 _log = logging.getLogger(__name__)
 
+_CLOSE_SECONDS: Final = 10.0  # only a socket that hangs takes so long
 _MOST_EVENTS: Final = 1_000  # of a batch
 _MOST: Final = 1_000_000_000  # of what ZeroMQ counts in 32 bits
 
@@ -82,7 +83,7 @@ class ZmqPublisher(EventQueue):
     connect can read them.
 
     *End.* The manager closes the publisher, which sends what is queued and `AllBlocksCleared`, and
-    waits for that for at most two seconds. One that nothing refers to any more ends as well.
+    waits for that for at most ten seconds. One that nothing refers to any more ends as well.
     """
 
     def __init__(
@@ -153,7 +154,7 @@ class ZmqPublisher(EventQueue):
         if current.pid == self._owner_pid:
             self._sender.stop()  # in a second call as well: the first one may have been interrupted
             if self._thread is not threading.current_thread():
-                self._thread.join(2)
+                self._thread.join(_CLOSE_SECONDS)
 
     def publish(self) -> None:
         """Send the events that are queued; the thread calls it."""

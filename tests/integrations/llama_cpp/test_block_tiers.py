@@ -21,7 +21,7 @@ from tests.support.injection import every_place
 
 pytestmark = pytest.mark.engines
 
-DRAIN = 30.0
+DRAIN = 60.0
 
 
 @pytest.fixture
