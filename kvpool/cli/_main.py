@@ -9,10 +9,12 @@ import signal
 from kvpool._first_use import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 __all__ = ["main"]
 
+_PACKAGES = ("rich", "typer")  # what the command needs and the library does not
 _EXIT_CODE = 130  # what shells expect after Ctrl-C
 _TERMINATED = 128 + signal.SIGTERM  # and after SIGTERM
 
@@ -32,7 +34,7 @@ def main() -> None:
     terminable = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if heeded:
         signal.signal(signal.SIGINT, _end)
-    run = importlib.import_module("kvpool.cli._app").run
+    run = _command()
     try:
         if heeded:
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -46,6 +48,20 @@ def main() -> None:
             signal.signal(signal.SIGINT, _end)
         if terminable:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _command() -> Callable[[], None]:
+    """Return the command, or exit with the package that it lacks."""
+    try:
+        run: Callable[[], None] = importlib.import_module("kvpool.cli._app").run
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
+        packages = " ".join(_PACKAGES)
+        raise SystemExit(
+            f"kvpool: the command needs the package {error.name}: pip install {packages}"
+        ) from None
+    return run
 
 
 def _end(_number: int, _frame: FrameType | None) -> None:

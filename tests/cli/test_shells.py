@@ -110,3 +110,15 @@ def test_a_library_without_the_command_line() -> None:
         "    manager.create_cache_entry(kvpool.CacheKey('chat', 1), 16)\n"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("package", ["rich", "typer"])
+def test_a_command_without_its_packages_says_what_to_install(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None\nfrom kvpool.cli._main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"kvpool: the command needs the package {package}: pip install rich typer\n"
+    )

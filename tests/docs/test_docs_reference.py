@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -86,3 +87,12 @@ def test_every_error_can_be_looked_up() -> None:
     }
     builtin = {"MemoryError", "ValueError", "KeyError"}
     assert named - builtin <= known
+
+
+def test_what_one_installs_without_the_command_line_is_all_else() -> None:
+    """Typer and rich are what the page says that a program can do without."""
+    page = (DOCS / "reference/commands.md").read_text(encoding="utf-8")
+    (named,) = re.findall(r"^\$ pip install ([\w ]+)$", page, re.MULTILINE)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {re.split(r"\W", text)[0] for text in project["dependencies"]}
+    assert {*named.split(), "rich", "typer"} == needed
