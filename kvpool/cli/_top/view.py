@@ -43,13 +43,15 @@ NAMES = (
 """The metrics that are shown."""
 
 _WIDE = 100  # columns from which on two sections stand side by side
+_TALL = 34  # lines from which on there is an empty one between sections
+_TALL_WIDE = 20  # the same, if they stand side by side
 _SPARK = "▁▂▃▄▅▆▇█"
 _SPARK_ASCII = "_.-=+*#"
 _SPARKS = 16
 
 
 class View:
-    """Draws the metrics of a server, as wide as the console.
+    """Draws the metrics of a server, as wide as the console, without empty lines on a low screen.
 
     Parameters
     ----------
@@ -74,12 +76,15 @@ class View:
     ) -> Iterator[RenderableType]:
         """Yield the title and the sections."""
         self._ascii = options.ascii_only
+        is_wide = options.max_width >= _WIDE
+        is_low = options.height is not None and options.height < (_TALL_WIDE if is_wide else _TALL)
+        self._gap = "" if is_low else "\n"
         yield self._heading()
         if self._trouble:
             yield Text(self._trouble, "red")
         pool = Group(self._memory(), self._entries())
         work = Group(self._tokens(), *self._work())
-        if options.max_width >= _WIDE:
+        if is_wide:
             side_by_side = Table.grid(expand=True, padding=(0, 2))
             side_by_side.add_column(ratio=1)
             side_by_side.add_column(ratio=1)
@@ -107,7 +112,7 @@ class View:
             total=capacity or 1, completed=used, complete_style="cyan", finished_style="cyan"
         )
         return Group(
-            _headline("memory"),
+            self._headline("memory"),
             Padding(bar, (0, 0, 0, 2)),
             _figures(
                 f"{format_size(used)} of {format_size(capacity)}, {share:.0%}",
@@ -119,7 +124,7 @@ class View:
     def _entries(self) -> RenderableType:
         states = self._now.by(_ENTRIES, "state")
         forks, copied = self._now.total(_FORKS), self._now.total(_COPIED)
-        table = _table("evictions", "per s", "total")
+        table = self._table("evictions", "per s", "total")
         for reason, total in self._now.by(_EVICTIONS, "reason").items():
             if total:
                 rate = self._history.rate(_EVICTIONS, reason=reason)
@@ -127,7 +132,7 @@ class View:
         if not table.row_count:
             table.add_row("  not any", "", "")
         return Group(
-            _headline("entries"),
+            self._headline("entries"),
             _figures(*(f"{count:,.0f} {printable(state)}" for state, count in states.items())),
             _figures(f"{forks:,.0f} forks share pages", f"{copied:,.0f} had to be copied"),
             table,
@@ -137,7 +142,7 @@ class View:
 
     def _tokens(self) -> RenderableType:
         history, now = self._history, self._now
-        table = _table("tokens", "per s", "total", "")
+        table = self._table("tokens", "per s", "total", "")
         asked, reused = now.total(_ASKED), now.total(_REUSED)
         rates = {"asked": history.rates(_ASKED), "reused": history.rates(_REUSED)}
         computed = [a - b for a, b in zip(rates["asked"], rates["reused"], strict=True)]
@@ -172,38 +177,39 @@ class View:
         if _REQUESTS not in now:
             return
         active = now.by(_ACTIVE, "state") | {"preempted": now.total(_PREEMPTIONS)}
-        yield _headline("requests")
+        yield self._headline("requests")
         yield _figures(*_counts(active))
         yield _figures(*_counts(now.by(_REQUESTS, "outcome")))
-        table = _table("latency", "p50", "p95", "p99")
+        table = self._table("latency", "p50", "p95", "p99")
         for text, name in (("to the first token", _FIRST_TOKEN), ("between tokens", _BETWEEN)):
             parts = (self._history.quantile(name, part) for part in (0.5, 0.95, 0.99))
             table.add_row(f"  {text}", *map(_duration, parts))
         yield table
+
+    # -- parts of both ---------------------------------------------------------------------
+
+    def _headline(self, text: str) -> Text:
+        return Text(f"{self._gap}{text}", "bold")
+
+    def _table(self, name: str, *columns: str) -> Table:
+        """Return a table without lines, under a headline."""
+        table = Table(box=None, pad_edge=False, expand=True, header_style="bold")
+        table.add_column(f"{self._gap}{name}", ratio=2, no_wrap=True)
+        for column in columns:
+            if column:
+                head = f"{self._gap}{column}"
+                table.add_column(head, justify="right", ratio=1, no_wrap=True, header_style="")
+            else:
+                table.add_column("", min_width=_SPARKS, no_wrap=True)
+        return table
 
 
 def _counts(values: Mapping[str, float]) -> Iterator[str]:
     return (f"{count:,.0f} {printable(name)}" for name, count in values.items())
 
 
-def _headline(text: str) -> Text:
-    return Text(f"\n{text}", "bold")
-
-
 def _figures(*texts: str) -> Padding:
     return Padding(Text("   ".join(texts)), (0, 0, 0, 2))
-
-
-def _table(name: str, *columns: str) -> Table:
-    """Return a table without lines, under a headline."""
-    table = Table(box=None, pad_edge=False, expand=True, header_style="bold")
-    table.add_column(f"\n{name}", ratio=2, no_wrap=True)
-    for column in columns:
-        if column:
-            table.add_column(f"\n{column}", justify="right", ratio=1, no_wrap=True, header_style="")
-        else:
-            table.add_column("", min_width=_SPARKS, no_wrap=True)
-    return table
 
 
 def _number(value: float | None) -> str:

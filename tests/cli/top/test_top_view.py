@@ -189,3 +189,14 @@ def test_sections_stand_beside_each_other_on_a_wide_screen(width: int) -> None:
 
 def test_a_terminal_without_unicode_gets_none() -> None:
     assert drawn(history(POOL + ENGINE, LATER + ENGINE), encoding="ascii").isascii()
+
+
+@pytest.mark.parametrize(("width", "lines"), [(60, 24), (80, 24), (120, 24), (120, 15)])
+def test_a_low_screen_shows_all_figures(width: int, lines: int) -> None:
+    """A screen cuts what is below it."""
+    console = Console(width=width, height=lines, file=io.StringIO())
+    view = View(history(POOL + ENGINE, LATER + ENGINE), "http://host", "12:00:00")
+    screen = console.options.update(height=lines)
+    shown = ["".join(part.text for part in line) for line in console.render_lines(view, screen)]
+    assert len(shown) == lines
+    assert "between tokens" in "".join(shown)
