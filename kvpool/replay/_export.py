@@ -89,7 +89,7 @@ def to_arrow(reports: Iterable[ReplayReport | BlockReport]) -> Any:
     Returns
     -------
     pyarrow.Table
-        A column has the same type in every table, also if none of its figures has a value, so
+        A column has the same type in every table, also if its figures have no value, so
         that tables and files of several runs can be joined.
 
     Raises

@@ -87,7 +87,8 @@ def _watch(
             live.start()
         while True:
             clock = datetime.now().astimezone().strftime("%H:%M:%S")
-            live.update(View(history, title, clock, trouble), refresh=True)
+            view = View(history, title, clock, trouble, console.height)
+            live.update(view, refresh=True)
             time.sleep(interval)
             try:
                 history.add(_read(source))

@@ -62,14 +62,24 @@ class View:
         On the right of the title.
     trouble : str, optional
         Why the figures are old; shown in red.
+    lines : int, optional
+        Height of the screen. By default, as many lines as there are can be shown.
     """
 
-    def __init__(self, history: History, title: str, note: str = "", trouble: str = "") -> None:
+    def __init__(
+        self,
+        history: History,
+        title: str,
+        note: str = "",
+        trouble: str = "",
+        lines: int | None = None,
+    ) -> None:
         self._history = history
         self._now = history.now
         self._title = title
         self._note = note
         self._trouble = trouble
+        self._lines = lines
 
     def __rich_console__(
         self, _console: Console, options: ConsoleOptions
@@ -77,8 +87,8 @@ class View:
         """Yield the title and the sections."""
         self._ascii = options.ascii_only
         is_wide = options.max_width >= _WIDE
-        is_low = options.height is not None and options.height < (_TALL_WIDE if is_wide else _TALL)
-        self._gap = "" if is_low else "\n"
+        enough = _TALL_WIDE if is_wide else _TALL
+        self._gap = "" if self._lines is not None and self._lines < enough else "\n"
         yield self._heading()
         if self._trouble:
             yield Text(self._trouble, "red")
