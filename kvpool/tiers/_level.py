@@ -28,6 +28,7 @@ from kvpool.tiers._session import (
     encode_session,
     find_session,
     place_for,
+    remove_session,
     stored_sessions,
     write_session,
 )
@@ -464,6 +465,26 @@ class Level:
         if queued is not None:
             return queued
         return self.breaker.call(lambda tier: find_session(tier, name, self.codec), None)
+
+    def remove_session(self, name: bytes, deadline: float) -> bool:
+        """Forget a session, with what waits to be written of it; return whether it was there.
+
+        Parameters
+        ----------
+        name : bytes
+        deadline : float
+            A moment of `time.monotonic`, until which a record may still be in the middle of being
+            written.
+
+        Raises
+        ------
+        TierError
+            The tier cannot be written, or takes too long to.
+        """
+        was_queued = self._queue.drop_session(name)
+        if not self._queue.has_written(name, deadline):
+            raise TierError(f"the tier {self.name!r} is writing the session; try again later")
+        return remove_session(self.breaker, name) or was_queued
 
     def sessions(self) -> Iterator[StoredSession]:
         """Return an iterator of the newest record of each named session, in any order.

@@ -27,7 +27,7 @@ from kvpool.tiers._level import EvictionListener, Level, LevelStats
 from kvpool.tiers._load import Load, TierEvent, TokenSink
 from kvpool.tiers._options import flag_option
 from kvpool.tiers._registry import open_tier, split_url
-from kvpool.tiers._session import StoredSession, remove_session, session_name
+from kvpool.tiers._session import StoredSession, session_name
 from kvpool.tiers._write_queue import DEFAULT_QUEUE_BYTES
 
 __all__ = [
@@ -353,18 +353,21 @@ class TierStore(Closing, ForkAware):
         Raises
         ------
         TierError
-            A level does not answer, and may have it. The others have forgotten it.
+            A level does not answer, or is writing the session, and may have it. The others have
+            forgotten it.
 
         Notes
         -----
-        What is queued is written first, for two seconds at most, so that it does not come back.
+        What waits to be written of it is dropped. What is being written is waited for, for two
+        seconds at most; then the call raises, and the session may be there.
         """
+        self._check_process()
         self._check_open()
-        self.drain(_REMOVE_SECONDS)
+        deadline = time.monotonic() + _REMOVE_SECONDS
         had, failed = False, list[TierError]()
         for level in self._levels:
             try:
-                had |= remove_session(level.breaker, name)
+                had |= level.remove_session(name, deadline)
             except TierError as error:
                 failed.append(error)
         if failed:

@@ -79,6 +79,38 @@ class WriteQueue:
         records = [job for job in self._waiting() if isinstance(job, StoredSession)]
         return next((one for one in reversed(records) if one.name == name), None)
 
+    def drop_session(self, name: bytes) -> bool:
+        """Drop the records of a session that wait; return whether there were any."""
+        with self._lock:
+            dropped = [job for job in self._jobs if _is_record(job, name)]
+            nbytes = sum(job.nbytes for job in dropped)
+            kept = deque(job for job in self._jobs if not _is_record(job, name))
+            # No interrupt comes between the two.
+            self._jobs, self.nbytes = kept, self.nbytes - nbytes
+            self._changed.notify_all()
+            return bool(dropped)
+
+    def has_written(self, name: bytes, deadline: float) -> bool:
+        """Wait while a record of a session is being written; return False if it takes too long.
+
+        Parameters
+        ----------
+        name : bytes
+        deadline : float
+            A moment of `time.monotonic`.
+        """
+        while self._is_writing(name):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            with self._lock:
+                self._changed.wait(min(left, 0.1))
+        return True
+
+    def _is_writing(self, name: bytes) -> bool:
+        with self._lock:
+            return any(_is_record(job, name) for job in self._batch)
+
     def _waiting(self) -> list[Job | StoredSession]:
         if not self.nbytes:
             return []
@@ -188,3 +220,7 @@ class WriteQueue:
         self._batch = []
         self.nbytes = 0
         self._is_ending = True
+
+
+def _is_record(job: Job | StoredSession, name: bytes) -> bool:
+    return isinstance(job, StoredSession) and job.name == name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from kvpool.layout import KVLayout
 from kvpool.prefix import Identity, token_bytes
 from kvpool.tiers import (
     SESSION_PREFIX,
+    Item,
+    Level,
     StoredSession,
     TierStore,
     open_codec,
@@ -85,6 +88,51 @@ def test_the_last_record_is_found_also_by_another_process(url: str) -> None:
         assert (session.key, session.model_id, session.dtype) == (KEY, "model", "float16")
         assert session.tokens.tobytes() == tokens(200)
         assert not session.tokens.flags.writeable
+
+
+class HeldTier(MemoryTier):
+    """Waits for an event before it writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on, self.has_begun = threading.Event(), threading.Event()
+
+    def write(self, items: Sequence[Item], /) -> int:
+        self.has_begun.set()
+        assert self.go_on.wait(60)
+        return super().write(items)
+
+
+def test_a_session_that_waits_to_be_written_is_removed_at_once() -> None:
+    tier, other = HeldTier(), CacheKey("chat", "other")
+    with TierStore([Level(tier, budget=None)]) as store:
+        store.put_session(IDENTITY, other, tokens(9))
+        assert tier.has_begun.wait(60)
+        store.put_session(IDENTITY, KEY, tokens(5))
+        store.put_session(IDENTITY, KEY, tokens(6))
+        assert store.remove_session(session_name(IDENTITY, KEY))
+        assert not tier.go_on.is_set()
+        assert found(store) is None
+        tier.go_on.set()
+        assert store.drain(60) == 0
+        assert (found(store), found(store, key=other)) == (None, tokens(9))
+        assert store.stats().levels[0].queued_nbytes == 0
+
+
+def test_a_session_that_is_being_written_is_not_removed_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tier = HeldTier()
+    with TierStore([Level(tier, budget=None)]) as store:
+        store.put_session(IDENTITY, KEY, tokens(5))
+        assert tier.has_begun.wait(60)
+        with monkeypatch.context() as patch:
+            patch.setattr("kvpool.tiers._store._REMOVE_SECONDS", 0.05)
+            with pytest.raises(TierError, match="is writing the session; try again later"):
+                store.remove_session(session_name(IDENTITY, KEY))
+        tier.go_on.set()
+        assert store.remove_session(session_name(IDENTITY, KEY))
+        assert found(store) is None
 
 
 def test_a_note_is_kept_beside_the_tokens(url: str, codec: str) -> None:

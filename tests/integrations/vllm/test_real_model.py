@@ -101,7 +101,7 @@ def test_a_server_that_hangs_and_dies_changes_no_token(
             {"reset": True},
             *requests(2, 1, 0),
         ]
-        results = run(model, [{"tiers": [f"{server.url}?budget=0.5"]}], steps)
+        results = run(model, [{"tiers": [f"{server.url}?budget=10"]}], steps)
     order = [0, None, 0, 1, 0, 2, 1, 0]
     for number, result in zip(order, results, strict=True):
         if number is not None:
