@@ -126,6 +126,9 @@ class Standalone:
         """Make a fork that is standalone as well."""
         return entry.fork_for(session_id, self, PoolRoom(entry.pool))
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
 
 STANDALONE = Standalone()
 """The keeper of entries that are made without one."""

@@ -27,4 +27,7 @@ def check_key(key: object) -> None:
             pass  # the id is neither a str nor a whole number
         else:
             return
-    raise InvalidArgumentError(f"a key must be CacheKey(str, int or str), not {key!r}")
+    raise InvalidArgumentError(
+        f"a key must be a CacheKey of a str and an int or str, such as CacheKey('chat', 42), "
+        f"not {key!r}"
+    )

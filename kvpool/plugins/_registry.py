@@ -76,6 +76,9 @@ class PluginRegistry(ForkAware, Generic[T]):
     def _enter_child(self) -> None:
         self._lock = threading.RLock()
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.kind.group}>"
+
     def names(self) -> tuple[str, ...]:
         """Return the names of all plugins in any state, in alphabetical order."""
         return tuple(sorted(self._claims()))

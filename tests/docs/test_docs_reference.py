@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import inspect
 import pkgutil
 import re
 import tomllib
@@ -96,3 +99,26 @@ def test_what_one_installs_without_the_command_line_is_all_else() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     needed = {re.split(r"\W", text)[0] for text in project["dependencies"]}
     assert {*named.split(), "rich", "typer"} == needed
+
+
+def values_shown() -> Iterator[tuple[str, object]]:
+    """Yield the public constants, and the defaults of public calls, of what can be imported."""
+    for name in sorted({*public_modules(kvpool), *(one.__name__ for one in PACKAGES)}):
+        with contextlib.suppress(ImportError):  # an engine that is not installed
+            module = importlib.import_module(name)
+            for public in getattr(module, "__all__", ()):
+                value = getattr(module, public)
+                if not callable(value):
+                    yield f"{name}.{public}", value
+                    continue
+                with contextlib.suppress(TypeError, ValueError):  # a type without a signature
+                    for parameter in inspect.signature(value).parameters.values():
+                        if parameter.default is not parameter.empty:
+                            yield f"{name}.{public}({parameter.name})", parameter.default
+
+
+def test_no_value_of_the_reference_shows_an_internal_module() -> None:
+    shown = {where: repr(value) for where, value in values_shown()}
+    assert len(shown) > 100
+    internal = re.compile(r"<[^>]*(?: object at |\._)")
+    assert {where: text for where, text in shown.items() if internal.search(text)} == {}

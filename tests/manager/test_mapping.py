@@ -7,6 +7,7 @@ import pickle
 import threading
 from functools import partial
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,7 @@ from kvpool.errors import (
     EntryKindError,
     EntryNotFoundError,
     EntryRemovedError,
+    InvalidArgumentError,
     InvalidSizeError,
     InvalidTtlError,
     PoolClosedError,
@@ -330,3 +332,13 @@ def test_the_end_of_a_manager_ends_the_wait() -> None:
             await waiting
 
     asyncio.run(serve())
+
+
+def test_a_text_is_refused_as_a_key_with_an_example_of_one() -> None:
+    text: Any = "a/1"
+    example = r"such as CacheKey\('chat', 42\), not 'a/1'"
+    with (
+        KVCacheManager("1MiB", "numpy") as manager,
+        pytest.raises(InvalidArgumentError, match=example),
+    ):
+        manager.get_cache_entry(text)
