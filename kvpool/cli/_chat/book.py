@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -14,8 +15,9 @@ from kvpool.manager import KVCacheManager
 if TYPE_CHECKING:
     from kvpool.integrations.chat import ChatModel, Listener, Prompt
 
-__all__ = ["SessionBook"]
+__all__ = ["FIRST_NAME", "SessionBook"]
 
+FIRST_NAME = "main"
 LONGEST_NAME = 24
 
 
@@ -33,7 +35,8 @@ class SessionBook:
     keeper : SessionKeeper, optional
         Keeps each session in tiers after each answer.
     resumed : ChatSession, optional
-        The session to go on with. [default: a new one, "main"]
+        The session to go on with. [default: a new one, "main", or "main-2" and so
+        on if the tiers keep one of that name]
     clock : callable, default `time.monotonic`
         Returns seconds.
 
@@ -67,7 +70,9 @@ class SessionBook:
         self._keeper = keeper
         self._clock = clock
         self._sessions: dict[str, ChatSession] = {}
-        self.current = self._add("main") if resumed is None else self._use(resumed)
+        self.current = (
+            self._add(self._unkept(FIRST_NAME)) if resumed is None else self._use(resumed)
+        )
 
     def __iter__(self) -> Iterator[ChatSession]:
         return iter(self._sessions.values())
@@ -165,7 +170,7 @@ class SessionBook:
         del self._sessions[name]
         if dropped is self.current:
             others = sorted(self, key=lambda session: session.used_at)
-            self.current = others[-1] if others else self._add("main")
+            self.current = others[-1] if others else self._add(self._unkept(FIRST_NAME))
         return dropped
 
     def reset(self) -> ChatSession:
@@ -202,6 +207,9 @@ class SessionBook:
         Only tokens that no session in the pool holds are computed. If the model produces no token,
         the message is dropped; otherwise the message and the tokens so far are kept.
 
+        A session that has said nothing yet gets another name, if another chat has kept one of its
+        name in the tiers meanwhile.
+
         Parameters
         ----------
         text : str
@@ -219,6 +227,8 @@ class SessionBook:
             The pool has too little memory for the session.
         """
         session = self._use(self.current)
+        if not session.tokens:
+            self._claim_name(session)
         messages = [*session.messages, {"role": "user", "content": text}]
         prompt = self.model.prompt(messages, session.text, session.tokens)
         limit = self._answer_limit(prompt, max_new_tokens)
@@ -291,6 +301,23 @@ class SessionBook:
             raise ChatError(f"unknown session {name!r}; /sessions lists all")
         return self._sessions[name]
 
+    def _is_kept(self, name: str) -> bool:
+        """Return whether the tiers keep a session of this name, of an earlier or another chat."""
+        return self._keeper is not None and self._keeper.has(name)
+
+    def _unkept(self, name: str) -> str:
+        """Return a name that no session has, in the chat or in the tiers."""
+        names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+        return next(one for one in names if one not in self._sessions and not self._is_kept(one))
+
+    def _claim_name(self, session: ChatSession) -> None:
+        """Rename a session if its first answer would take the place of another chat's session."""
+        if self._is_kept(session.name):
+            name = self._unkept(session.name)
+            del self._sessions[session.name]
+            session.name = name
+            self._sessions[name] = session
+
     def _free_name(self, name: str) -> str:
         if name in self._sessions:
             raise ChatError(f"session {name!r} already exists; use /switch {name}")
@@ -298,6 +325,11 @@ class SessionBook:
         if not is_word or not 1 <= len(name) <= LONGEST_NAME:
             raise ChatError(
                 f"invalid name {name!r}; use 1 to {LONGEST_NAME} printable characters, not spaces"
+            )
+        if self._is_kept(name):
+            raise ChatError(
+                f"the tiers keep session {name!r} of another chat; use another name, or go on with "
+                f"it in a chat with --resume {name}"
             )
         return name
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kvpool.cli._chat.book import SessionBook
+from kvpool.cli._chat.book import FIRST_NAME, SessionBook
 from kvpool.cli._chat.conversation import Conversation
 from kvpool.cli._chat.keeping import SessionKeeper
 from kvpool.cli._chat.resume_option import ResumeOption
@@ -113,6 +113,11 @@ def chat(
         screen.remark(_greeting(book))
         if resumed is not None:
             show_resumed(book, screen)
+        elif (name := book.current.name) != FIRST_NAME:
+            screen.note(
+                f"the tiers keep {FIRST_NAME} of an earlier chat, which --resume {FIRST_NAME} goes "
+                f"on with: this session is {name}"
+            )
         talk = Conversation(book, screen, max_new_tokens)
         talk.run(prompts.Prompt(book, history).read_line if prompts else _line_of_stdin)
     if talk.interrupted:

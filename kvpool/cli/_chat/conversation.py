@@ -80,6 +80,7 @@ class Conversation:
     def _send(self, text: str) -> None:
         """Send a message to the model, and show the answer while it is generated."""
         session = self._book.current
+        name = session.name
         if session.tokens and session.entry is None:
             holders = "no other session holds"
             if self._book.loaded_tokens is not None:
@@ -94,6 +95,8 @@ class Conversation:
                 turn = self._book.ask(text, self._max_new_tokens, answer)
             finally:
                 answer.end()
+                if session.name != name:
+                    self._screen.note(f"another chat keeps {name}: this session is {session.name}")
         self._screen.remark(_footnote(turn, answer.rate))
         if interrupts.pressed and not self._screen.interactive:
             raise KeyboardInterrupt

@@ -60,6 +60,10 @@ class SessionKeeper:
             self._identity, session.key, token_bytes(session.tokens), msgspec.json.encode(note)
         )
 
+    def has(self, name: str) -> bool:
+        """Return whether a tier that answers keeps a session of this name, of the same model."""
+        return self._store.find_session(self._identity, CacheKey(NAMESPACE, name)) is not None
+
     def forget(self, session: ChatSession) -> None:
         """Remove the name of a session; its keys and values stay until they are evicted.
 
@@ -70,12 +74,11 @@ class SessionKeeper:
         """
         if not session.tokens:
             return
-        key = session.key
         try:
-            self._store.remove_session(self._name(key, token_bytes(session.tokens)))
+            self._store.remove_session(self._name(session.key, token_bytes(session.tokens)))
         except TierError as error:
             raise self._still_kept(session, str(error)) from error
-        if self._store.find_session(self._identity, key) is not None:
+        if self.has(session.name):
             raise self._still_kept(session, "it still waits to be written")
 
     def _still_kept(self, session: ChatSession, why: str) -> TierError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Self
@@ -117,6 +118,48 @@ def test_an_evicted_session_comes_back_from_the_tier(chatting: Any, url: str) ->
         assert book.remedy == "loaded or computed again"
         turn = book.ask("more", NINE, chatting.Heard())
         assert (turn.reused_tokens, turn.loaded_tokens) == (held, held)
+
+
+def test_a_new_chat_leaves_the_sessions_of_earlier_ones(chatting: Any, url: str) -> None:
+    model = chatting.tiny()
+    kept = []
+    for name in ("main", "main-2", "main-3"):
+        with life(model, url) as book:
+            assert book.current.name == name
+            book.ask(f"hello from {name}", NINE, chatting.Heard())
+            kept.append(state(book.current))
+            before = book.names()
+            for make in (book.new, book.fork):
+                if len(kept) > 1:
+                    with pytest.raises(ChatError, match="keep session 'main' of another chat"):
+                        make("main")
+            assert book.names() == before
+    for one in kept:
+        with life(model, url, str(one[0])) as book:
+            assert state(book.current) == one
+
+
+def test_of_two_chats_at_once_none_takes_the_place_of_the_other(chatting: Any, url: str) -> None:
+    model = chatting.tiny()
+    store = ChatStore([open_level(url)])
+    books = []
+    for _ in range(2):
+        manager = KVCacheManager("64MiB", tiers=store, receipts=False)
+        keeper = SessionKeeper(store, model.identity(manager), model.name)
+        books.append(SessionBook(manager, model, keeper=keeper))
+    assert [book.current.name for book in books] == ["main", "main"]
+    for number, book in enumerate(books):
+        book.ask(f"hello from {number}", NINE, chatting.Heard())
+        book.ask("more", NINE, chatting.Heard())
+    assert [book.names() for book in books] == [["main"], ["main-2"]]
+    kept = [state(book.current) for book in books]
+    for book in books:
+        book.manager.close()
+    assert store.drain(60) == 0
+    store.close()
+    for one in kept:
+        with life(model, url, str(one[0])) as book:
+            assert state(book.current) == one
 
 
 def test_every_session_is_kept_until_it_is_deleted(chatting: Any, url: str) -> None:
@@ -248,11 +291,48 @@ def test_a_later_command_answers_as_an_earlier_one_would(url: str) -> None:
     assert told.startswith("resumed main: 2 messages, ")
     loaded = next(line for line in table if "tokens loaded" in line)
     assert loaded.split()[2:] == [told.split()[-1], "from", "tiers"]
+    other = chat("--tier", url, lines="hello\n")
+    assert (other.returncode, other.stdout) == (0, first.stdout)
+    assert other.stderr == (
+        "the tiers keep main of an earlier chat, which --resume main goes on with: this session is "
+        "main-2\n"
+    )
     nobody = chat("--tier", url, "--resume", "nobody")
     assert (nobody.returncode, nobody.stdout) == (2, "")
     assert nobody.stderr == (
-        "kvpool: the tiers have no session 'nobody' to resume; they have main\n"
+        "kvpool: the tiers have no session 'nobody' to resume; they have main-2, main\n"
     )
+
+
+def test_a_chat_that_is_killed_in_an_answer_is_resumed_before_it(url: str) -> None:
+    command = [KVPOOL, "chat", "--tiny", "--seed", "1", "--max-new-tokens", "3000", "--tier", url]
+    with subprocess.Popen(
+        command, env=environment(OMP_NUM_THREADS="1"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(b"/new first\n")
+        process.stdin.flush()
+        for text in (b"hello\n", b"more\n"):
+            process.stdin.write(text)
+            process.stdin.flush()
+            answer = process.stdout.read(1)
+            assert answer
+            if text == b"hello\n":
+                process.stdout.readline()
+                wait_until_kept(url)
+        process.kill()
+    again = chat("--tier", url, "--resume", lines="go on\n")
+    assert (again.returncode, again.stderr.startswith("resumed first: 2 messages")) == (0, True)
+
+
+def wait_until_kept(url: str) -> None:
+    """Wait until a tier that another process has open keeps a session."""
+    until = time.monotonic() + 120
+    with TierStore([f"{url}&readonly=yes"]) as store:
+        while not store.sessions():
+            assert time.monotonic() < until
+            time.sleep(0.05)
 
 
 def test_resuming_needs_a_tier() -> None:
