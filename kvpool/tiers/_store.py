@@ -133,7 +133,8 @@ class TierStore(Closing, ForkAware):
     chunk_tokens : int, default 64
         Tokens of a chunk. Chunks of another size are not found.
     load_budget : float, default 5.0
-        Seconds that one load may take. What is loaded by then is used.
+        Seconds after which a load makes no further call of a tier. What is loaded by then is used.
+        A call that is under way at that moment may take its own budget; see `Breaker`.
     queue_bytes : int, default 256 MiB
         For each level: bytes of keys and values that may wait to be written. Further chunks are
         dropped.

@@ -79,7 +79,7 @@ class ObjectTier(RemoteTier):
     def read(self, keys: Sequence[bytes], /) -> Iterator[Sequence[memoryview | None]]:
         """Return the values of some keys, for a ``with`` block; see `Tier.read`."""
         check_keys(keys)
-        yield self._each("read", self._get, keys)
+        yield self._each("read", self._get, self._paths_of(keys))
 
     def write(self, items: Sequence[Item], /) -> int:
         """Store values, and return how many of them are there now; see `Tier.write`."""
@@ -87,19 +87,21 @@ class ObjectTier(RemoteTier):
         checked = check_items(items)
         for key, parts, _ in checked:
             first.setdefault(key, parts)
-        self._each("store", self._put, list(first.items()))
+        paths = self._paths_of(list(first))
+        self._each("store", self._put, list(zip(paths, first.values(), strict=True)))
         return len(checked)
 
     def contains(self, keys: Sequence[bytes], /) -> int:
         """Return how many values are there, from the first key on; see `Tier.contains`."""
         check_keys(keys)
-        found = self._each("look for", self._is_there, keys)
+        found = self._each("look for", self._is_there, self._paths_of(keys))
         return next((at for at, there in enumerate(found) if not there), len(keys))
 
     def remove(self, keys: Sequence[bytes], /) -> int:
         """Remove values; return how many of them were there."""
         check_keys(keys)
-        return sum(self._each("remove", self._delete, list(dict.fromkeys(keys))))
+        paths = self._paths_of(list(dict.fromkeys(keys)))
+        return sum(self._each("remove", self._delete, paths))
 
     def keys(self, prefix: bytes = b"", /) -> Iterator[bytes]:
         """Yield the keys that begin with some bytes; see `Tier.keys`."""
@@ -116,15 +118,14 @@ class ObjectTier(RemoteTier):
 
     # -- requests ------------------------------------------------------------------------
 
-    def _get(self, key: bytes) -> memoryview | None:
+    def _get(self, path: str) -> memoryview | None:
         try:
-            return memoryview(obstore.get(self._store, self._path_of(key)).bytes())
+            return memoryview(obstore.get(self._store, path).bytes())
         except FileNotFoundError:
             return None
 
-    def _put(self, item: tuple[bytes, list[memoryview]]) -> None:
-        key, parts = item
-        path = self._path_of(key)
+    def _put(self, item: tuple[str, list[memoryview]]) -> None:
+        path, parts = item
         value = parts[0] if len(parts) == 1 else b"".join(parts)
         if self._creates:
             try:
@@ -135,50 +136,66 @@ class ObjectTier(RemoteTier):
                 self._creates = False
             else:
                 return
-        if not self._is_there(key):
+        if not self._is_there(path):
             obstore.put(self._store, path, value, use_multipart=False)
 
-    def _is_there(self, key: bytes) -> bool:
+    def _is_there(self, path: str) -> bool:
         try:
-            obstore.head(self._store, self._path_of(key))
+            obstore.head(self._store, path)
         except FileNotFoundError:
             return False
         return True
 
-    def _delete(self, key: bytes) -> bool:
-        if not self._is_there(key):
+    def _delete(self, path: str) -> bool:
+        if not self._is_there(path):
             return False
         try:
-            obstore.delete(self._store, self._path_of(key))
+            obstore.delete(self._store, path)
         except FileNotFoundError:  # another process was faster
             return False
         return True
 
-    def _path_of(self, key: bytes) -> str:
-        """Return the path of the object of a key.
+    def _paths_of(self, keys: Sequence[bytes]) -> list[str]:
+        """Return the paths of the objects of some keys.
+
+        All of them are looked at in the thread of the caller, and each directory once: threads that
+        make a request each would wait for one another at every look.
 
         Raises
         ------
-        OSError
-            A symbolic link stands where the file or a directory of it would.
+        TierError
+            A symbolic link stands where a file or a directory of it would.
         """
-        if (link := self._link_to(key)) is not None:
-            raise OSError(f"{link} is a symbolic link")
-        return object_path(key)
+        paths, seen = [object_path(key) for key in keys], set[str]()
+        for path in paths:
+            if (link := self._link_to(path, seen)) is not None:
+                raise TierError(f"the tier {self._name!r} is not used: {link} is a symbolic link")
+        return paths
 
-    def _link_to(self, key: bytes) -> Path | None:
-        """Return the symbolic link that leads to the file of a key, if there is one."""
+    def _link_to(self, path: str, seen: set[str]) -> Path | None:
+        """Return the symbolic link that leads to a file, if there is one.
+
+        Parameters
+        ----------
+        path : str
+            From `object_path`.
+        seen : set of str
+            Places that are not links. Those that are looked at are added.
+        """
         if self._folder is None:
             return None
-        path = str(self._folder)  # text, because a `Path` for each place costs more than the look
-        for part in ("", *object_path(key).split("/")):
-            path = f"{path}/{part}" if part else path
+        place = str(self._folder)  # text, because a `Path` for each place costs more than the look
+        for part in ("", *path.split("/")):
+            place = f"{place}/{part}" if part else place
+            if place in seen:
+                continue
             try:
-                is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+                is_link = stat.S_ISLNK(os.lstat(place).st_mode)
             except (FileNotFoundError, NotADirectoryError):
                 return None  # and so nothing behind it is there
             if is_link:
-                return Path(path)
+                return Path(place)
+            seen.add(place)
         return None
 
     def _list(self, prefix: bytes) -> Iterator[bytes]:
@@ -186,7 +203,7 @@ class ObjectTier(RemoteTier):
         if len(prefix) == 2:  # the namespace of a chunk or of a session
             folder = prefix.hex()
             with self._asking("list keys"):
-                is_key = self._is_there(prefix)
+                is_key = self._is_there(*self._paths_of([prefix]))
             if is_key:
                 yield prefix
         elif len(prefix) > 2:
@@ -197,9 +214,12 @@ class ObjectTier(RemoteTier):
                 page = next(iter(pages), None)
             if page is None:
                 return
+            seen = set[str]()
             for found in page:
-                key = _key_of(found["path"])
-                if key is not None and key.startswith(prefix) and self._link_to(key) is None:
+                path, key = found["path"], _key_of(found["path"])
+                if key is None or not key.startswith(prefix):
+                    continue
+                if self._link_to(path, seen) is None:
                     yield key
 
     def _each(self, what: str, act: Callable[[_In], _Out], arguments: Sequence[_In]) -> list[_Out]:
