@@ -307,6 +307,7 @@ WITHOUT_A_THREAD = """
 """
 
 
+@pytest.mark.usefixtures("lab")
 @pytest.mark.parametrize(
     ("program", "said"),
     [
