@@ -85,6 +85,7 @@ def test_a_line_is_as_long_as_the_terminal_lets_it_be(names: tuple[str, ...], co
             assert len(line) + 1 + len(after.split()[0]) > columns - 4
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("columns", [50, 60, 79, 80, 120])
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
 def test_nothing_is_cut(names: tuple[str, ...], columns: int) -> None:

@@ -32,7 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 
 # Where a call ends that had opened a file, nobody closes the file but the interpreter.
-pytestmark = [pytest.mark.filterwarnings("ignore::ResourceWarning"), pytest.mark.no_cover]
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
 
 
 @cache
