@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from kvpool._checks import byte_count, whole_number
 from kvpool._closing import Closing
+from kvpool._process import current
 from kvpool.errors import InvalidArgumentError
 
 __all__ = ["Done", "Jobs"]
@@ -55,7 +56,9 @@ class Jobs(Closing):
     -----
     *Errors.* A job that raises is logged, and ends without a result.
 
-    *Threads.* Any method may be called from any thread.
+    *Threads.* Any method may be called from any thread. *Processes.* A child of `os.fork` has no
+    thread that would run a job: there a load ends at once, without a result, a store is refused,
+    and `close` does nothing.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Jobs(Closing):
         self._loads = ThreadPoolExecutor(count, f"{name} loads")
         self._stores = ThreadPoolExecutor(1, f"{name} stores")
         self._on_done = on_done
+        self._pid = current.pid
         self._done: deque[Done] = deque()
         self._lock = threading.Lock()  # guards what follows
         self._running: set[Future[None]] = set()
@@ -88,10 +92,15 @@ class Jobs(Closing):
 
     def load(self, job: Hashable, run: Callable[[], Any]) -> None:
         """Have a load run; after `close` it ends at once, without a result."""
-        self._submit(self._loads, job, run, 0)
+        if self._pid == current.pid:
+            self._submit(self._loads, job, run, 0)
+        else:  # whose locks other threads may have held
+            self._end(Done(job, None, 0.0))
 
     def store(self, job: Hashable, run: Callable[[], Any], nbytes: int) -> bool:
         """Have a store run; return False if it is refused: then it will not be among `finished`."""
+        if self._pid != current.pid:
+            return False
         with self._lock:
             if self._is_closed or self._backlog + nbytes > self._backlog_bytes:
                 return False
@@ -137,6 +146,8 @@ class Jobs(Closing):
 
     def drain(self, timeout: float | None = None) -> bool:
         """Wait until no job runs; return whether that came true in time."""
+        if self._pid != current.pid:
+            return not self._running
         with self._lock:
             running = list(self._running)
         wait(running, timeout)
@@ -144,6 +155,8 @@ class Jobs(Closing):
 
     def close(self) -> None:
         """Wait for the jobs that run. Those that wait never begin, and end without a result."""
+        if self._pid != current.pid:
+            return
         with self._lock:
             self._is_closed = True
         self._loads.shutdown(cancel_futures=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from kvpool.errors import InvalidArgumentError, InvalidOptionError, InvalidSizeError, PluginError
 from kvpool.integrations._blocks.jobs import Done, Jobs
 from kvpool.integrations._blocks.options import BlockOptions
+from tests.support.forked import Child
 
 
 @pytest.fixture
@@ -81,6 +83,28 @@ def test_a_load_does_not_wait_for_stores(jobs: Jobs) -> None:
     assert woken.wait(60)
     assert not jobs.drain(0.01)
     gate.go_on.set()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no os.fork here")
+def test_in_a_child_of_a_fork_every_job_ends_at_once() -> None:
+    """An engine there would wait for ever: the threads are those of the parent."""
+    gate, ended = Gate(), list[str]()
+    with Jobs(1, 100, on_done=lambda: ended.append("done")) as jobs:
+        jobs.load(1, gate)
+        assert gate.began.wait(60)
+
+        def act(say: Callable[[str], None]) -> None:
+            jobs.load(2, lambda: "loaded")
+            say(f"{jobs.finished()} {ended} {jobs.store(3, lambda: 'kept', 1)} {jobs.drain()}")
+            jobs.close()
+            say("closed")
+
+        with Child(act) as child:
+            assert child.line() == f"{[Done(2, None, 0.0)]} ['done'] False False"
+            assert child.line() == "closed"
+        gate.go_on.set()
+        assert jobs.drain(60)
+        assert outcomes(jobs.finished()) == {1: "done"}
 
 
 def test_jobs_that_wait_at_the_end_never_begin() -> None:
