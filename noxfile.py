@@ -63,13 +63,16 @@ BORROWED_PYTEST = ("python", "-P", "-m", "pytest")
 TOOLS = ("tests/gates", "tests/stack")
 
 # What these check is the same on every interpreter: the pages, the suite of benchmarks, what the
-# wheel holds, and that no byte of a ledger can change unseen, of which hashes decide. They run in
-# `test`; `lint` checks their code for the oldest Python.
+# wheel holds, how many hits simulated pools have, and that no byte of a ledger can change unseen,
+# of which hashes decide. They run in `test`; `lint` checks their code for the oldest Python.
 SAME_EVERYWHERE = (
     "tests/benchmarks",
     "tests/docs",
+    "tests/eviction/test_hit_ratios.py",
     "tests/ledger/test_verify_tampering.py",
     "tests/packaging",
+    "tests/sizing/test_measuring.py",
+    "tests/sizing/test_simulation.py",
 )
 
 # The choice of a backend is a test's own; the profile makes hypothesis repeat itself. Bytecode is
@@ -197,8 +200,8 @@ def min_python(session: nox.Session) -> None:
 
     An old dependency that warns is not excused: its lower bound rises. The tests of many
     threads for several seconds are left to `test`, and so are those of the project's own tools,
-    and of its pages, benchmarks, wheel and changed ledgers, which depend on no interpreter; `lint`
-    checks their code for the oldest Python.
+    and of its pages, benchmarks, wheel, simulations and changed ledgers, which depend on no
+    interpreter; `lint` checks their code for the oldest Python.
     """
     steps.require(session, OLDEST)
     elsewhere = () if session.posargs else [f"--ignore={room}" for room in SAME_EVERYWHERE]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
@@ -58,9 +59,14 @@ def imports(file: Path, *, typing: bool = False) -> list[str]:
     typing : bool, default: False
         Whether imports under ``if TYPE_CHECKING:`` count.
     """
+    return [*_imports_of(file.read_text(encoding="utf-8"), typing)]
+
+
+@functools.cache
+def _imports_of(source: str, typing: bool, /) -> tuple[str, ...]:
     visitor = _Imports(typing=typing)
-    visitor.visit(ast.parse(file.read_text(encoding="utf-8")))
-    return visitor.names
+    visitor.visit(ast.parse(source))
+    return tuple(visitor.names)
 
 
 def files(sources: Path = SOURCES) -> dict[str, list[Path]]:

@@ -18,7 +18,7 @@ from tests.support.observer import Witness, check_account
 from tests.support.serving import CONTEXTS, LAYOUT, Held, Server, ticks
 from tests.support.workers import run_all
 
-THREADS, STEPS = 4, 1200
+THREADS, STEPS = 4, 500
 CAPACITY = 12 * LAYOUT.geometry(CONTEXTS[-1]).nbytes
 
 
@@ -26,13 +26,13 @@ CAPACITY = 12 * LAYOUT.geometry(CONTEXTS[-1]).nbytes
 @pytest.mark.usefixtures("frequent_switches")
 def test_threads_serve_and_the_ledger_accounts_for_every_byte(backend: str, tmp_path: Path) -> None:
     ledger, memory = tmp_path / "pool.jsonl", MemorySink()
-    sink = LedgerSink(ledger, key=PRIVATE, checkpoint_every=100, rotate_at=200_000)
+    sink = LedgerSink(ledger, key=PRIVATE, checkpoint_every=100, rotate_at=80_000)
     witness, held = Witness(), Held()
     with KVCacheManager(
         *(CAPACITY, backend, LAYOUT),
         clock=ticks(),
         receipts=[sink, memory],
-        snapshot_interval=500,
+        snapshot_interval=200,
         elastic=False,
     ) as manager:
         done = run_all([Server(manager, witness, n, STEPS, held) for n in range(THREADS)])

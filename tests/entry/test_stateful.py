@@ -26,5 +26,5 @@ CASES: list[tuple[str, bool, Packing]] = [
 def test_any_sequence_of_calls(backend: str, elastic: bool, packing: Packing) -> None:
     run_state_machine_as_test(
         machine(backend, elastic, packing),
-        settings=settings(max_examples=40, stateful_step_count=STEPS),
+        settings=settings(max_examples=20, stateful_step_count=STEPS),
     )

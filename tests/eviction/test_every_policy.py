@@ -136,4 +136,4 @@ class PolicyMachine(RuleBasedStateMachine):
 @pytest.mark.parametrize("policy", registry.kind.builtins)
 def test_random_calls(policy: str) -> None:
     machine = type(f"{policy}Machine", (PolicyMachine,), {"name": policy})
-    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=40))
+    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=40))

@@ -316,9 +316,9 @@ def test_a_shortage_leaves_all_as_it_was(manager: KVCacheManager) -> None:
 
 
 @pytest.mark.no_cover
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, 1, 5])  # a chunk has 16, 1 and 50 tokens
 def test_random_sessions_read_what_was_computed(backend: str, seed: int) -> None:
-    """Every token that is reused has the keys of its own history: 300 steps with eviction."""
+    """Every token that is reused has the keys of its own history: 150 steps with eviction."""
     draws, clock = random.Random(seed), Clock()
     with KVCacheManager(
         1 << 20,
@@ -330,7 +330,7 @@ def test_random_sessions_read_what_was_computed(backend: str, seed: int) -> None
     ) as manager:
         spoken: list[list[int]] = [[]]
         opened: list[tuple[KVCacheEntry, list[int]]] = []
-        for _ in range(300):
+        for _ in range(150):
             clock.now += 1
             tokens = list(draws.choice(spoken))
             del tokens[draws.randrange(len(tokens) + 1) if draws.random() < 0.3 else len(tokens) :]

@@ -25,4 +25,4 @@ class OnCtypes(ManagerMachine):
 
 def test_any_sequence_of_calls(backend: str) -> None:
     (machine,) = (one for one in (OnNumpy, OnMmap, OnCtypes) if one.backend == backend)
-    run_state_machine_as_test(machine, settings=settings(max_examples=120, stateful_step_count=50))
+    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=50))

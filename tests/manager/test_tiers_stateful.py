@@ -26,6 +26,6 @@ def test_any_sequence_of_sessions_evictions_and_faults(machine: type[TierMachine
     if machine is Elastic and sys.platform != "linux":
         pytest.skip("elastic arenas are for Linux")
     before = TierMachine.loaded, TierMachine.stored
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=40))
+    run_state_machine_as_test(machine, settings=settings(max_examples=60, stateful_step_count=40))
     assert TierMachine.loaded > before[0]
     assert TierMachine.stored > before[1]

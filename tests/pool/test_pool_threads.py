@@ -97,7 +97,7 @@ def test_eight_threads_never_see_each_others_bytes(backend: str) -> None:
 
         def work(number: int) -> None:
             worker = Worker(pool, number)
-            for _ in range(10_000):
+            for _ in range(4_000):
                 worker.step()
             worker.finish()
 
