@@ -55,9 +55,7 @@ manager.close()
 def run(path: Path, body: str) -> None:
     """Write a ledger in a new process, whose child does something; the ledger has to verify."""
     command = [sys.executable, "-W", "error", "-c", BEGIN + body, str(path)]
-    done = subprocess.run(
-        command, env=unmeasured(), capture_output=True, text=True, timeout=60, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     report = verify(path)
     assert report.findings == []
