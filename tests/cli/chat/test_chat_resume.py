@@ -384,7 +384,7 @@ def test_an_answer_that_ctrl_c_stopped_is_resumed(url: str) -> None:
 @pytest.mark.integration
 def test_ctrl_c_in_the_middle_of_a_load_ends_the_chat(tmp_path: Path) -> None:
     with FaultyServer(tmp_path, "slow") as server:
-        url = f"{server.url}?budget=30"
+        url = f"{server.url}?budget=30&timeout=60"
         assert chat("--tier", url, lines="hello " * 100).returncode == 0
         server.begin()
         with Terminal("chat", *TINY, "--tier", url, "--resume", interrupted=True) as terminal:
