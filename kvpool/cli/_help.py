@@ -43,11 +43,7 @@ class Command(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help as tables, or as plain text if the terminal is too narrow for them."""
-        if _is_narrow(formatter):
-            self.format_usage(ctx, formatter)
-            self.format_help_text(ctx, formatter)
-            self.format_options(ctx, formatter)
-        else:
+        if not _wrote_plain_text(self, ctx, formatter):
             super().format_help(ctx, formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -64,11 +60,7 @@ class Group(TyperGroup):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help as tables, or as plain text if the terminal is too narrow for them."""
-        if _is_narrow(formatter):
-            self.format_usage(ctx, formatter)
-            self.format_help_text(ctx, formatter)
-            self.format_options(ctx, formatter)
-        else:
+        if not _wrote_plain_text(self, ctx, formatter):
             super().format_help(ctx, formatter)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -81,11 +73,16 @@ class Group(TyperGroup):
         return _with_first_sentences(super().shell_complete(ctx, incomplete))
 
 
-def _is_narrow(formatter: Any) -> bool:
-    """Return whether tables would be cut. Plain text is then as wide as they would have been."""
+def _wrote_plain_text(command: Any, ctx: Any, formatter: Any) -> bool:
+    """Write the help as plain text in a narrow terminal; return whether it is one."""
     columns = Console().width
-    formatter.width = columns - 2
-    return columns < _COLUMNS
+    if columns >= _COLUMNS:
+        return False
+    formatter.width = columns - 2  # as wide as tables would be
+    command.format_usage(ctx, formatter)
+    command.format_help_text(ctx, formatter)
+    command.format_options(ctx, formatter)
+    return True
 
 
 def _write_options(params: Iterable[Any], ctx: Any, formatter: Any) -> None:

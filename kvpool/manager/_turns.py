@@ -83,7 +83,7 @@ class Turns(ForkAware):
         self.lock = threading.Lock()  # guards the sessions and what follows
         self.is_closed = False
         # Most managers have none of what `_begin_all` does.
-        self._has_more = bool(notes is not None or events is not None or next_snapshot < math.inf)
+        self._has_more = notes is not None or events is not None or next_snapshot < math.inf
         self._owner = current.pid
         watch_forks(weakref.ref(self, forget_forks))
 

@@ -77,15 +77,10 @@ class SessionKeeper:
         try:
             self._store.remove_session(self._name(session.key, token_bytes(session.tokens)))
         except TierError as error:
-            raise self._still_kept(session, str(error)) from error
-        if self.has(session.name):
-            raise self._still_kept(session, "it still waits to be written")
-
-    def _still_kept(self, session: ChatSession, why: str) -> TierError:
-        return TierError(
-            f"the tiers may keep session {session.name!r}: {why}; try again later, or leave the "
-            "session as it is"
-        )
+            raise TierError(
+                f"the tiers may keep session {session.name!r}: {error}; try again later, or leave "
+                "the session as it is"
+            ) from error
 
     def find(self, name: str) -> ChatSession:
         """Return a session as it was kept.

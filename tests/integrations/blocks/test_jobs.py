@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 from kvpool.errors import InvalidArgumentError, InvalidOptionError, InvalidSizeError, PluginError
 from kvpool.integrations._blocks.jobs import Done, Jobs
 from kvpool.integrations._blocks.options import BlockOptions
+from tests.support.children import needs_fork
 from tests.support.forked import Child
 
 
@@ -85,7 +85,7 @@ def test_a_load_does_not_wait_for_stores(jobs: Jobs) -> None:
     gate.go_on.set()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no os.fork here")
+@needs_fork
 def test_in_a_child_of_a_fork_every_job_ends_at_once() -> None:
     """An engine there would wait for ever: the threads are those of the parent."""
     gate, ended = Gate(), list[str]()
