@@ -85,6 +85,9 @@ TEST_ENVIRONMENT = {
 }
 
 
+# A test with a real model in vLLM takes two minutes on two cores; a slow machine may need ten.
+PATIENT = ("-o", "faulthandler_timeout=1200")
+
 # Two processes of tests with torch compute more than one that has all processors for itself.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"} if steps.PARALLEL else {}
 
@@ -320,11 +323,11 @@ def engine_vllm(session: nox.Session) -> None:
     required = "vllm,redis,model" if steps.install_model(session) else "vllm,redis"
     environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": required, "VLLM_LOGGING_LEVEL": "WARNING"}
     folder = "tests/integrations/vllm"
-    measured = [*COVERAGE, f"--cov-config={folder}/coverage.toml"]
+    measured = [*PATIENT, *COVERAGE, f"--cov-config={folder}/coverage.toml"]
     session.run("pytest", folder, *(session.posargs or measured), env=environment)
     if not session.posargs:
         more = ["tests/integrations/test_vllm_plugin.py", "tests/benchmarks/test_vllm.py"]
-        session.run("pytest", *more, env=environment)
+        session.run("pytest", *PATIENT, *more, env=environment)
 
 
 @nox.session(python=OLDEST.for_nox, venv_backend="venv")
@@ -346,7 +349,7 @@ def engine_lmcache(session: nox.Session) -> None:
     required = "lmcache,redis,model" if steps.install_model(session) else "lmcache,redis"
     environment = TEST_ENVIRONMENT | {"KVPOOL_REQUIRE": required, "VLLM_LOGGING_LEVEL": "WARNING"}
     folder = "tests/integrations/lmcache"
-    measured = [*COVERAGE, f"--cov-config={folder}/coverage.toml"]
+    measured = [*PATIENT, *COVERAGE, f"--cov-config={folder}/coverage.toml"]
     session.run(*BORROWED_PYTEST, folder, *(session.posargs or measured), env=environment)
 
 

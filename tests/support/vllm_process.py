@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -14,6 +16,7 @@ __all__ = ["BLOCK", "CHUNK_BYTES", "NEXT", "prompt", "run", "run_with"]
 
 PROGRAM: Final = Path(__file__).with_name("vllm_run.py")
 MARK: Final = "RESULT OF THE RUN: "
+_PATIENCE: Final = 600  # seconds, only so that a process that stands still has an end
 BLOCK: Final = 128
 """Tokens of a block: vLLM's own on a CPU."""
 CHUNK_BYTES: Final = 2 * 30 * 3 * 64 * 4 * BLOCK
@@ -83,21 +86,33 @@ def run_with(
     task = {"model": str(model), "options": options, "connector": connector, "steps": list(steps)}
     environment = os.environ | {
         "HF_HUB_OFFLINE": "1",
+        "PYTHONFAULTHANDLER": "1",
         "VLLM_CPU_KVCACHE_SPACE": "1",
         "VLLM_NO_USAGE_STATS": "1",
     }
-    ended = subprocess.run(
+    # A group of their own, because vLLM starts processes that would outlive it.
+    process = subprocess.Popen(
         [sys.executable, str(PROGRAM)],
-        input=json.dumps(task),
         env=environment,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
+        start_new_session=True,
     )
-    told = ended.stdout + ended.stderr
-    assert ended.returncode == 0, told
+    try:
+        output, errors = process.communicate(json.dumps(task), _PATIENCE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGABRT)  # has each process print where it stands
+        output, errors = process.communicate(timeout=_PATIENCE)
+        errors += f"\nvLLM was not done after {_PATIENCE} s"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    told = output + errors
+    assert process.returncode == 0, told
     assert "exported pointer" not in told
     assert "Traceback" not in told, told
-    (line,) = (line for line in ended.stdout.splitlines() if line.startswith(MARK))
+    (line,) = (line for line in output.splitlines() if line.startswith(MARK))
     results: list[dict[str, Any]] = json.loads(line.removeprefix(MARK))
     return results
