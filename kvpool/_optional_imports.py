@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from kvpool.errors import MissingExtraError
 
-__all__ = ["ed25519", "load"]
+__all__ = ["are_installed", "ed25519", "load"]
+
+
+def are_installed(*modules: str) -> bool:
+    """Return whether modules are there. They are not imported, but the packages around them.
+
+    A folder without Python code does not count, whatever its name.
+
+    Parameters
+    ----------
+    *modules : str
+        Names, with dots for a module of a package.
+    """
+    return all(_has_code(module) for module in modules)
+
+
+def _has_code(module: str) -> bool:
+    try:
+        spec = find_spec(module)
+    except (ModuleNotFoundError, ValueError):  # a package around it, or None in `sys.modules`
+        return False
+    return spec is not None and spec.origin is not None
 
 
 def load(module: str, extra: str, purpose: str) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
+from kvpool import _optional_imports
 from kvpool._closing import Closing
 from kvpool.errors import InvalidArgumentError, InvalidTierError
 
@@ -223,7 +223,7 @@ class TierFactory:
     options : mapping of str to str
         What each option means.
     modules : tuple of str, optional
-        Names without a dot of the modules that `open` imports and that may not be installed.
+        Names of the modules that `open` imports and that may not be installed.
     extra : str, optional
         What installs them, for example ``"kvpool[redis]"``.
     """
@@ -237,7 +237,7 @@ class TierFactory:
     @property
     def is_installed(self) -> bool:
         """Whether the modules are there. They are not imported for that."""
-        return all(importlib.util.find_spec(name) is not None for name in self.modules)
+        return _optional_imports.are_installed(*self.modules)
 
 
 def check_keys(keys: Any) -> None:

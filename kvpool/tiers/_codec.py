@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 import numpy as np
 
+from kvpool import _optional_imports
 from kvpool.errors import ChunkError, InvalidTierError, KVPoolError
 from kvpool.hookspecs import CodecSpec
 from kvpool.plugins import PluginKind, PluginRegistry
@@ -122,11 +123,22 @@ class CodecFactory:
         One line for people who choose a codec.
     options : mapping of str to str
         What each option means.
+    modules : tuple of str, optional
+        Names of the modules that `create` imports and that may not be installed.
+    extra : str, optional
+        What installs them, for example ``"kvpool[zstd]"``.
     """
 
     create: Callable[..., Codec]
     summary: str
     options: Mapping[str, str] = field(default_factory=dict)
+    modules: tuple[str, ...] = ()
+    extra: str = ""
+
+    @property
+    def is_installed(self) -> bool:
+        """Whether the modules are there. They are not imported for that."""
+        return _optional_imports.are_installed(*self.modules)
 
 
 _BUILTINS: Final = {

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kvpool.plugins import PluginReport, PluginState
-from kvpool.tiers import LEVEL_OPTIONS, TierFactory, codec_registry, registry
+from kvpool.tiers import LEVEL_OPTIONS, codec_registry, registry
 
 __all__ = ["kinds_document", "print_kinds"]
 
@@ -44,15 +44,14 @@ class _Kind(NamedTuple):
     def lacks(self) -> str:
         """What has to be installed before it can be used."""
         plugin = self.report.plugin
-        return plugin.extra if isinstance(plugin, TierFactory) and not plugin.is_installed else ""
+        return "" if plugin is None or plugin.is_installed else str(plugin.extra)
 
 
 def kinds_document() -> dict[str, object]:
     """Return the kinds of tiers and codecs as JSON has them."""
     return {
         "kinds": [
-            _entry(kind) | {"schemes": list(kind.names), "needs": kind.lacks or None}
-            for kind in _kinds(_reports(registry))
+            _entry(kind) | {"schemes": list(kind.names)} for kind in _kinds(_reports(registry))
         ],
         "level_options": dict(LEVEL_OPTIONS),
         "codecs": [_entry(kind) | {"name": kind.names[0]} for kind in _codecs()],
@@ -110,6 +109,7 @@ def _entry(kind: _Kind) -> dict[str, object]:
         "reason": report.reason,
         "summary": report.plugin.summary if report.plugin else "",
         "options": kind.options,
+        "needs": kind.lacks or None,
     }
 
 

@@ -124,4 +124,6 @@ def kvpool_codec() -> CodecFactory:
         options={
             "key": "file with the key, or env:NAME [default: env:KVPOOL_TIER_KEY]",
         },
+        modules=("cryptography",),
+        extra="kvpool[encrypt]",
     )

@@ -29,6 +29,7 @@ _HASH_LOG: Final = 6
 _SAMPLED: Final = 1 << 14  # bytes of a plane that tell whether it is worth compressing
 _WORTH: Final = 7.6  # bits per byte, of 8
 _LEVELS: Final = range(1, 20)
+_MODULE: Final = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
 
 
 class ZstdCodec(Codec):
@@ -53,8 +54,7 @@ class ZstdCodec(Codec):
     def __init__(self, level: int = 1) -> None:
         if level not in _LEVELS:
             raise InvalidTierError(f"the level of zstd must be from 1 to 19, not {level!r}")
-        module = "compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd"
-        self._zstd = _optional_imports.load(module, "zstd", "the codec 'zstd'")
+        self._zstd = _optional_imports.load(_MODULE, "zstd", "the codec 'zstd'")
         parameter = self._zstd.CompressionParameter
         self._options = {parameter.compression_level: level, parameter.checksum_flag: 0}
         if level == 1:
@@ -141,4 +141,6 @@ def kvpool_codec() -> CodecFactory:
         create=_create,
         summary="lossless: byte planes, compressed by Zstandard",
         options={"level": "1 to 19 [default: 1]"},
+        modules=(_MODULE,),
+        extra="kvpool[zstd]",
     )

@@ -72,6 +72,31 @@ def test_what_a_tier_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kinds["disk"] is None
 
 
+def test_what_a_codec_needs_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def needs() -> dict[str, str | None]:
+        done = CliRunner().invoke(app, ["tiers", "--json"])
+        return {one["name"]: one["needs"] for one in json.loads(done.stdout)["codecs"]}
+
+    assert needs() == {"aes-gcm": None, "int4": None, "int8": None, "zstd": None}
+    for module in "cryptography", "backports.zstd", "compression.zstd":
+        monkeypatch.setitem(sys.modules, module, None)
+    assert needs() == {
+        "aes-gcm": "kvpool[encrypt]",
+        "int4": None,
+        "int8": None,
+        "zstd": "kvpool[zstd]",
+    }
+
+
+def test_a_folder_of_the_name_of_a_package_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "no_such_package").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not TierFactory(MemoryTier, "", modules=("no_such_package",)).is_installed
+    assert not TierFactory(MemoryTier, "", modules=("no_such_package.part",)).is_installed
+
+
 def test_a_plugin_that_is_disabled_is_told() -> None:
     done = terminal.run("tiers", "--json", KVPOOL_DISABLED_TIERS="disk")
     document = json.loads(done.stdout)
