@@ -12,7 +12,7 @@ __all__ = ["are_installed", "ed25519", "load"]
 
 
 def are_installed(*modules: str) -> bool:
-    """Return whether modules are there. They are not imported, but the packages around them.
+    """Return whether modules are there. Only the packages around them are imported.
 
     A folder without Python code does not count, whatever its name.
 
@@ -27,7 +27,7 @@ def are_installed(*modules: str) -> bool:
 def _has_code(module: str) -> bool:
     try:
         spec = find_spec(module)
-    except (ModuleNotFoundError, ValueError):  # a package around it, or None in `sys.modules`
+    except (ImportError, ValueError):  # a package around it fails, or it is not a name
         return False
     return spec is not None and spec.origin is not None
 

@@ -137,7 +137,7 @@ class CodecFactory:
 
     @property
     def is_installed(self) -> bool:
-        """Whether the modules are there. They are not imported for that."""
+        """Whether the modules are there. Only the packages around them are imported for that."""
         return _optional_imports.are_installed(*self.modules)
 
 

@@ -97,6 +97,14 @@ def test_a_folder_of_the_name_of_a_package_does_not_count(
     assert not TierFactory(MemoryTier, "", modules=("no_such_package.part",)).is_installed
 
 
+def test_a_package_that_cannot_be_imported_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "package_that_raises.py").write_text("raise ImportError('no library')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert not TierFactory(MemoryTier, "", modules=("package_that_raises.part",)).is_installed
+
+
 def test_a_plugin_that_is_disabled_is_told() -> None:
     done = terminal.run("tiers", "--json", KVPOOL_DISABLED_TIERS="disk")
     document = json.loads(done.stdout)
